@@ -1,0 +1,14 @@
+// Every kernel. They are guests in the host's memory: pointers come in, nothing is allocated, output first.
+export { add } from "./add";
+export { addCarry } from "./addCarry";
+export { batchNorm } from "./batchNorm";
+export { carryScan } from "./carryScan";
+export { copyRows } from "./copyRows";
+export { dense } from "./dense";
+export { gelu } from "./gelu";
+export { glu } from "./glu";
+export { layerNorm } from "./layerNorm";
+export { logSoftmax } from "./logSoftmax";
+export { output } from "./output";
+export { poolCarry, poolLocal, poolMean } from "./pool";
+export { projectScan } from "./projectScan";

@@ -1,0 +1,61 @@
+// sum[p] = sum[p-1] + x[p]: the running sum behind a mean over time.
+// In float64 and in the two parts of the scan, with lambda = 1, so that any split of a sequence gives the same bits.
+
+/**
+ * Each chunk's own sum.
+ *
+ * sums     [chunks touched, width] float64, written
+ * x        [tokens, width] float32, contiguous, width a multiple of 4
+ * stateLoc [width] float64: the first chunk's sum so far, read if k0 > 0
+ */
+export function poolLocal(
+  sums: usize, x: usize, stateLoc: usize,
+  tokens: i32, k0: i32, chunk: i32, width: i32,
+): void {
+  const rowBytes = <usize>width << 2;
+  const sumBytes = <usize>width << 3;
+  let end = min(tokens, chunk - k0);
+  let t = 0;
+  if (k0 > 0) memory.copy(sums, stateLoc, sumBytes);
+  else memory.fill(sums, 0, sumBytes);
+  while (t < tokens) {
+    for (; t < end; t++) {
+      for (let i: usize = 0; i < rowBytes; i += 8) {
+        const value = f64x2.promote_low_f32x4(v128.load64_zero(x + i));
+        v128.store(sums + 2 * i, f64x2.add(v128.load(sums + 2 * i), value));
+      }
+      x += rowBytes;
+    }
+    end = min(tokens, end + chunk);
+    sums += sumBytes;
+    if (t < tokens) memory.fill(sums, 0, sumBytes);
+  }
+}
+
+/**
+ * carry    [width] float64, advanced in place past every chunk that ends here
+ * stateLoc [width] float64, written: the last chunk's sum if it is unfinished, else 0
+ * sums     [chunks touched, width] float64
+ */
+export function poolCarry(
+  carry: usize, stateLoc: usize, sums: usize,
+  tokens: i32, k0: i32, chunk: i32, width: i32,
+): void {
+  const bytes = <usize>width << 3;
+  let last = chunk - k0 - 1;
+  for (; last < tokens; last += chunk) {
+    for (let i: usize = 0; i < bytes; i += 16) {
+      v128.store(carry + i, f64x2.add(v128.load(carry + i), v128.load(sums + i)));
+    }
+    sums += bytes;
+  }
+  if (last - chunk + 1 < tokens) memory.copy(stateLoc, sums, bytes);
+  else memory.fill(stateLoc, 0, bytes);
+}
+
+/** y [width] float32 = (carry + stateLoc) / count, [width] float64 each */
+export function poolMean(y: usize, carry: usize, stateLoc: usize, count: f64, width: i32): void {
+  for (let i: usize = 0; i < <usize>width; i++) {
+    store<f32>(y + (i << 2), <f32>((load<f64>(carry + (i << 3)) + load<f64>(stateLoc + (i << 3))) / count));
+  }
+}

@@ -1,0 +1,41 @@
+/**
+ * What a backend is: something that runs programs. It holds no policy (the scheduler has that), checks no user input
+ * (done before), and never decides to fall back (the engine does): it gives the right numbers or throws a LinrecError.
+ */
+import type { BackendName, Program } from "./program.js";
+import type { State } from "./state.js";
+
+/** A forward whose arguments have been checked. */
+export interface ForwardJob {
+  readonly batch: number;
+  readonly seqLen: number;
+  /** [batch] tokens to read of each row, 0 <= length <= seqLen */
+  readonly lengths: Int32Array;
+  /** [batch, seqLen, inputWidth] */
+  readonly x: Float32Array;
+  /** [batch, seqLen, outputWidth], or [batch, outputWidth] for a program that pools. Written whole: zeros past a length. */
+  readonly y: Float32Array;
+  /** The initial state, a private copy: it holds the final state when the promise fulfils, and anything if it rejects. */
+  readonly state: State;
+  /** Worker threads to use, 0 for the calling thread only. For the backend "wasm"; the others have no such choice. */
+  readonly threads: number;
+  readonly signal: AbortSignal | undefined;
+  /** Called between pieces of work with the tokens done so far, of batch x seqLen. */
+  readonly onProgress: ((done: number) => void) | undefined;
+}
+
+/** A program made ready to run: weights packed and uploaded. */
+export interface Runner {
+  /** Runs one job. A backend takes overlapping calls and runs them in the order of the calls. */
+  forward(job: ForwardJob): Promise<void>;
+  /** Frees what the program holds. Idempotent; the engine calls it when no job is under way. */
+  dispose(): void;
+}
+
+export interface Backend {
+  readonly name: BackendName;
+  /** Packs and uploads a program. Nothing of the program's arrays is written or retained by reference. */
+  prepare(program: Program): Runner | Promise<Runner>;
+  /** Ends everything the backend holds. Idempotent. Work under way rejects with `disposed`. */
+  dispose(): void | Promise<void>;
+}

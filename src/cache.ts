@@ -1,0 +1,158 @@
+/** Inference caches: the state of a layer or model, in the hands of its user. */
+import { LinrecError } from "./errors.js";
+import type { LruStage } from "./program.js";
+import type { State, StateSlot } from "./state.js";
+import { checkCount, checkFloat32 } from "./validate.js";
+
+/** h of one LRU, for every row of a batch. */
+export interface HiddenState {
+  /** [batch, dState] */
+  re: Float32Array;
+  /** [batch, dState] */
+  im: Float32Array;
+}
+
+/**
+ * The state of `batch` streams: what `step` advances, and what `forward` starts from and ends with. It belongs to the
+ * layer or model that made it; nothing of it lives outside JavaScript's memory, so there is nothing to dispose of.
+ */
+abstract class InferenceCache {
+  /** The layer or model that it belongs to. */
+  readonly owner: object;
+  /** @internal */
+  readonly state: State;
+  #locked = false;
+
+  /** @internal Use `allocateInferenceCache`. */
+  constructor(owner: object, state: State) {
+    this.owner = owner;
+    this.state = state;
+  }
+
+  /** How many streams it holds. */
+  get batch(): number {
+    return this.state.batch;
+  }
+
+  /** Zeroes the streams in `rows`, or all: h = 0, no token read. */
+  reset(rows?: readonly number[]): void {
+    this.checkFree();
+    for (const row of rows ?? []) {
+      checkCount("a row to reset", row, 0);
+      if (row >= this.batch) {
+        throw new LinrecError("invalid-argument", `row ${row} is to be reset, but the cache has ${this.batch}, from 0 to ${this.batch - 1}.`);
+      }
+    }
+    for (const row of rows ?? Array(this.batch).keys()) this.state.resetRow(row);
+  }
+
+  /** @internal Throws if an asynchronous step is advancing the cache. */
+  checkFree(): void {
+    if (this.#locked) {
+      throw new LinrecError("cache-busy", "This cache is being advanced by a step that has not finished. Await it first.");
+    }
+  }
+
+  /** @internal Keeps everybody else away while `work` advances the cache. */
+  async whileLocked<T>(work: () => Promise<T>): Promise<T> {
+    this.checkFree();
+    this.#locked = true;
+    try {
+      return await work();
+    } finally {
+      this.#locked = false;
+    }
+  }
+
+  protected lruSlots(): (StateSlot & { stage: LruStage })[] {
+    return this.state.layout.slots.filter((slot): slot is StateSlot & { stage: LruStage } => slot.stage.kind === "lru");
+  }
+
+  protected read(slot: StateSlot): HiddenState {
+    const re = new Float32Array(this.batch * slot.size);
+    const im = new Float32Array(this.batch * slot.size);
+    for (let row = 0; row < this.batch; row++) {
+      const h = this.state.read(slot, row);
+      re.set(h.re, row * slot.size);
+      im.set(h.im, row * slot.size);
+    }
+    return { re, im };
+  }
+
+  /** Starts every row afresh from the given h of each layer: no token read since. */
+  protected restart(layers: readonly HiddenState[]): void {
+    this.checkFree();
+    const slots = this.lruSlots();
+    if (layers.length !== slots.length) {
+      throw new LinrecError("shape-mismatch", `set() got the states of ${layers.length} layers; this model has ${slots.length}.`);
+    }
+    for (const [i, slot] of slots.entries()) {
+      const layer = layers[i] as HiddenState;
+      for (const part of ["re", "im"] as const) checkPart(`${part} of layer ${i}`, layer[part], this.batch, slot);
+    }
+    for (let row = 0; row < this.batch; row++) {
+      this.state.resetRow(row);
+      for (const [i, slot] of slots.entries()) {
+        const { re, im } = layers[i] as HiddenState;
+        const [from, to] = [row * slot.size, (row + 1) * slot.size];
+        this.state.write(slot, row, re.subarray(from, to), im.subarray(from, to));
+      }
+      this.state.restartRow(row, 0);
+    }
+  }
+}
+
+function checkPart(name: string, values: unknown, batch: number, { size }: StateSlot): void {
+  checkFloat32(name, values);
+  if (values.length !== batch * size) {
+    throw new LinrecError("shape-mismatch", `${name} has ${values.length} values; batch ${batch} x dState ${size} needs ${batch * size}.`);
+  }
+}
+
+/** The state of a bare LRU layer. */
+export class LruCache extends InferenceCache {
+  /** The current h of every stream: re, im [batch, dState] float32, copies. */
+  get(): HiddenState {
+    const [slot] = this.lruSlots();
+    return this.read(slot as StateSlot);
+  }
+
+  /** Starts every stream afresh from h = re + i im, [batch, dState] float32 each: no token read since. */
+  set(re: Float32Array, im: Float32Array): void {
+    this.restart([{ re, im }]);
+  }
+
+  clone(): LruCache {
+    this.checkFree();
+    return new LruCache(this.owner, this.state.clone());
+  }
+}
+
+/** The state of a model: that of each of its LRU layers, and of a mean pool if it has one. */
+export class ModelCache extends InferenceCache {
+  /** The current h of every layer, first to last: re, im [batch, dState] float32 each, copies. */
+  get(): HiddenState[] {
+    return this.lruSlots().map((slot) => this.read(slot));
+  }
+
+  /**
+   * Starts every stream afresh from the h of each layer, given as `get` returns it or as two lists, re and im
+   * [layers][batch, dState]: no token read since, and nothing in the mean.
+   */
+  set(layers: readonly HiddenState[]): void;
+  set(re: readonly Float32Array[], im: readonly Float32Array[]): void;
+  set(layersOrRe: readonly HiddenState[] | readonly Float32Array[], im?: readonly Float32Array[]): void {
+    const layers = im ? im.map((part, i) => ({ re: layersOrRe[i] as Float32Array, im: part })) : (layersOrRe as HiddenState[]);
+    if (im && im.length !== layersOrRe.length) {
+      throw new LinrecError("shape-mismatch", `set() got re of ${layersOrRe.length} layers and im of ${im.length}.`);
+    }
+    this.restart(layers);
+  }
+
+  clone(): ModelCache {
+    this.checkFree();
+    return new ModelCache(this.owner, this.state.clone());
+  }
+}
+
+export type AnyCache = LruCache | ModelCache;

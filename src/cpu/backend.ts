@@ -1,0 +1,335 @@
+/**
+ * The CPU: WASM-SIMD kernels on the calling thread or on a pool of workers, with shared memory or without. Every way of
+ * running gives the same bits.
+ */
+import { TileRunner } from "./tiles.js";
+import { runWindow } from "./wavefront.js";
+import type { Backend, ForwardJob, Runner } from "../backend.js";
+import { isLinrecError, LinrecError, messageOf } from "../errors.js";
+import { programOf } from "../models/lru.js";
+import { flopsPerToken, type Program } from "../program.js";
+import { Queue } from "../queue.js";
+import { CHUNK, type State } from "../state.js";
+import { Arena } from "./arena.js";
+import { createMemory, instantiate, type Kernels } from "./instantiate.js";
+import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from "./kernels.js";
+import { type PackedProgram, packProgram } from "./packed.js";
+import { isWorkerFault, type PooledWorker, startWorkers } from "./pool.js";
+import type { Window } from "./protocol.js";
+import { forwardByTransfer } from "./transfer.js";
+import { forwardInWindows } from "./windows.js";
+
+export interface WasmOptions {
+  readonly simd: Simd | "auto";
+  /** The most worker threads that a job may ask for. */
+  readonly threads: number;
+  /** Whether threads may share memory here. */
+  readonly sharedMemory: boolean;
+  readonly workerUrl: string | URL | undefined;
+  readonly wasm: WasmSource | undefined;
+  /** Told when threads cannot be had, or a forward had to be run again. */
+  readonly onTrouble: (message: string) => void;
+}
+
+/** Compiles the kernels and makes the memory. Rejects with `backend-unavailable`, in words to act on. */
+export async function openWasm(options: WasmOptions): Promise<WasmBackend> {
+  const compiled = await compileKernels(options.simd, options.sharedMemory, options.wasm);
+  const memory = createMemory(compiled.shared, 1);
+  return new WasmBackend(options, compiled, memory, await instantiate(compiled.module, memory));
+}
+
+export class WasmBackend implements Backend {
+  readonly name = "wasm";
+  readonly compiled: CompiledKernels;
+  readonly kernels: Kernels;
+  readonly arena: Arena;
+  readonly queue = new Queue();
+  readonly #options: WasmOptions;
+  /** Every buffer object that this memory has had: growing a shared memory makes a new one over the same bytes. */
+  readonly #buffers = new WeakSet<ArrayBufferLike>();
+  readonly #freeOnCollect: FinalizationRegistry<number>;
+  #workers: Promise<PooledWorker[]> | undefined;
+  #noThreads: string | undefined;
+  #disposed = false;
+
+  constructor(options: WasmOptions, compiled: CompiledKernels, memory: WebAssembly.Memory, kernels: Kernels) {
+    this.#options = options;
+    this.compiled = compiled;
+    this.kernels = kernels;
+    this.arena = new Arena(memory);
+    this.#freeOnCollect = new FinalizationRegistry((address) => this.arena.free(address));
+  }
+
+  /** How many workers may be used: 0 once they have been found not to start, with the reason in {@link noThreads}. */
+  get threads(): number {
+    return this.#noThreads === undefined ? this.#options.threads : 0;
+  }
+
+  get noThreads(): string | undefined {
+    return this.#noThreads;
+  }
+
+  prepare(program: Program): WasmRunner {
+    return new WasmRunner(this, program);
+  }
+
+  /** Zeros in this backend's memory, if threads can share it (x and y there are not copied), else anywhere. */
+  allocate(length: number): Float32Array {
+    // A private memory's views are detached when it grows, so it is not lent out.
+    if (!this.compiled.shared) return new Float32Array(length);
+    const address = this.arena.allocate(4 * length);
+    const buffer = this.arena.memory.buffer;
+    this.#buffers.add(buffer);
+    const array = new Float32Array(buffer, address, length).fill(0);
+    this.#freeOnCollect.register(array, address);
+    return array;
+  }
+
+  addressOf(array: Float32Array): number | undefined {
+    return this.#buffers.has(array.buffer) ? array.byteOffset : undefined;
+  }
+
+  /** The pool, started on first use. Rejects, and says that there are no threads from now on, if it does not start. */
+  async workers(): Promise<PooledWorker[]> {
+    if (this.#disposed) throw new LinrecError("disposed", "The engine has been disposed of.");
+    const memory = this.compiled.shared ? this.arena.memory : null;
+    this.#workers ??= startWorkers(this.#options.threads, { module: this.compiled.module, memory }, this.#options.workerUrl);
+    try {
+      return await this.#workers;
+    } catch (error) {
+      this.#workers = undefined;
+      this.#noThreads = messageOf(error);
+      this.#options.onTrouble(`${this.#noThreads} Work goes on on the calling thread.`);
+      throw error;
+    }
+  }
+
+  /** Effective flops per ms of one thread on a layer of a middling size, warm. Takes about MEASURE_MS. */
+  measure(): number {
+    const tokens = 256;
+    const size = 64;
+    const floats = (length: number) => new Float32Array(length).fill(0.01);
+    const matrix = () => floats(size * size);
+    const params = { BRe: matrix(), BIm: matrix(), CRe: matrix(), CIm: matrix(), D: floats(size) };
+    const rates = { nuLog: floats(size), thetaLog: floats(size), gammaLog: floats(size) };
+    const program = programOf({ ...params, ...rates }, "lru");
+    const runner = this.prepare(program);
+    const start = performance.now();
+    let best = Number.POSITIVE_INFINITY;
+    for (let before = start; before - start < MEASURE_MS; ) {
+      runner.runTokens(tokens);
+      const now = performance.now();
+      best = Math.min(best, Math.max(now - before, 0.01)); // browsers round the clock
+      before = now;
+    }
+    runner.dispose();
+    return (tokens * flopsPerToken(program)) / best;
+  }
+
+  /** Ends the pool after a fault: nothing of it is trusted any more. The next job starts a new one. */
+  discardWorkers(reason: string): void {
+    this.#stopWorkers();
+    this.#options.onTrouble(reason);
+  }
+
+  dispose(): void {
+    this.#disposed = true;
+    this.#stopWorkers();
+  }
+
+  #stopWorkers(): void {
+    this.#workers?.then((workers) => { for (const worker of workers) worker.terminate(); }, () => {});
+    this.#workers = undefined;
+  }
+}
+
+/** Enough repetitions for the compiler to have optimised the kernels, and little enough not to be noticed. */
+const MEASURE_MS = 5;
+
+/** A worker that takes longer than this for work it can do at 0.1 GFLOP/s is taken to hang. */
+const DEADLINE_MS = 10_000;
+const SLOWEST_FLOPS_PER_MS = 1e5;
+
+let programs = 0;
+
+export class WasmRunner implements Runner {
+  readonly packed: PackedProgram;
+  readonly #backend: WasmBackend;
+  readonly #id = programs++;
+  readonly #flopsPerToken: number;
+  readonly #image: number;
+  readonly #scratch: number;
+  readonly #runner: TileRunner;
+  readonly #loaded = new WeakSet<PooledWorker>();
+  #threadScratch: number[] = [];
+  #step = { x: 0, y: 0, state: 0, batch: -1 };
+  /** Views of the whole memory, made again when it has grown. */
+  #floats: Float32Array;
+  #bytes: Uint8Array;
+  readonly #tile = { x: 0, y: 0, tokens: 1, k0: 0, state: 0, last: true, count: 0 };
+
+  constructor(backend: WasmBackend, program: Program) {
+    this.#backend = backend;
+    this.#flopsPerToken = flopsPerToken(program);
+    this.packed = packProgram(program);
+    const { arena, kernels } = backend;
+    this.#image = arena.allocate(this.packed.image.length);
+    this.#scratch = arena.allocate(this.packed.scratch.bytes);
+    this.#floats = new Float32Array(arena.memory.buffer);
+    this.#bytes = new Uint8Array(arena.memory.buffer);
+    this.#bytes.set(this.packed.image, this.#image);
+    this.#runner = new TileRunner(kernels, this.packed, this.#image, this.#scratch);
+  }
+
+  forward(job: ForwardJob): Promise<void> {
+    return this.#backend.queue.run(() => this.#forward(job));
+  }
+
+  /**
+   * One token for each row, on the calling thread: x [batch, inputWidth], y [batch, outputWidth]; advances `state` in
+   * place. The same kernels on a tile of one token, hence the same bits as forward.
+   */
+  step(x: Float32Array, y: Float32Array, state: State): void {
+    const { inputWidth, outputWidth, layout } = this.packed;
+    this.#reserveStep(state.batch);
+    const at = this.#step;
+    this.#floats.set(x, at.x / 4);
+    this.#bytes.set(state.bytes, at.state);
+    const tile = this.#tile;
+    for (let row = 0; row < state.batch; row++) {
+      tile.x = at.x + 4 * row * inputWidth;
+      tile.y = at.y + 4 * row * outputWidth;
+      tile.state = at.state + row * layout.rowBytes;
+      tile.k0 = state.k[row] as number;
+      tile.count = (state.count[row] as number) + 1;
+      this.#runner.run(tile);
+      state.k[row] = (tile.k0 + 1) % CHUNK;
+      state.count[row] = tile.count;
+    }
+    y.set(this.#floats.subarray(at.y / 4, at.y / 4 + y.length));
+    state.bytes.set(this.#bytes.subarray(at.state, at.state + state.bytes.length));
+  }
+
+  /** Computes on whatever is in memory, for its time only. */
+  runTokens(tokens: number): void {
+    const { inputWidth, outputWidth, layout } = this.packed;
+    const { arena } = this.#backend;
+    const [x, y] = [arena.allocate(4 * tokens * inputWidth), arena.allocate(4 * tokens * outputWidth)];
+    const state = arena.allocate(layout.rowBytes);
+    new Float32Array(arena.memory.buffer, x, tokens * inputWidth).fill(0);
+    new Uint8Array(arena.memory.buffer, state, layout.rowBytes).fill(0);
+    this.#runner.run({ x, y, tokens, k0: 0, state, last: true, count: tokens });
+    for (const address of [x, y, state]) arena.free(address);
+  }
+
+  dispose(): void {
+    const { arena } = this.#backend;
+    for (const address of [this.#image, this.#scratch, this.#step.x, ...this.#threadScratch]) arena.free(address);
+    this.#threadScratch = [];
+    this.#step = { x: 0, y: 0, state: 0, batch: -1 };
+  }
+
+  async #forward(job: ForwardJob): Promise<void> {
+    const threads = Math.min(job.threads, this.#backend.threads);
+    const initial = threads > 0 ? job.state.clone() : job.state;
+    // Once more on a fresh pool after a fault, then on the calling thread: what fails there too is no worker's fault.
+    for (let attempt = 0; attempt < 2 && this.#backend.threads > 0 && threads > 0; attempt++) {
+      try {
+        return await this.#onWorkers(job, threads);
+      } catch (error) {
+        if (!isWorkerFault(error)) throw error;
+        if (this.#backend.threads > 0) this.#backend.discardWorkers(`${messageOf(error)} The forward is run again.`);
+        this.#threadScratch = []; // given up: an ended worker may write on for a moment
+        job.state.copyFrom(initial);
+      }
+    }
+    await this.#onCallingThread(job);
+  }
+
+  async #onCallingThread(job: ForwardJob): Promise<void> {
+    let yielded = performance.now();
+    const execute = async (window: Window) => {
+      runWindow(this.#runner, this.packed, this.#backend.arena.memory, window);
+      if (performance.now() - yielded < YIELD_MS) return;
+      await macrotask();
+      yielded = performance.now();
+    };
+    await forwardInWindows(this.#windowHost(execute), { ...job, threads: 0 });
+  }
+
+  async #onWorkers(job: ForwardJob, threads: number): Promise<void> {
+    const backend = this.#backend;
+    const workers = (await backend.workers()).slice(0, threads);
+    const deadline = DEADLINE_MS + (this.#flopsPerToken * job.batch * job.seqLen) / SLOWEST_FLOPS_PER_MS;
+    try {
+      await Promise.all(workers.map((worker) => this.#load(worker, deadline)));
+      if (backend.compiled.shared) await this.#inSharedMemory(job, workers, deadline);
+      else await this.#byTransfer(job, workers, deadline);
+    } catch (error) {
+      if (isLinrecError(error)) throw error;
+      // Whatever else comes out of a call was thrown inside a worker.
+      throw new LinrecError("worker-failed", `A worker thread threw: ${messageOf(error)}.`, { cause: error });
+    }
+  }
+
+  #inSharedMemory(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
+    const { arena } = this.#backend;
+    while (this.#threadScratch.length < workers.length) this.#threadScratch.push(arena.allocate(this.packed.scratch.bytes));
+    const execute = async (window: Window) => {
+      const shares = workers.map((worker, i) => {
+        const share = { program: this.#id, window, scratch: this.#threadScratch[i] as number };
+        return worker.call((api) => api.run(share), deadline);
+      });
+      try {
+        await Promise.all(shares);
+      } catch (error) {
+        // The others must have let go of the memory before it is used again: ended threads have.
+        for (const worker of workers) worker.terminate();
+        throw error;
+      }
+    };
+    return forwardInWindows(this.#windowHost(execute), job);
+  }
+
+  #byTransfer(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
+    const { kernels, arena } = this.#backend;
+    const host = { program: this.packed, programId: this.#id, kernels, arena, image: this.#image, runner: this.#runner };
+    return forwardByTransfer({ ...host, workers, deadline }, job);
+  }
+
+  async #load(worker: PooledWorker, deadline: number): Promise<void> {
+    if (this.#loaded.has(worker)) return;
+    const shared = this.#backend.compiled.shared;
+    const packed = shared ? { ...this.packed, image: new Uint8Array() } : this.packed;
+    await worker.call((api) => api.load({ id: this.#id, packed, image: shared ? this.#image : null }), deadline);
+    this.#loaded.add(worker);
+  }
+
+  #windowHost(execute: (window: Window) => Promise<void>) {
+    const { arena } = this.#backend;
+    return { program: this.packed, arena, execute, addressOf: (array: Float32Array) => this.#backend.addressOf(array) };
+  }
+
+  #reserveStep(batch: number): void {
+    const { arena } = this.#backend;
+    if (this.#step.batch < batch) {
+      const { inputWidth, outputWidth, layout } = this.packed;
+      arena.free(this.#step.x);
+      const line = (bytes: number) => Math.ceil(bytes / 128) * 128;
+      const [x, y] = [line(4 * batch * inputWidth), line(4 * batch * outputWidth)];
+      const start = arena.allocate(x + y + batch * layout.rowBytes);
+      this.#step = { x: start, y: start + x, state: start + x + y, batch };
+    }
+    if (this.#floats.buffer !== arena.memory.buffer) {
+      this.#floats = new Float32Array(arena.memory.buffer);
+      this.#bytes = new Uint8Array(arena.memory.buffer);
+    }
+  }
+}
+
+/** The calling thread may be a page's: let it breathe this often during a long forward. */
+const YIELD_MS = 12;
+
+function macrotask(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}

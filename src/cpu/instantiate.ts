@@ -1,0 +1,71 @@
+/** The WASM kernels in a memory: their signatures (documented in assembly/), and how to get them. */
+import { LinrecError, messageOf } from "../errors.js";
+
+type Pointer = number;
+
+/** The exports of assembly/index.ts. Pointers and strides are bytes, counts are elements. */
+export interface Kernels {
+  add(y: Pointer, a: Pointer, b: Pointer, count: number): void;
+  addCarry(h: Pointer, powers: Pointer, carries: Pointer, tokens: number, k0: number, chunk: number, groups: number): void;
+  batchNorm(y: Pointer, x: Pointer, mean: Pointer, factor: Pointer, bias: Pointer, tokens: number, width: number): void;
+  // biome-ignore format: the argument order of the kernel, on lines that match its declaration
+  carryScan(
+    carries: Pointer, carry: Pointer, stateLoc: Pointer, loc: Pointer, lambdaT: Pointer,
+    tokens: number, k0: number, chunk: number, groups: number,
+  ): void;
+  copyRows(y: Pointer, yStride: number, x: Pointer, xStride: number, rowBytes: number, tokens: number): void;
+  // biome-ignore format: as above
+  dense(
+    y: Pointer, yStride: number, x: Pointer, xStride: number, W: Pointer, b: Pointer,
+    tokens: number, inWidth: number, outWidth: number,
+  ): void;
+  gelu(y: Pointer, x: Pointer, count: number): void;
+  glu(y: Pointer, x: Pointer, gate: Pointer, count: number): void;
+  // biome-ignore format: as above
+  layerNorm(
+    y: Pointer, x: Pointer, stride: number, scale: Pointer, bias: Pointer,
+    epsilon: number, tokens: number, width: number,
+  ): void;
+  logSoftmax(y: Pointer, x: Pointer, stride: number, tokens: number, width: number, group: number): void;
+  // biome-ignore format: as above
+  output(
+    y: Pointer, yStride: number, h: Pointer, C: Pointer, D: Pointer, u: Pointer, uStride: number,
+    tokens: number, hWidth: number, outWidth: number,
+  ): void;
+  poolCarry(carry: Pointer, stateLoc: Pointer, sums: Pointer, tokens: number, k0: number, chunk: number, width: number): void;
+  poolLocal(sums: Pointer, x: Pointer, stateLoc: Pointer, tokens: number, k0: number, chunk: number, width: number): void;
+  poolMean(y: Pointer, carry: Pointer, stateLoc: Pointer, count: number, width: number): void;
+  // biome-ignore format: as above
+  projectScan(
+    loc: Pointer, u: Pointer, uStride: number, B: Pointer, lambda: Pointer, stateLoc: Pointer,
+    tokens: number, k0: number, chunk: number, dModel: number, groups: number,
+  ): void;
+}
+
+/** WASM pages of 64 KiB that a module's memory may grow to: all of 32-bit memory. */
+const MAX_PAGES = 65536;
+
+/**
+ * A memory of `pages` x 64 KiB. A shared one needs its maximum stated, and some systems refuse a large one (iOS at
+ * 2 GiB): the maximum is halved until it is taken.
+ */
+export function createMemory(shared: boolean, pages: number): WebAssembly.Memory {
+  for (let maximum = MAX_PAGES; ; maximum /= 2) {
+    try {
+      return shared
+        ? new WebAssembly.Memory({ initial: pages, maximum, shared: true })
+        : new WebAssembly.Memory({ initial: pages });
+    } catch (error) {
+      if (!shared || maximum / 2 < Math.max(pages, 1024)) {
+        throw new LinrecError("out-of-memory", `No WASM memory of ${pages * 64} KiB could be had: ${messageOf(error)}`, {
+          cause: error,
+        });
+      }
+    }
+  }
+}
+
+export async function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): Promise<Kernels> {
+  const instance = await WebAssembly.instantiate(module, { env: { memory } });
+  return instance.exports as unknown as Kernels;
+}

@@ -1,0 +1,79 @@
+/** The builds of the kernels that the package carries, and which one runs here. */
+import { LinrecError, messageOf } from "../errors.js";
+import { kernelsBase64 } from "./embedded.gen.js";
+import { createMemory } from "./instantiate.js";
+
+/** `relaxed` fuses multiply-add: faster, the same bits on one machine. `baseline`: the same bits on every machine. */
+export type Simd = "relaxed" | "baseline";
+
+/** What a user may give in place of the inlined kernels, where compiling bytes is forbidden. */
+export type WasmSource = WebAssembly.Module | BufferSource | URL | Response;
+
+export interface CompiledKernels {
+  readonly module: WebAssembly.Module;
+  readonly simd: Simd | "custom";
+  /** Whether the module takes shared memory: a module takes shared memory or private memory, never both. */
+  readonly shared: boolean;
+}
+
+/** Compiles the build for this machine. Rejects with `backend-unavailable` where WASM, or the SIMD asked for, is missing. */
+export async function compileKernels(
+  simd: Simd | "auto",
+  shared: boolean,
+  custom: WasmSource | undefined,
+): Promise<CompiledKernels> {
+  if (typeof WebAssembly === "undefined") {
+    throw new LinrecError("backend-unavailable", "This runtime has no WebAssembly. Use backend \"reference\", or a newer runtime.");
+  }
+  try {
+    if (custom !== undefined) return await compileCustom(custom, shared);
+    const relaxed = simd === "baseline" ? undefined : decode(kernelsBase64.relaxed[shared ? "shared" : "private"]);
+    if (relaxed && WebAssembly.validate(relaxed)) {
+      return { module: await WebAssembly.compile(relaxed), simd: "relaxed", shared };
+    }
+    if (simd === "relaxed") {
+      throw new LinrecError(
+        "backend-unavailable",
+        "simd \"relaxed\" was asked for, but this runtime does not validate relaxed SIMD (Node 20 needs " +
+          "--experimental-wasm-relaxed-simd; Node 22 and current browsers have it). Use simd \"auto\" or \"baseline\".",
+      );
+    }
+    const baseline = decode(kernelsBase64.baseline[shared ? "shared" : "private"]);
+    return { module: await WebAssembly.compile(baseline), simd: "baseline", shared };
+  } catch (error) {
+    if (error instanceof LinrecError) throw error;
+    throw new LinrecError(
+      "backend-unavailable",
+      `The WASM kernels could not be compiled: ${messageOf(error)}. If a Content-Security-Policy forbids it, allow ` +
+        "'wasm-unsafe-eval' in script-src, or pass a compiled WebAssembly.Module as `wasm`.",
+      { cause: error },
+    );
+  }
+}
+
+async function compileCustom(source: WasmSource, shared: boolean): Promise<CompiledKernels> {
+  const module = await toModule(source);
+  // The import's type is not visible from outside: try it on the smallest memory of each kind.
+  for (const kind of shared ? [true, false] : [false]) {
+    try {
+      await WebAssembly.instantiate(module, { env: { memory: createMemory(kind, 1) } });
+      return { module, simd: "custom", shared: kind };
+    } catch (error) {
+      if (!kind) throw error;
+    }
+  }
+  throw new TypeError("unreachable: the private kind returns or throws");
+}
+
+async function toModule(source: WasmSource): Promise<WebAssembly.Module> {
+  if (source instanceof WebAssembly.Module) return source;
+  if (source instanceof URL) return WebAssembly.compile(await (await fetch(source)).arrayBuffer());
+  if (typeof Response !== "undefined" && source instanceof Response) {
+    return WebAssembly.compile(await source.arrayBuffer());
+  }
+  return WebAssembly.compile(source as BufferSource);
+}
+
+function decode(base64: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+}

@@ -1,0 +1,273 @@
+/**
+ * A program as the kernels read it: weights in panels, tables of lambda powers, and the plan of a tile's working memory.
+ * All addresses are offsets, from the image's start or the scratch block's, so that any thread can place it anywhere.
+ */
+import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
+import { inputWidth, type LruStage, outputWidth, poolOf, type Program, type Stage } from "../program.js";
+import { CHUNK, groupIndex, type StateLayout, stateLayout } from "../state.js";
+
+interface Slots {
+  readonly src: number;
+  readonly dst: number;
+}
+
+/** Offsets into the image of a stage's tables; widths are padded to a multiple of 4 unless they count inputs. */
+export type PackedStage =
+  | (Slots & {
+      readonly kind: "lru";
+      readonly dModel: number;
+      readonly outWidth: number;
+      readonly groups: number;
+      readonly B: number;
+      readonly lambda: number;
+      readonly lambdaT: number;
+      readonly powers: number;
+      readonly C: number;
+      readonly D: number;
+      /** Offsets in a row's state block, and which of the program's carries this is. */
+      readonly carry: number;
+      readonly loc: number;
+      readonly carryIndex: number;
+    })
+  | (Slots & { readonly kind: "dense"; readonly inWidth: number; readonly outWidth: number; readonly W: number; readonly b: number })
+  | (Slots & { readonly kind: "layerNorm"; readonly width: number; readonly epsilon: number; readonly scale: number; readonly bias: number })
+  | (Slots & { readonly kind: "batchNorm"; readonly mean: number; readonly factor: number; readonly bias: number })
+  | (Slots & { readonly kind: "gelu" })
+  | (Slots & { readonly kind: "glu"; readonly gate: number })
+  | (Slots & { readonly kind: "add"; readonly other: number })
+  | (Slots & { readonly kind: "poolMean"; readonly carry: number; readonly loc: number; readonly carryIndex: number })
+  | (Slots & { readonly kind: "poolLast" })
+  | (Slots & { readonly kind: "logSoftmax"; readonly width: number; readonly group: number });
+
+/** Offsets in a thread's scratch block, for tiles of up to `tileTokens`. */
+export interface Scratch {
+  readonly slots: readonly number[];
+  /** loc, then h, of the LRU stage under way */
+  readonly h: number;
+  /** the carry into each chunk of the tile, or a pool's chunk sums */
+  readonly carries: number;
+  readonly bytes: number;
+}
+
+export interface PackedProgram {
+  readonly stages: readonly PackedStage[];
+  readonly layout: { readonly rowBytes: number; readonly carries: number };
+  /** Width of each slot, padded to a multiple of 4. */
+  readonly slots: readonly number[];
+  readonly inputWidth: number;
+  readonly outputWidth: number;
+  readonly output: number;
+  readonly pooled: boolean;
+  /** The largest tile that the scratch block has room for: a multiple of CHUNK. */
+  readonly tileTokens: number;
+  readonly scratch: Scratch;
+  readonly image: Uint8Array<ArrayBuffer>;
+}
+
+/** A tile's activations should leave half of a 1 MiB L2 cache to the weights. */
+const TILE_BYTES = 512 * 1024;
+const MAX_TILE_TOKENS = 1024;
+
+export function packProgram(program: Program): PackedProgram {
+  const image = new ImageWriter();
+  const layout = stateLayout(program);
+  const stages = program.stages.map((stage) => packStage(stage, image, layout));
+  const slots = program.slots.map(pad4);
+  const tileTokens = pickTileTokens(slots, stages);
+  return {
+    stages,
+    layout: { rowBytes: layout.rowBytes, carries: layout.slots.length },
+    slots,
+    inputWidth: inputWidth(program),
+    outputWidth: outputWidth(program),
+    output: program.output,
+    pooled: poolOf(program) !== undefined,
+    tileTokens,
+    scratch: planScratch(slots, stages, tileTokens),
+    image: image.bytes(),
+  };
+}
+
+export function pad4(width: number): number {
+  return Math.ceil(width / 4) * 4;
+}
+
+function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): PackedStage {
+  const { src, dst } = stage;
+  switch (stage.kind) {
+    case "lru":
+      return packLru(stage, image, layout);
+    case "dense": {
+      const { inWidth, outWidth, kernel } = stage;
+      const W = image.panels(inWidth, outWidth, (k, o) => kernel[k * outWidth + o] as number);
+      const b = image.floats(pad4(outWidth), (o) => stage.bias?.[o] ?? 0);
+      return { kind: "dense", src, dst, inWidth, outWidth: pad4(outWidth), W, b };
+    }
+    case "layerNorm": {
+      const scale = image.padded(stage.scale);
+      return { kind: "layerNorm", src, dst, width: stage.width, epsilon: stage.epsilon, scale, bias: image.padded(stage.bias) };
+    }
+    case "batchNorm": {
+      const factor = (i: number) =>
+        i < stage.width ? (stage.scale[i] as number) / Math.sqrt((stage.variance[i] as number) + stage.epsilon) : 0;
+      return {
+        kind: "batchNorm",
+        src,
+        dst,
+        mean: image.padded(stage.mean),
+        factor: image.floats(pad4(stage.width), factor),
+        bias: image.padded(stage.bias),
+      };
+    }
+    case "gelu":
+      return { kind: "gelu", src, dst };
+    case "glu":
+      return { kind: "glu", src, dst, gate: stage.gate };
+    case "add":
+      return { kind: "add", src, dst, other: stage.other };
+    case "pool": {
+      if (stage.mode === "last") return { kind: "poolLast", src, dst };
+      return { kind: "poolMean", src, dst, ...carryOf(stage, layout) };
+    }
+    case "logSoftmax":
+      return { kind: "logSoftmax", src, dst, width: stage.width, group: stage.group };
+  }
+}
+
+function carryOf(stage: Stage, layout: StateLayout): { carry: number; loc: number; carryIndex: number } {
+  const carryIndex = layout.slots.findIndex((slot) => slot.stage === stage);
+  const slot = layout.slots[carryIndex];
+  if (!slot) throw new RangeError(`stage ${stage.name} carries no state`);
+  return { carry: slot.carry, loc: slot.loc, carryIndex };
+}
+
+function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): PackedStage {
+  const { dModel, dState, params } = stage;
+  const groups = pad4(dState) / 4;
+  const eigen = eigenvalues(params);
+  const B = normalizedB(params);
+  /** [groups][re x 4 | im x 4] of some quantity of state n; 0 for the states that only pad the last group */
+  const grouped = (at: number, re: (n: number) => number, im: (n: number) => number, write: (i: number, v: number) => void) => {
+    for (let n = 0; n < dState; n++) {
+      write(at + groupIndex(n), re(n));
+      write(at + groupIndex(n) + 4, im(n));
+    }
+  };
+  const power = (k: number, write: (i: number, v: number) => void, at: number) =>
+    grouped(at, (n) => powerRe(eigen, n, k), (n) => powerIm(eigen, n, k), write);
+
+  const panelB = new Float32Array(groups * dModel * 8);
+  for (let n = 0; n < dState; n++) {
+    for (let k = 0; k < dModel; k++) {
+      const at = (n >> 2) * dModel * 8 + k * 8 + (n & 3);
+      panelB[at] = B.re[n * dModel + k] as number;
+      panelB[at + 4] = B.im[n * dModel + k] as number;
+    }
+  }
+  const lambda = new Float32Array(groups * 8);
+  power(1, (i, v) => { lambda[i] = v; }, 0);
+  const lambdaT = new Float64Array(groups * 8);
+  power(CHUNK, (i, v) => { lambdaT[i] = v; }, 0);
+  const powers = new Float32Array(CHUNK * groups * 8);
+  for (let k = 0; k < CHUNK; k++) power(k + 1, (i, v) => { powers[i] = v; }, k * groups * 8);
+
+  /** Row r of [C_re | -C_im] in the order of h's groups, column o. */
+  const c = (r: number, o: number) => {
+    const n = (r >> 3) * 4 + (r & 3);
+    if (n >= dState) return 0;
+    return r & 4 ? -(params.CIm[o * dState + n] as number) : (params.CRe[o * dState + n] as number);
+  };
+  return {
+    kind: "lru",
+    src: stage.src,
+    dst: stage.dst,
+    dModel,
+    outWidth: pad4(dModel),
+    groups,
+    B: image.append(panelB),
+    lambda: image.append(lambda),
+    lambdaT: image.append(lambdaT),
+    powers: image.append(powers),
+    C: image.panels(groups * 8, dModel, c),
+    D: image.padded(params.D),
+    ...carryOf(stage, layout),
+  };
+}
+
+/** Bytes of one token in the slots, in h, and (per chunk) in the carries. */
+function tokenBytes(slots: readonly number[], stages: readonly PackedStage[]): { slots: number; h: number; carries: number } {
+  let h = 0;
+  let carries = 0;
+  for (const stage of stages) {
+    if (stage.kind === "lru") {
+      h = Math.max(h, stage.groups * 32);
+      carries = Math.max(carries, stage.groups * 32);
+    } else if (stage.kind === "poolMean") {
+      carries = Math.max(carries, (slots[stage.src] as number) * 8);
+    }
+  }
+  return { slots: slots.reduce((sum, width) => sum + 4 * width, 0), h, carries };
+}
+
+function pickTileTokens(slots: readonly number[], stages: readonly PackedStage[]): number {
+  const bytes = tokenBytes(slots, stages);
+  const chunks = Math.floor(TILE_BYTES / (bytes.slots + bytes.h) / CHUNK);
+  return CHUNK * Math.min(Math.max(chunks, 1), MAX_TILE_TOKENS / CHUNK);
+}
+
+function planScratch(slots: readonly number[], stages: readonly PackedStage[], tileTokens: number): Scratch {
+  const bytes = tokenBytes(slots, stages);
+  let end = 0;
+  const take = (size: number) => {
+    const start = end;
+    end += Math.ceil(size / 128) * 128;
+    return start;
+  };
+  return {
+    slots: slots.map((width) => take(4 * width * tileTokens)),
+    h: take(bytes.h * tileTokens),
+    // One chunk more than tileTokens / CHUNK: a tile that starts inside a chunk may touch one more.
+    carries: take(bytes.carries * (tileTokens / CHUNK + 1)),
+    bytes: end,
+  };
+}
+
+/** Builds the image: blocks on 64-byte lines, in the order they are written. */
+class ImageWriter {
+  readonly #blocks: { at: number; bytes: Uint8Array }[] = [];
+  #end = 0;
+
+  append(values: Float32Array | Float64Array): number {
+    const at = this.#end;
+    this.#blocks.push({ at, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) });
+    this.#end = Math.ceil((at + values.byteLength) / 64) * 64;
+    return at;
+  }
+
+  floats(length: number, value: (i: number) => number): number {
+    return this.append(Float32Array.from({ length }, (_, i) => value(i)));
+  }
+
+  padded(values: Float32Array): number {
+    return this.floats(pad4(values.length), (i) => values[i] ?? 0);
+  }
+
+  /** Panels of 8 columns, [rows, 8] each, the last one [rows, 4] where that is enough; columns past `columns` are 0. */
+  panels(rows: number, columns: number, value: (row: number, column: number) => number): number {
+    const packed = new Float32Array(rows * pad4(columns));
+    let at = 0;
+    for (let first = 0; first < columns; first += 8) {
+      const width = Math.min(8, pad4(columns) - first);
+      for (let r = 0; r < rows; r++) {
+        for (let j = 0; j < width; j++) packed[at++] = first + j < columns ? value(r, first + j) : 0;
+      }
+    }
+    return this.append(packed);
+  }
+
+  bytes(): Uint8Array<ArrayBuffer> {
+    const all = new Uint8Array(this.#end);
+    for (const block of this.#blocks) all.set(block.bytes, block.at);
+    return all;
+  }
+}

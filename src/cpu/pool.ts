@@ -1,0 +1,126 @@
+/**
+ * The worker threads. Comlink carries the calls; what Comlink lacks is here: a call to a worker that dies, hangs or
+ * cannot start rejects (Comlink 4.4 leaves it pending for ever), and idle workers do not keep a Node process alive.
+ */
+import * as Comlink from "comlink";
+import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
+import { Breaker } from "../breaker.js";
+import { isLinrecError, LinrecError, messageOf } from "../errors.js";
+import { workerSource } from "./embedded.gen.js";
+import type { WorkerApi, WorkerInit } from "./protocol.js";
+
+/** Time for a worker to start and answer: generous, for a loaded machine. */
+const START_MS = 15_000;
+
+/** What differs between a browser's Worker and Node's. */
+interface Thread {
+  readonly endpoint: Comlink.Endpoint;
+  /** Calls back, once or more, when the worker throws outside a call, cannot be loaded, or exits. */
+  onFailure(report: (reason: string) => void): void;
+  terminate(): void;
+  ref(): void;
+  unref(): void;
+}
+
+export class PooledWorker {
+  readonly #api: Comlink.Remote<WorkerApi>;
+  readonly #thread: Thread;
+  readonly #breaker = new Breaker();
+  #calls = 0;
+
+  constructor(thread: Thread) {
+    this.#thread = thread;
+    this.#api = Comlink.wrap<WorkerApi>(thread.endpoint);
+    thread.onFailure((reason) => this.#fail(reason));
+    thread.unref();
+  }
+
+  /** Settles as `call` does, or rejects when the worker fails or `deadline` ms have passed. */
+  async call<T>(call: (api: Comlink.Remote<WorkerApi>) => Promise<T>, deadline: number): Promise<T> {
+    const late = new Breaker();
+    const timer = setTimeout(() => {
+      late.break(new LinrecError("timeout", `A worker thread did not answer within ${Math.round(deadline)} ms.`));
+    }, deadline);
+    if (this.#calls++ === 0) this.#thread.ref();
+    try {
+      return await late.watch(this.#breaker.watch(call(this.#api)));
+    } finally {
+      clearTimeout(timer);
+      if (--this.#calls === 0) this.#thread.unref();
+    }
+  }
+
+  terminate(): void {
+    this.#fail("it was terminated"); // no event says so in a browser
+    this.#thread.terminate();
+  }
+
+  #fail(reason: string): void {
+    this.#breaker.break(new LinrecError("worker-failed", `A worker thread failed: ${reason}.`));
+  }
+}
+
+/** True for what comes of a worker that died, threw or hung: its memory may still be written for a moment. */
+export function isWorkerFault(error: unknown): boolean {
+  return isLinrecError(error) && (error.code === "worker-failed" || error.code === "timeout");
+}
+
+/** Starts `count` workers and sets them up. Rejects, with none left running, if one does not start. */
+export async function startWorkers(count: number, init: WorkerInit, workerUrl: string | URL | undefined): Promise<PooledWorker[]> {
+  const workers: PooledWorker[] = [];
+  try {
+    for (let i = 0; i < count; i++) workers.push(new PooledWorker(await startThread(workerUrl)));
+    await Promise.all(workers.map((worker) => worker.call((api) => api.init(init), START_MS)));
+    return workers;
+  } catch (error) {
+    for (const worker of workers) worker.terminate();
+    throw new LinrecError(
+      "worker-failed",
+      `Worker threads could not be started: ${messageOf(error)} If a Content-Security-Policy forbids blob: workers, ` +
+        "allow worker-src blob:, or serve linrec/worker from your own origin and pass its address as `workerUrl`.",
+      { cause: error },
+    );
+  }
+}
+
+async function startThread(workerUrl: string | URL | undefined): Promise<Thread> {
+  return typeof globalThis.Worker === "function" ? startWebThread(workerUrl) : startNodeThread(workerUrl);
+}
+
+function startWebThread(workerUrl: string | URL | undefined): Thread {
+  const url = workerUrl ?? URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" }));
+  const worker = new Worker(url, { type: "module", name: "linrec" });
+  const revoke = () => workerUrl ?? URL.revokeObjectURL(url as string);
+  return {
+    endpoint: worker,
+    onFailure(report) {
+      worker.addEventListener("error", (event) => report(event.message || "its script could not be loaded"));
+      worker.addEventListener("messageerror", () => report("a message to or from it could not be cloned"));
+    },
+    terminate() {
+      worker.terminate();
+      revoke();
+    },
+    ref() {},
+    unref() {},
+  };
+}
+
+async function startNodeThread(workerUrl: string | URL | undefined): Promise<Thread> {
+  const builtin = "node:worker_threads"; // a variable, so that bundlers for the web leave it alone
+  const threads = (await import(/* webpackIgnore: true */ /* @vite-ignore */ builtin)) as typeof import("node:worker_threads");
+  const url = workerUrl ?? `data:text/javascript,${encodeURIComponent(workerSource)}`;
+  // The parent's command line (loaders, debuggers, --input-type) is not the worker's business.
+  const worker = new threads.Worker(new URL(url), { execArgv: [], name: "linrec" });
+  return {
+    endpoint: nodeEndpoint(worker),
+    onFailure(report) {
+      worker.on("error", (error) => report(messageOf(error)));
+      worker.on("messageerror", (error) => report(messageOf(error)));
+      worker.on("exit", (code) => report(`it exited with code ${code}`));
+    },
+    terminate: () => void worker.terminate(),
+    ref: () => worker.ref(),
+    unref: () => worker.unref(),
+  };
+}

@@ -1,0 +1,90 @@
+/** What the calling thread and its workers say to each other. Types only. */
+import type { PackedProgram } from "./packed.js";
+
+/** Sets a worker up. With `memory` it shares the caller's, without it makes a private one. */
+export interface WorkerInit {
+  readonly module: WebAssembly.Module;
+  readonly memory: WebAssembly.Memory | null;
+}
+
+/** A program for a worker. `image` is its address in shared memory, or null: the worker copies `packed.image` into its own. */
+export interface WorkerProgram {
+  readonly id: number;
+  readonly packed: PackedProgram;
+  readonly image: number | null;
+}
+
+/**
+ * A window of a forward, in memory: some rows of the batch, some of their tokens. Every thread that runs it takes the
+ * next tile from the counter in `control` until there is none.
+ */
+export interface Window {
+  readonly rows: number;
+  /** A multiple of CHUNK, at most the program's tileTokens. */
+  readonly tileTokens: number;
+  /** The most tiles that a row has. Tile number c is tile floor(c / rows) of row c mod rows: in order for every row. */
+  readonly tilesPerRow: number;
+  readonly x: number;
+  readonly xRowBytes: number;
+  readonly y: number;
+  readonly yRowBytes: number;
+  /** State blocks [rows] of layout.rowBytes */
+  readonly states: number;
+  /** [rows] of ROW_TABLE_BYTES: see {@link RowTable} */
+  readonly table: number;
+  /** Int32 cells; see {@link Control} */
+  readonly control: number;
+}
+
+/** A row of the row table: three int32 (tokens in this window, k at its start, 1 if the row ends here) and, at byte 16, count float64. */
+export const RowTable = { bytes: 32, tokens: 0, k0: 1, last: 2, count: 2 } as const;
+
+/**
+ * Cells of a window's control block, in units of int32, each on a line of its own: the next tile to take, the flag that
+ * stops everybody, and for each (carry stage, row) how many tiles have committed.
+ */
+export const Control = { next: 0, stop: 32, committed: 64, spacing: 32 } as const;
+
+export function controlBytes(carries: number, rows: number): number {
+  return 4 * (Control.committed + Control.spacing * carries * rows);
+}
+
+/** One thread's share of a window in shared memory. */
+export interface SharedJob {
+  readonly program: number;
+  readonly window: Window;
+  /** The thread's scratch block. */
+  readonly scratch: number;
+}
+
+/** A run of tokens of one row for a worker with a private memory. */
+export interface Span {
+  readonly program: number;
+  /** [tokens, inputWidth] */
+  readonly x: Float32Array<ArrayBuffer>;
+  readonly tokens: number;
+  readonly k0: number;
+  readonly last: boolean;
+  /** The row's state block as it was before the row's first span of this forward: the span reads loc from it if k0 > 0. */
+  readonly state: Uint8Array<ArrayBuffer>;
+}
+
+/** A worker's answer: it waits for the carries of a stage, or the span is done. */
+export type SpanReply =
+  | {
+      readonly stage: number;
+      /** LRU: loc of the last token of each chunk touched, [chunks, groups, 8] float32. Pool: sums [chunks, width] float64. */
+      readonly finals: Uint8Array<ArrayBuffer>;
+    }
+  | { readonly stage: -1; readonly y: Float32Array<ArrayBuffer> };
+
+export interface WorkerApi {
+  init(init: WorkerInit): Promise<void>;
+  load(program: WorkerProgram): void;
+  unload(id: number): void;
+  /** Works on a window in shared memory until no tile is left, or the window is stopped. */
+  run(job: SharedJob): void;
+  begin(span: Span): SpanReply;
+  /** Goes on with the carries into each chunk, float32; null drops the span (a pool's, which ends with its sums). */
+  resume(carries: Uint8Array<ArrayBuffer> | null): SpanReply;
+}

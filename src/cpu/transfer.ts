@@ -1,0 +1,173 @@
+/**
+ * Threads without shared memory (a page that is not cross-origin isolated): spans of tokens are sent to workers with
+ * memories of their own, which answer with what each chunk ends on; the calling thread works out the carries and sends
+ * them back. Two rounds for each carry stage, the same kernels, the same bits.
+ */
+import type { ForwardJob } from "../backend.js";
+import { FINISHED, TileRunner } from "./tiles.js";
+import { CHUNK } from "../state.js";
+import type { Arena } from "./arena.js";
+import type { Kernels } from "./instantiate.js";
+import type { PackedProgram, PackedStage } from "./packed.js";
+import type { PooledWorker } from "./pool.js";
+import type { Span, SpanReply } from "./protocol.js";
+import { throwIfAborted } from "./windows.js";
+
+export interface TransferHost {
+  readonly program: PackedProgram;
+  readonly programId: number;
+  readonly kernels: Kernels;
+  readonly arena: Arena;
+  /** The program's image in the calling thread's memory, and a runner over it. */
+  readonly image: number;
+  readonly runner: TileRunner;
+  readonly workers: readonly PooledWorker[];
+  readonly deadline: number;
+}
+
+interface Task {
+  readonly row: number;
+  readonly start: number;
+  readonly span: Span;
+}
+
+export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Promise<void> {
+  const { program, arena } = host;
+  const { state, batch } = job;
+  const states = arena.allocate(state.bytes.length);
+  const temporary = arena.allocate(2 * temporaryBytes(program));
+  try {
+    new Uint8Array(arena.memory.buffer).set(state.bytes, states);
+    job.y.fill(0);
+    let done = 0;
+    const tasks = spans(host, job);
+    for (let group = take(tasks, host.workers.length); group.length > 0; group = take(tasks, host.workers.length)) {
+      throwIfAborted(job.signal);
+      await runGroup(host, job, group, states, temporary);
+      done += group.reduce((sum, task) => sum + task.span.tokens, 0);
+      job.onProgress?.(done);
+    }
+    state.bytes.set(new Uint8Array(arena.memory.buffer, states, state.bytes.length));
+    for (let row = 0; row < batch; row++) {
+      const length = job.lengths[row] as number;
+      state.k[row] = ((state.k[row] as number) + length) % CHUNK;
+      state.count[row] = (state.count[row] as number) + length;
+    }
+  } finally {
+    arena.free(states);
+    arena.free(temporary);
+  }
+}
+
+/** Spans in time order, rows interleaved, so that the spans of a group mostly belong to different rows. */
+function* spans({ program, programId }: TransferHost, job: ForwardJob): Generator<Task, undefined> {
+  const { seqLen, batch, lengths, state, x } = job;
+  const width = program.inputWidth;
+  for (let index = 0; index * program.tileTokens < seqLen + CHUNK; index++) {
+    for (let row = 0; row < batch; row++) {
+      const length = lengths[row] as number;
+      const k = state.k[row] as number;
+      const start = Math.max(index * program.tileTokens - k, 0);
+      if (start >= length) continue;
+      const end = Math.min((index + 1) * program.tileTokens - k, length);
+      const from = (row * seqLen + start) * width;
+      const initial = state.bytes.slice(row * program.layout.rowBytes, (row + 1) * program.layout.rowBytes);
+      const tokens = end - start;
+      const part = x.slice(from, from + tokens * width) as Float32Array<ArrayBuffer>;
+      const span = { program: programId, x: part, tokens, k0: index === 0 ? k : 0, last: end === length, state: initial };
+      yield { row, start, span };
+    }
+  }
+  return undefined;
+}
+
+function take(tasks: Generator<Task, undefined>, count: number): Task[] {
+  const group: Task[] = [];
+  for (let next = tasks.next(); next.value; next = tasks.next()) {
+    group.push(next.value);
+    if (group.length === count) break;
+  }
+  return group;
+}
+
+/** Takes the spans of a group, one to each worker, through the program in step. */
+async function runGroup(host: TransferHost, job: ForwardJob, group: Task[], states: number, temporary: number): Promise<void> {
+  const { program, workers, deadline } = host;
+  const ask = (i: number, call: Parameters<PooledWorker["call"]>[0]) =>
+    (workers[i] as PooledWorker).call(call, deadline) as Promise<SpanReply>;
+  let replies = await Promise.all(group.map((task, i) => ask(i, (api) => api.begin(task.span))));
+  while (replies.some((reply) => reply.stage !== FINISHED)) {
+    const carries = group.map((task, i) => {
+      const reply = replies[i] as SpanReply;
+      if (reply.stage === FINISHED) return undefined;
+      const state = states + task.row * program.layout.rowBytes;
+      return commit(host, reply, task.span, state, temporary);
+    });
+    for (const [i, task] of group.entries()) {
+      const reply = replies[i] as SpanReply;
+      if (carries[i] === null && task.span.last) finishPool(host, job, task, reply.stage, states, temporary);
+    }
+    const before = replies;
+    replies = await Promise.all(
+      before.map((reply, i) => {
+        const carry = carries[i];
+        return carry === undefined ? reply : ask(i, (api) => api.resume(carry));
+      }),
+    );
+  }
+  for (const [i, { row, start }] of group.entries()) {
+    const reply = replies[i] as SpanReply;
+    if (reply.stage !== FINISHED) continue;
+    job.y.set((reply as Extract<SpanReply, { stage: -1 }>).y, (program.pooled ? row : row * job.seqLen + start) * program.outputWidth);
+  }
+}
+
+/**
+ * Advances a row's state past a span by what its chunks end on. Returns the float32 carries into the chunks, or null for
+ * a pool, whose carries no worker needs.
+ */
+function commit(
+  { kernels, arena, image, program }: TransferHost,
+  reply: SpanReply,
+  { tokens, k0 }: Span,
+  state: number,
+  temporary: number,
+): Uint8Array<ArrayBuffer> | null {
+  const { stage: at, finals } = reply as Exclude<SpanReply, { stage: -1 }>;
+  const stage = program.stages[at] as Extract<PackedStage, { kind: "lru" | "poolMean" }>;
+  const memory = new Uint8Array(arena.memory.buffer);
+  memory.set(finals, temporary);
+  const carry = state + stage.carry;
+  const loc = state + stage.loc;
+  if (stage.kind === "poolMean") {
+    kernels.poolCarry(carry, loc, temporary, tokens, k0, CHUNK, program.slots[stage.src] as number);
+    return null;
+  }
+  // `finals` holds each chunk's last loc: to the kernel, chunks of one token. An unfinished last chunk is the first
+  // token of a chunk of two.
+  const rowBytes = 32 * stage.groups;
+  const carries = temporary + temporaryBytes(program);
+  const finished = Math.floor((k0 + tokens) / CHUNK);
+  const lambdaT = image + stage.lambdaT;
+  kernels.carryScan(carries, carry, loc, temporary, lambdaT, finished, 0, 1, stage.groups);
+  if ((k0 + tokens) % CHUNK > 0) {
+    const [to, from] = [carries + finished * rowBytes, temporary + finished * rowBytes];
+    kernels.carryScan(to, carry, loc, from, lambdaT, 1, 0, 2, stage.groups);
+  }
+  return memory.slice(carries, carries + TileRunner.chunks(tokens, k0) * rowBytes) as Uint8Array<ArrayBuffer>;
+}
+
+/** The stages from a pool on, for a row whose last token has been read: on the calling thread, which has the sums. */
+function finishPool(host: TransferHost, job: ForwardJob, task: Task, at: number, states: number, temporary: number): void {
+  const { runner, program, arena } = host;
+  const count = (job.state.count[task.row] as number) + (job.lengths[task.row] as number);
+  const state = states + task.row * program.layout.rowBytes;
+  runner.begin({ x: 0, y: temporary, tokens: 0, k0: 0, state, last: true, count });
+  runner.local(runner.apply(at));
+  job.y.set(new Float32Array(arena.memory.buffer, temporary, program.outputWidth), task.row * program.outputWidth);
+}
+
+/** Room for the finals, or the carries, of the chunks of a span, and for a row of y. */
+function temporaryBytes({ scratch, outputWidth }: PackedProgram): number {
+  return Math.max(scratch.bytes - scratch.carries, 4 * outputWidth);
+}

@@ -1,0 +1,104 @@
+/**
+ * A window of a forward in memory, tile by tile. Tiles are taken in order, so whoever waits for a carry waits for a tile
+ * that some thread has taken and is running: there is no deadlock, and no barrier.
+ */
+import type { PackedProgram } from "./packed.js";
+import { Control, RowTable, type Window } from "./protocol.js";
+import { FINISHED, type Tile, type TileRunner } from "./tiles.js";
+
+/** Rounds of looking at a counter before sleeping on it: a carry is usually a few microseconds away. */
+const SPINS = 2000;
+
+/** How long to sleep before looking at the stop flag again, in ms. */
+const NAP = 50;
+
+const emptyTile = (): Tile => ({ x: 0, y: 0, tokens: 0, k0: 0, state: 0, last: false, count: 0 });
+
+/** Runs a whole window on this thread, row after row. */
+export function runWindow(runner: TileRunner, program: PackedProgram, memory: WebAssembly.Memory, window: Window): void {
+  const table = new RowTableView(memory, window.table);
+  const tile = emptyTile();
+  for (let row = 0; row < window.rows; row++) {
+    for (let i = 0; locate(tile, program, window, table, row, i); i++) runner.run(tile);
+  }
+}
+
+/** Runs this thread's share of a window in shared memory: returns when no tile is left, or the window is stopped. */
+export function runShare(runner: TileRunner, program: PackedProgram, memory: WebAssembly.Memory, window: Window): void {
+  const control = new Int32Array(memory.buffer, window.control);
+  const table = new RowTableView(memory, window.table);
+  const tile = emptyTile();
+  const tiles = window.rows * window.tilesPerRow;
+  for (;;) {
+    const claim = Atomics.add(control, Control.next, 1);
+    if (claim >= tiles || Atomics.load(control, Control.stop) !== 0) return;
+    const row = claim % window.rows;
+    const index = Math.floor(claim / window.rows);
+    if (!locate(tile, program, window, table, row, index)) continue;
+    runner.begin(tile);
+    let carry = 0; // carry stages are met in order
+    for (let at = runner.local(0); at !== FINISHED; at = runner.local(runner.apply(at))) {
+      const cell = Control.committed + Control.spacing * (carry * window.rows + row);
+      if (!waitFor(control, cell, index)) return;
+      runner.commit(at);
+      Atomics.store(control, cell, index + 1);
+      Atomics.notify(control, cell);
+      carry++;
+    }
+  }
+}
+
+/** Waits until control[cell] reaches `value`; false if the window was stopped instead. */
+function waitFor(control: Int32Array, cell: number, value: number): boolean {
+  for (let spin = 0; spin < SPINS; spin++) {
+    if (Atomics.load(control, cell) >= value) return true;
+  }
+  for (;;) {
+    const seen = Atomics.load(control, cell);
+    if (seen >= value) return true;
+    if (Atomics.load(control, Control.stop) !== 0) return false;
+    Atomics.wait(control, cell, seen, NAP);
+  }
+}
+
+class RowTableView {
+  readonly #ints: Int32Array;
+  readonly #floats: Float64Array;
+
+  constructor(memory: WebAssembly.Memory, address: number) {
+    this.#ints = new Int32Array(memory.buffer, address);
+    this.#floats = new Float64Array(memory.buffer, address);
+  }
+
+  int(row: number, field: number): number {
+    return this.#ints[(row * RowTable.bytes) / 4 + field] as number;
+  }
+
+  count(row: number): number {
+    return this.#floats[(row * RowTable.bytes) / 8 + RowTable.count] as number;
+  }
+}
+
+/** Fills in tile `index` of `row`; false if the row has no such tile. All tiles but the first start at a chunk's start. */
+function locate(
+  tile: Tile,
+  program: PackedProgram,
+  window: Window,
+  table: RowTableView,
+  row: number,
+  index: number,
+): boolean {
+  const tokens = table.int(row, RowTable.tokens);
+  const k0 = table.int(row, RowTable.k0);
+  const start = Math.max(index * window.tileTokens - k0, 0);
+  if (start >= tokens) return false;
+  const end = Math.min((index + 1) * window.tileTokens - k0, tokens);
+  tile.x = window.x + row * window.xRowBytes + 4 * start * program.inputWidth;
+  tile.y = window.y + row * window.yRowBytes + (program.pooled ? 0 : 4 * start * program.outputWidth);
+  tile.tokens = end - start;
+  tile.k0 = index === 0 ? k0 : 0;
+  tile.state = window.states + row * program.layout.rowBytes;
+  tile.last = end === tokens && table.int(row, RowTable.last) === 1;
+  tile.count = table.count(row);
+  return true;
+}

@@ -1,0 +1,242 @@
+/**
+ * A forward through memory of bounded size: the batch in blocks of rows, each block's time in windows. x is copied in and
+ * y copied out window by window (while workers compute the one before), unless they are engine memory already.
+ */
+import type { ForwardJob } from "../backend.js";
+import { LinrecError } from "../errors.js";
+import { CHUNK } from "../state.js";
+import type { Arena } from "./arena.js";
+import type { PackedProgram } from "./packed.js";
+import { isWorkerFault } from "./pool.js";
+import { Control, controlBytes, RowTable, type Window } from "./protocol.js";
+
+/** Bytes of x and y in one window: a few milliseconds of work, so that signals are heard and the copies overlap. */
+const WINDOW_BYTES = 4 * 1024 * 1024;
+
+/** Rows in a block: plenty for waits between a row's tiles to be rare, whatever the batch. */
+const BLOCK_ROWS = 64;
+
+/** Tiles that each thread should get of a window at least, so that threads end at about the same time. */
+const TILES_PER_THREAD = 8;
+
+export interface WindowHost {
+  readonly program: PackedProgram;
+  readonly arena: Arena;
+  /** The address of an array in the arena's memory, or undefined if it is elsewhere and needs copying. */
+  addressOf(array: Float32Array): number | undefined;
+  /** Computes a window: at once, or as a promise. */
+  execute(window: Window): void | Promise<void>;
+}
+
+/** Runs `job` in windows of at most WINDOW_BYTES. `job.state` is advanced only when all is done. */
+export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promise<void> {
+  const { program } = host;
+  for (let row = 0; row < job.batch; row++) {
+    const written = (row * job.seqLen + (job.lengths[row] as number)) * program.outputWidth;
+    if (!program.pooled) job.y.fill(0, written, (row + 1) * job.seqLen * program.outputWidth);
+  }
+  let done = 0;
+  for (let first = 0; first < job.batch; first += BLOCK_ROWS) {
+    const block = new Block(host, job, first, Math.min(BLOCK_ROWS, job.batch - first));
+    try {
+      await block.run((tokens) => {
+        done += tokens;
+        job.onProgress?.(done);
+      });
+    } catch (error) {
+      // A worker that was ended may write on for a moment: its memory is given up, not reused.
+      if (!isWorkerFault(error)) block.free();
+      throw error;
+    }
+    block.free();
+  }
+}
+
+/** Throws `aborted` once the caller's signal has fired. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) {
+    throw new LinrecError("aborted", "The forward was stopped by its AbortSignal.", { cause: signal.reason });
+  }
+}
+
+/** What is in memory for a window: one of two sets of buffers, filled while the other is computed. */
+interface Buffers {
+  readonly x: number;
+  readonly y: number;
+  readonly table: number;
+  readonly control: number;
+}
+
+class Block {
+  readonly #host: WindowHost;
+  readonly #job: ForwardJob;
+  readonly #first: number;
+  readonly #rows: number;
+  readonly #allocated: number[] = [];
+  readonly #x: number | undefined;
+  readonly #y: number | undefined;
+  readonly #span: number;
+  readonly #states: number;
+  readonly #buffers: [Buffers, Buffers];
+
+  constructor(host: WindowHost, job: ForwardJob, first: number, rows: number) {
+    this.#host = host;
+    this.#job = job;
+    this.#first = first;
+    this.#rows = rows;
+    const { program } = host;
+    this.#x = host.addressOf(job.x);
+    this.#y = host.addressOf(job.y);
+    const xBytes = this.#x === undefined ? 4 * program.inputWidth : 0;
+    const yBytes = this.#y === undefined && !program.pooled ? 4 * program.outputWidth : 0;
+    const fitting = Math.floor(WINDOW_BYTES / ((xBytes + yBytes) * rows || 1) / CHUNK) * CHUNK;
+    this.#span = Math.max(1, Math.min(job.seqLen, Math.max(fitting, CHUNK)));
+    this.#states = this.#allocate(rows * program.layout.rowBytes);
+    const yRow = program.pooled ? 4 * program.outputWidth : yBytes * this.#span;
+    const buffers = (): Buffers => ({
+      x: this.#allocate(rows * xBytes * this.#span),
+      y: this.#allocate(rows * yRow),
+      table: this.#allocate(rows * RowTable.bytes),
+      control: this.#allocate(controlBytes(program.layout.carries, rows)),
+    });
+    this.#buffers = [buffers(), buffers()];
+  }
+
+  free(): void {
+    for (const address of this.#allocated) this.#host.arena.free(address);
+  }
+
+  async run(onTokens: (tokens: number) => void): Promise<void> {
+    const { layout } = this.#host.program;
+    const { state, lengths, signal, seqLen } = this.#job;
+    const rowBytes = layout.rowBytes;
+    const stateBytes = state.bytes.subarray(this.#first * rowBytes, (this.#first + this.#rows) * rowBytes);
+    this.#memory().set(stateBytes, this.#states);
+    let running: { done: Promise<void>; start: number; end: number; buffers: Buffers } | undefined;
+    const settle = async () => {
+      if (!running) return;
+      const { done, start, end, buffers } = running;
+      await done;
+      running = undefined;
+      throwIfAborted(signal);
+      this.#copyOut(start, end, buffers);
+      onTokens((end - start) * this.#rows);
+    };
+    try {
+      for (let start = 0, i = 0; start < seqLen; start += this.#span, i++) {
+        const end = Math.min(start + this.#span, seqLen);
+        const buffers = this.#buffers[i % 2] as Buffers;
+        const window = this.#copyIn(start, end, buffers);
+        await settle();
+        throwIfAborted(signal);
+        running = { done: this.#execute(window), start, end, buffers };
+      }
+      await settle();
+    } finally {
+      await running?.done.catch(() => {}); // memory is freed next: nobody may still be writing it
+    }
+    stateBytes.set(this.#memory().subarray(this.#states, this.#states + stateBytes.length));
+    for (let row = this.#first; row < this.#first + this.#rows; row++) {
+      const length = lengths[row] as number;
+      state.k[row] = ((state.k[row] as number) + length) % CHUNK;
+      state.count[row] = (state.count[row] as number) + length;
+    }
+  }
+
+  /** Runs the window, and lets an abort be heard by whoever computes it. */
+  async #execute(window: Window): Promise<void> {
+    const { signal } = this.#job;
+    const stop = () => Atomics.store(new Int32Array(this.#host.arena.memory.buffer), window.control / 4 + Control.stop, 1);
+    signal?.addEventListener("abort", stop);
+    try {
+      await this.#host.execute(window);
+    } finally {
+      signal?.removeEventListener("abort", stop);
+    }
+  }
+
+  #allocate(bytes: number): number {
+    if (bytes === 0) return 0;
+    const address = this.#host.arena.allocate(bytes);
+    this.#allocated.push(address);
+    return address;
+  }
+
+  #memory(): Uint8Array {
+    return new Uint8Array(this.#host.arena.memory.buffer);
+  }
+
+  /** Tokens [start, end) of the block's rows: copies x, writes the row table, clears the control block. */
+  #copyIn(start: number, end: number, buffers: Buffers): Window {
+    const { program, arena } = this.#host;
+    const { x, seqLen, lengths, state } = this.#job;
+    const { inputWidth, outputWidth, pooled } = program;
+    const floats = new Float32Array(arena.memory.buffer);
+    const ints = new Int32Array(arena.memory.buffer);
+    const doubles = new Float64Array(arena.memory.buffer);
+    let total = 0;
+    let longest = 0;
+    for (let r = 0; r < this.#rows; r++) {
+      const row = this.#first + r;
+      const length = lengths[row] as number;
+      const tokens = Math.max(0, Math.min(length, end) - start);
+      const k0 = ((state.k[row] as number) + start) % CHUNK;
+      const entry = buffers.table + r * RowTable.bytes;
+      ints[entry / 4 + RowTable.tokens] = tokens;
+      ints[entry / 4 + RowTable.k0] = k0;
+      ints[entry / 4 + RowTable.last] = length <= end ? 1 : 0;
+      doubles[entry / 8 + RowTable.count] = (state.count[row] as number) + length;
+      total += tokens;
+      longest = Math.max(longest, tokens + k0);
+      if (this.#x === undefined) {
+        const from = (row * seqLen + start) * inputWidth;
+        floats.set(x.subarray(from, from + tokens * inputWidth), buffers.x / 4 + r * (end - start) * inputWidth);
+      }
+    }
+    ints.fill(0, buffers.control / 4, buffers.control / 4 + controlBytes(program.layout.carries, this.#rows) / 4);
+    const tileTokens = this.#tileTokens(total);
+    const token = 4 * inputWidth;
+    const yToken = 4 * outputWidth;
+    return {
+      rows: this.#rows,
+      tileTokens,
+      tilesPerRow: Math.ceil(longest / tileTokens),
+      x: this.#x === undefined ? buffers.x : this.#x + (this.#first * seqLen + start) * token,
+      xRowBytes: token * (this.#x === undefined ? end - start : seqLen),
+      y: this.#y === undefined ? buffers.y : this.#y + (pooled ? this.#first : this.#first * seqLen + start) * yToken,
+      yRowBytes: pooled ? yToken : yToken * (this.#y === undefined ? end - start : seqLen),
+      states: this.#states,
+      table: buffers.table,
+      control: buffers.control,
+    };
+  }
+
+  #tileTokens(total: number): number {
+    const { threads } = this.#job;
+    const { tileTokens } = this.#host.program;
+    if (threads === 0) return tileTokens;
+    const fair = Math.ceil(total / (threads * TILES_PER_THREAD) / CHUNK) * CHUNK;
+    return Math.min(tileTokens, Math.max(fair, 2 * CHUNK));
+  }
+
+  #copyOut(start: number, end: number, buffers: Buffers): void {
+    if (this.#y !== undefined) return;
+    const { program, arena } = this.#host;
+    const { outputWidth, pooled } = program;
+    const { y, seqLen, lengths } = this.#job;
+    const floats = new Float32Array(arena.memory.buffer);
+    for (let r = 0; r < this.#rows; r++) {
+      const row = this.#first + r;
+      const length = lengths[row] as number;
+      const rowFloats = outputWidth * (pooled ? 1 : end - start);
+      const from = buffers.y / 4 + r * rowFloats;
+      if (pooled) {
+        // The row's only output, there once its last token has been read.
+        if (length > start && length <= end) y.set(floats.subarray(from, from + outputWidth), row * outputWidth);
+      } else {
+        const tokens = Math.max(0, Math.min(length, end) - start);
+        y.set(floats.subarray(from, from + tokens * outputWidth), (row * seqLen + start) * outputWidth);
+      }
+    }
+  }
+}

@@ -1,0 +1,39 @@
+/** What this runtime offers to threads. */
+import { LinrecError } from "./errors.js";
+
+/** "auto" takes what the machine has, up to this: beyond it, memory bandwidth is shared more than work is. */
+const MOST_THREADS = 16;
+
+/** Whether threads may share memory, and if not, why and what would help. */
+export function sharedMemorySupport(): { available: boolean; reason: string } {
+  if (typeof SharedArrayBuffer === "undefined") {
+    return {
+      available: false,
+      reason:
+        "this page is not cross-origin isolated, so threads exchange messages and do not share memory; serve it with " +
+        "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp",
+    };
+  }
+  // Browsers that show the constructor may still refuse to post it without isolation.
+  if (typeof crossOriginIsolated === "boolean" && !crossOriginIsolated && typeof document !== "undefined") {
+    return { available: false, reason: "this page is not cross-origin isolated (COOP and COEP headers), so threads exchange messages" };
+  }
+  return { available: true, reason: "threads share memory" };
+}
+
+/** How many worker threads to use: the option, or as many as the machine runs at once. */
+export async function threadCount(option: number | "auto"): Promise<number> {
+  if (option !== "auto") return option;
+  const cores = globalThis.navigator?.hardwareConcurrency ?? (await nodeCores());
+  return Math.min(Math.max(cores, 1), MOST_THREADS);
+}
+
+async function nodeCores(): Promise<number> {
+  const builtin = "node:os"; // a variable, so that bundlers for the web leave it alone
+  try {
+    const os = (await import(/* webpackIgnore: true */ /* @vite-ignore */ builtin)) as typeof import("node:os");
+    return os.availableParallelism();
+  } catch (cause) {
+    throw new LinrecError("invalid-argument", "This runtime does not say how many cores it has. Pass `threads` as a number.", { cause });
+  }
+}

@@ -1,0 +1,23 @@
+/** linrec: Linear Recurrent Units for web and Node. Importing this does no work and needs no DOM. */
+export type { HiddenState, LruCache, ModelCache } from "./cache.js";
+export { type BackendStatus, createEngine, type Engine, type Problem } from "./engine.js";
+export { errorCodes, isLinrecError, LinrecError, type LinrecErrorCode } from "./errors.js";
+export { type InitLruOptions, initLru } from "./init.js";
+export type { BytesSource } from "./io/load.js";
+export {
+  type Dtype,
+  readSafetensors,
+  type SafetensorsFile,
+  type Tensor,
+  toFloat32,
+  writeSafetensors,
+} from "./io/safetensors.js";
+export type { Lru } from "./lru.js";
+export type { ModelSpec } from "./models/architecture.js";
+export { fromLruParams, toLruParams } from "./models/lru.js";
+export type { Model, StageInfo } from "./models/model.js";
+export type { EngineOptions, FallbackListener } from "./options.js";
+export type { BackendName, LruParams } from "./program.js";
+export type { BackendOption, ForwardOptions, ForwardResult, Progress } from "./recurrent.js";
+export type { Candidate, Plan } from "./scheduler.js";
+export type { SelfTestReport, SelfTestResult } from "./selfTest.js";

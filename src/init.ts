@@ -1,0 +1,128 @@
+/** Random parameters for a new layer. */
+import { LinrecError } from "./errors.js";
+import type { LruParams } from "./program.js";
+
+export interface InitLruOptions {
+  /** features of a token, H */
+  readonly dModel: number;
+  /** complex states, N */
+  readonly dState: number;
+  /** |lambda| is drawn from [rMin, rMax]: 0 <= rMin <= rMax <= 1, rMin < 1. Default 0. */
+  readonly rMin?: number;
+  /** Default 1. */
+  readonly rMax?: number;
+  /** arg lambda is drawn from (0, maxPhase) radians. Default 2 pi. */
+  readonly maxPhase?: number;
+  /** A non-negative integer: the same seed gives the same parameters. Default 0. */
+  readonly seed?: number;
+}
+
+const defaults = { rMin: 0, rMax: 1, maxPhase: 2 * Math.PI, seed: 0 };
+const known = ["dModel", "dState", ...Object.keys(defaults)];
+
+/**
+ * -log|lambda| stays in this range: below, |lambda| rounds to 1 in float64; above, it rounds to 0 and nuLog, its
+ * logarithm's logarithm, would be infinite for a radius of 0.
+ */
+const MIN_RATE = 2 ** -52;
+const MAX_RATE = 700;
+/** Beyond 2 pi a phase only wraps; beyond this, float32 logarithms of it would no longer say where to. */
+const MAX_PHASE = 1e6;
+
+/**
+ * Ring initialisation of the LRU paper (arXiv 2303.06349, lemma 3.2 and section 3.4): lambda uniform by area on a ring
+ * of the unit disc, B and C Glorot normal, gamma = sqrt(1 - |lambda|^2), D standard normal. All values are finite and
+ * every |lambda| < 1.
+ *
+ * Throws `invalid-argument` for an option that is unknown, missing or out of range.
+ */
+export function initLru(options: InitLruOptions): LruParams {
+  const { dModel, dState, rMin, rMax, maxPhase, seed } = checkOptions(options);
+  const uniform = uniforms(seed);
+  const normal = normals(uniform);
+
+  // u (rMax^2 - rMin^2) + rMin^2 is |lambda|^2, uniform by area.
+  const nuLog = fill(dState, () => {
+    const rate = -0.5 * Math.log(uniform() * (rMax ** 2 - rMin ** 2) + rMin ** 2);
+    return Math.log(Math.min(Math.max(rate, MIN_RATE), MAX_RATE));
+  });
+  const thetaLog = fill(dState, () => Math.log(maxPhase) + Math.log(uniform()));
+  const BRe = fill(dState * dModel, () => normal() / Math.sqrt(2 * dModel));
+  const BIm = fill(dState * dModel, () => normal() / Math.sqrt(2 * dModel));
+  const CRe = fill(dModel * dState, () => normal() / Math.sqrt(dState));
+  const CIm = fill(dModel * dState, () => normal() / Math.sqrt(dState));
+  const D = fill(dModel, normal);
+  // From the rounded nuLog, so that it fits the lambda that is used; expm1, for 1 - |lambda|^2 cancels near 1.
+  const gammaLog = nuLog.map((value) => 0.5 * Math.log(-Math.expm1(-2 * Math.exp(value))));
+  return { nuLog, thetaLog, gammaLog, BRe, BIm, CRe, CIm, D };
+}
+
+function checkOptions(options: InitLruOptions): Required<InitLruOptions> {
+  const unknown = Object.keys(options ?? {}).find((name) => !known.includes(name));
+  if (unknown !== undefined) throw invalid(`has no option "${unknown}"; its options are ${known.join(", ")}`);
+  const given = Object.entries(options ?? {}).filter(([, value]) => value !== undefined);
+  const result = { ...defaults, ...Object.fromEntries(given) } as Required<InitLruOptions>;
+  const { dModel, dState, rMin, rMax, maxPhase, seed } = result;
+  for (const name of ["dModel", "dState"] as const) {
+    const value = result[name];
+    if (!Number.isSafeInteger(value) || value < 1)
+      throw invalid(`needs ${name}, an integer of at least 1; got ${String(value)}`);
+  }
+  if (dModel * dState > 2 ** 30)
+    throw invalid(`needs dModel x dState of at most 2^30; got ${dModel} x ${dState}`);
+  for (const name of ["rMin", "rMax", "maxPhase"] as const) {
+    if (typeof result[name] !== "number")
+      throw invalid(`needs a number for ${name}; got ${String(result[name])}`);
+  }
+  if (!(rMin >= 0 && rMin <= rMax && rMax <= 1 && rMin < 1)) {
+    throw invalid(`needs 0 <= rMin <= rMax <= 1 and rMin < 1; got rMin ${rMin}, rMax ${rMax}`);
+  }
+  if (!(maxPhase > 0 && maxPhase <= MAX_PHASE)) {
+    throw invalid(`needs 0 < maxPhase <= ${MAX_PHASE} radians (its logarithm is stored); got ${maxPhase}`);
+  }
+  if (!Number.isSafeInteger(seed) || seed < 0)
+    throw invalid(`needs a seed that is a non-negative integer; got ${String(seed)}`);
+  return result;
+}
+
+function invalid(fault: string): LinrecError {
+  return new LinrecError("invalid-argument", `initLru ${fault}.`);
+}
+
+function fill(length: number, next: () => number): Float32Array {
+  const values = new Float32Array(length);
+  for (let i = 0; i < length; i++) values[i] = next();
+  return values;
+}
+
+/** Uniforms of the open interval (0, 1) from sfc32 (Doty-Humphrey's PractRand), seeded with the seed's 53 bits. */
+function uniforms(seed: number): () => number {
+  let [a, b, c, counter] = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, 0x9e3779b9, 1];
+  const next = () => {
+    const result = (a + b + counter) >>> 0;
+    counter = (counter + 1) >>> 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) >>> 0;
+    c = (((c << 21) | (c >>> 11)) + result) >>> 0;
+    return result;
+  };
+  // Nearby seeds start alike; the generator's author mixes 12 rounds or more before the first number.
+  for (let i = 0; i < 20; i++) next();
+  return () => (next() + 0.5) / 2 ** 32;
+}
+
+/** Standard normals, by Box and Muller: two from each pair of uniforms. */
+function normals(uniform: () => number): () => number {
+  let spare: number | undefined;
+  return () => {
+    if (spare !== undefined) {
+      const value = spare;
+      spare = undefined;
+      return value;
+    }
+    const radius = Math.sqrt(-2 * Math.log(uniform()));
+    const angle = 2 * Math.PI * uniform();
+    spare = radius * Math.sin(angle);
+    return radius * Math.cos(angle);
+  };
+}

@@ -1,0 +1,80 @@
+/** Bytes from wherever they are. */
+import { LinrecError, messageOf } from "../errors.js";
+import { bytesOf } from "./bytes.js";
+import { typeName } from "./tensor.js";
+
+/** A string is a URL, relative to the page where there is one; a Blob may be a File. */
+export type BytesSource = ArrayBufferLike | ArrayBufferView | Blob | URL | string;
+
+/**
+ * The bytes of a source: those of a buffer or a view themselves, not copied; a Blob's, a File's or a URL's read in. `file:`
+ * URLs are read in Node, Deno and Bun.
+ *
+ * Rejects with `load-failed` (with the URL and the HTTP status, or the cause), `detached`, `wrong-dtype` for what is no
+ * source, and `aborted`.
+ */
+export async function loadBytes(source: BytesSource, signal?: AbortSignal): Promise<Uint8Array> {
+  if (typeof source === "string") return loadUrl(parseUrl(source), signal);
+  if (isBlob(source)) return loadBlob(source);
+  if (typeName(source) === "URL") return loadUrl(source as URL, signal);
+  return bytesOf(source as ArrayBufferLike | ArrayBufferView);
+}
+
+function isBlob(source: unknown): source is Blob {
+  return /^(Blob|File)$/.test(typeName(source));
+}
+
+function parseUrl(text: string): URL {
+  try {
+    return new URL(text, globalThis.location?.href);
+  } catch (cause) {
+    throw new LinrecError(
+      "load-failed",
+      `"${text}" is not a URL. Pass a complete URL, or the bytes; for a path in Node, pathToFileURL(path) of node:url.`,
+      { cause },
+    );
+  }
+}
+
+async function loadBlob(blob: Blob): Promise<Uint8Array> {
+  try {
+    return new Uint8Array(await blob.arrayBuffer());
+  } catch (cause) {
+    const name = "name" in blob ? `The file ${String(blob.name)}` : "The Blob";
+    throw new LinrecError("load-failed", `${name} could not be read: ${messageOf(cause)}`, { cause });
+  }
+}
+
+async function loadUrl(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  try {
+    signal?.throwIfAborted();
+    return url.protocol === "file:" ? await readFile(url, signal) : await download(url, signal);
+  } catch (cause) {
+    if (cause instanceof LinrecError) throw cause;
+    if (signal?.aborted)
+      throw new LinrecError("aborted", `Loading ${url} was aborted by its signal.`, { cause });
+    throw new LinrecError("load-failed", `${url} could not be loaded: ${messageOf(cause)}`, { cause });
+  }
+}
+
+async function download(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  const response = await fetch(url, signal ? { signal } : undefined);
+  if (!response.ok) {
+    const status = `${response.status} ${response.statusText}`.trim();
+    throw new LinrecError("load-failed", `${url} could not be loaded: the server answered HTTP ${status}.`);
+  }
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+/** The part of node:fs/promises that is used, so that this file needs no Node types. */
+interface FileSystem {
+  readFile(path: URL, options: { signal: AbortSignal | undefined }): Promise<Uint8Array>;
+}
+
+async function readFile(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  // By a variable, so that bundlers for the browser neither follow the import nor warn of it.
+  const specifier = "node:fs/promises";
+  const fs = (await import(/* webpackIgnore: true */ /* @vite-ignore */ specifier)) as FileSystem;
+  const file = await fs.readFile(url, { signal });
+  return new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
+}

@@ -1,0 +1,136 @@
+/** A tensor of a checkpoint: raw values with a dtype of the safetensors format and a shape, row-major. */
+import { LinrecError } from "../errors.js";
+
+/**
+ * What holds each dtype's values. JavaScript has no 16-bit floats everywhere: F16 and BF16 stay raw bits, so that a
+ * round trip is exact ({@link toFloat32} widens them). BOOL is one byte each, 0 or 1.
+ */
+export interface TensorArrays {
+  F64: Float64Array;
+  F32: Float32Array;
+  F16: Uint16Array;
+  BF16: Uint16Array;
+  I64: BigInt64Array;
+  U64: BigUint64Array;
+  I32: Int32Array;
+  U32: Uint32Array;
+  I16: Int16Array;
+  U16: Uint16Array;
+  I8: Int8Array;
+  U8: Uint8Array;
+  BOOL: Uint8Array;
+}
+
+export type Dtype = keyof TensorArrays;
+
+/** `data` holds product(shape) values, row-major; a scalar has shape []. `dtype` tells which array `data` is. */
+export type Tensor = {
+  [D in Dtype]: { readonly dtype: D; readonly shape: readonly number[]; readonly data: TensorArrays[D] };
+}[Dtype];
+
+type TensorArray = TensorArrays[Dtype];
+
+interface DtypeInfo {
+  readonly name: Dtype;
+  readonly bytes: number;
+  readonly create: (buffer: ArrayBuffer) => TensorArray;
+  /** The name of the typed array's class, which is the same in every realm. */
+  readonly array: string;
+}
+
+/** In the order in which the format's own writer lays out a file: widest first, so that every tensor is aligned. */
+const dtypeList: readonly DtypeInfo[] = [
+  { name: "U64", bytes: 8, create: (buffer) => new BigUint64Array(buffer), array: "BigUint64Array" },
+  { name: "I64", bytes: 8, create: (buffer) => new BigInt64Array(buffer), array: "BigInt64Array" },
+  { name: "F64", bytes: 8, create: (buffer) => new Float64Array(buffer), array: "Float64Array" },
+  { name: "F32", bytes: 4, create: (buffer) => new Float32Array(buffer), array: "Float32Array" },
+  { name: "U32", bytes: 4, create: (buffer) => new Uint32Array(buffer), array: "Uint32Array" },
+  { name: "I32", bytes: 4, create: (buffer) => new Int32Array(buffer), array: "Int32Array" },
+  { name: "BF16", bytes: 2, create: (buffer) => new Uint16Array(buffer), array: "Uint16Array" },
+  { name: "F16", bytes: 2, create: (buffer) => new Uint16Array(buffer), array: "Uint16Array" },
+  { name: "U16", bytes: 2, create: (buffer) => new Uint16Array(buffer), array: "Uint16Array" },
+  { name: "I16", bytes: 2, create: (buffer) => new Int16Array(buffer), array: "Int16Array" },
+  { name: "I8", bytes: 1, create: (buffer) => new Int8Array(buffer), array: "Int8Array" },
+  { name: "U8", bytes: 1, create: (buffer) => new Uint8Array(buffer), array: "Uint8Array" },
+  { name: "BOOL", bytes: 1, create: (buffer) => new Uint8Array(buffer), array: "Uint8Array" },
+];
+
+/** A Map, so that no name in a file ("__proto__") can reach a prototype. */
+export const dtypes: ReadonlyMap<string, DtypeInfo> = new Map(dtypeList.map((info) => [info.name, info]));
+
+/** Dtypes that the format knows and linrec does not read. */
+export const otherDtypes: ReadonlySet<string> = new Set(
+  "F4 F6_E2M3 F6_E3M2 F8_E4M3 F8_E4M3FNUZ F8_E5M2 F8_E5M2FNUZ F8_E8M0 C64".split(" "),
+);
+
+/** The number of values of a shape, or NaN when it is not a safe integer. */
+export function elementCount(shape: readonly number[]): number {
+  let count = 1;
+  for (const size of shape) {
+    count *= size;
+    if (!Number.isSafeInteger(count)) return Number.NaN;
+  }
+  return count;
+}
+
+/** "[2, 3]" */
+export function showShape(shape: readonly number[]): string {
+  return `[${shape.join(", ")}]`;
+}
+
+/** "Float32Array" for one of any realm (`instanceof` is false across realms); undefined for what is no typed array. */
+export function arrayClass(value: unknown): string | undefined {
+  return ArrayBuffer.isView(value)
+    ? (value as unknown as { [Symbol.toStringTag]?: string })[Symbol.toStringTag]
+    : undefined;
+}
+
+/** A short name of a value's type, for messages. */
+export function typeName(value: unknown): string {
+  if (value === null || typeof value !== "object") return value === null ? "null" : typeof value;
+  return arrayClass(value) ?? Object.prototype.toString.call(value).slice("[object ".length, -1);
+}
+
+/** True when the memory was transferred away. `ArrayBuffer.detached` is not everywhere yet; a view of it throws everywhere. */
+export function isDetached(buffer: ArrayBufferLike): boolean {
+  if (buffer.byteLength > 0) return false;
+  try {
+    new Uint8Array(buffer);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+/**
+ * A tensor's values as a Float32Array of their own: F16 and BF16 widen exactly, F64 is rounded to nearest.
+ * Throws `wrong-dtype` for integers and BOOL.
+ */
+export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
+  switch (tensor.dtype) {
+    case "F32":
+    case "F64":
+      return Float32Array.from(tensor.data);
+    case "F16":
+      return Float32Array.from(tensor.data, halfToNumber);
+    case "BF16": {
+      const bits = new Uint32Array(tensor.data.length);
+      for (let i = 0; i < bits.length; i++) bits[i] = (tensor.data[i] as number) << 16;
+      return new Float32Array(bits.buffer);
+    }
+    default:
+      throw new LinrecError(
+        "wrong-dtype",
+        `A tensor of dtype ${tensor.dtype} does not hold floating-point values; expected F32, F64, F16 or BF16.`,
+      );
+  }
+}
+
+/** IEEE 754 binary16 */
+function halfToNumber(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Infinity;
+  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1024 + fraction) * 2 ** (exponent - 25);
+}

@@ -1,0 +1,54 @@
+/**
+ * What an LRU's parameters mean, derived once in float64 (DESIGN: no kernel and no shader derives lambda or a power of
+ * it: a float32 power is up to 700 times less accurate than these).
+ */
+import { LinrecError } from "./errors.js";
+import type { LruParams } from "./program.js";
+
+/** Eigenvalues as rates: lambda^k = exp(-k nu) (cos k theta + i sin k theta), exact for every k without repeated products. */
+export interface Eigenvalues {
+  /** [dState] exp(nuLog) > 0 */
+  readonly nu: Float64Array;
+  /** [dState] radians */
+  readonly theta: Float64Array;
+}
+
+/** nuLog, thetaLog or theta [dState] float32 -> nu, theta [dState] float64 */
+export function eigenvalues(params: LruParams): Eigenvalues {
+  const nu = Float64Array.from(params.nuLog, Math.exp);
+  const theta = params.theta
+    ? Float64Array.from(params.theta)
+    : Float64Array.from(params.thetaLog ?? missingPhase(), Math.exp);
+  return { nu, theta };
+}
+
+function missingPhase(): never {
+  throw new LinrecError("invalid-argument", "LruParams has neither thetaLog nor theta; give one of them, [dState].");
+}
+
+/** Re lambda_n^k */
+export function powerRe(eigen: Eigenvalues, n: number, k: number): number {
+  // k = 0 apart: where |lambda| = 0 the rate nu is infinite, and 0 * Infinity is NaN.
+  return k === 0 ? 1 : Math.exp(-k * (eigen.nu[n] as number)) * Math.cos(k * (eigen.theta[n] as number));
+}
+
+/** Im lambda_n^k */
+export function powerIm(eigen: Eigenvalues, n: number, k: number): number {
+  return k === 0 ? 0 : Math.exp(-k * (eigen.nu[n] as number)) * Math.sin(k * (eigen.theta[n] as number));
+}
+
+/** BRe, BIm [dState, dModel] -> exp(gammaLog) * B, multiplied in float64 and rounded once to float32. */
+export function normalizedB(params: LruParams): { re: Float32Array; im: Float32Array } {
+  const dState = params.nuLog.length;
+  const dModel = params.D.length;
+  const re = new Float32Array(dState * dModel);
+  const im = new Float32Array(dState * dModel);
+  for (let n = 0; n < dState; n++) {
+    const gamma = Math.exp(params.gammaLog[n] as number);
+    for (let j = n * dModel; j < (n + 1) * dModel; j++) {
+      re[j] = gamma * (params.BRe[j] as number);
+      im[j] = gamma * (params.BIm[j] as number);
+    }
+  }
+  return { re, im };
+}

@@ -1,0 +1,184 @@
+/**
+ * A model as data: a list of stages over named buffers ("slots"). Every backend runs programs and nothing else;
+ * a new architecture is a new way to build one, not new code in a backend.
+ *
+ * A slot holds [tokens, width] float32 activations. Slot 0 is the input x. All stages are local in time, except
+ * `lru` and `pool`, which carry a state from token to token. After a `pool` stage there is one row for each sequence.
+ */
+
+export type BackendName = "reference" | "wasm" | "webgpu";
+
+/** A layer's own parameters as its checkpoint has them, row-major float32. */
+export interface LruParams {
+  /** [dState]; |lambda| = exp(-exp(nuLog)) */
+  nuLog: Float32Array;
+  /** [dState]; arg lambda = exp(thetaLog) radians. Give this or `theta`. */
+  thetaLog?: Float32Array;
+  /** [dState]; arg lambda in radians, not logged (may be negative). Give this or `thetaLog`. */
+  theta?: Float32Array;
+  /** [dState]; B_norm = exp(gammaLog) * (BRe + i BIm), row by row */
+  gammaLog: Float32Array;
+  /** [dState, dModel] */
+  BRe: Float32Array;
+  /** [dState, dModel] */
+  BIm: Float32Array;
+  /** [dModel, dState] */
+  CRe: Float32Array;
+  /** [dModel, dState] */
+  CIm: Float32Array;
+  /** [dModel] */
+  D: Float32Array;
+}
+
+interface StageBase {
+  /** Where it comes from in the checkpoint, for people: "encoder.layers_0.seq". */
+  readonly name: string;
+  /** The slot it reads. */
+  readonly src: number;
+  /** The slot it writes. Equal to `src` only for stages that work element by element or row by row. */
+  readonly dst: number;
+}
+
+/** h[t] = lambda * h[t-1] + B_norm u[t]; y[t] = Re(C h[t]) + D * u[t]. dst differs from src. */
+export interface LruStage extends StageBase {
+  readonly kind: "lru";
+  readonly dModel: number;
+  readonly dState: number;
+  readonly params: LruParams;
+}
+
+/** dst = src * kernel + bias. dst differs from src. */
+export interface DenseStage extends StageBase {
+  readonly kind: "dense";
+  readonly inWidth: number;
+  readonly outWidth: number;
+  /** [inWidth, outWidth] row-major */
+  readonly kernel: Float32Array;
+  /** [outWidth], or null for none */
+  readonly bias: Float32Array | null;
+}
+
+/** Row by row: (x - mean) / sqrt(variance + epsilon) * scale + bias, biased variance. */
+export interface LayerNormStage extends StageBase {
+  readonly kind: "layerNorm";
+  readonly width: number;
+  readonly scale: Float32Array;
+  readonly bias: Float32Array;
+  readonly epsilon: number;
+}
+
+/** Column by column, with stored statistics: (x - mean) / sqrt(variance + epsilon) * scale + bias. */
+export interface BatchNormStage extends StageBase {
+  readonly kind: "batchNorm";
+  readonly width: number;
+  readonly mean: Float32Array;
+  readonly variance: Float32Array;
+  readonly scale: Float32Array;
+  readonly bias: Float32Array;
+  readonly epsilon: number;
+}
+
+/** x * Phi(x) in its tanh form: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). */
+export interface GeluStage extends StageBase {
+  readonly kind: "gelu";
+  readonly width: number;
+}
+
+/** dst = src * sigmoid(gate). */
+export interface GluStage extends StageBase {
+  readonly kind: "glu";
+  readonly width: number;
+  readonly gate: number;
+}
+
+/** dst = src + other. */
+export interface AddStage extends StageBase {
+  readonly kind: "add";
+  readonly width: number;
+  readonly other: number;
+}
+
+/** One row for each sequence: the mean over all its tokens since the state's origin, or its last token. */
+export interface PoolStage extends StageBase {
+  readonly kind: "pool";
+  readonly width: number;
+  readonly mode: "mean" | "last";
+}
+
+/** x - log(sum(exp(x))) over each run of `group` columns. */
+export interface LogSoftmaxStage extends StageBase {
+  readonly kind: "logSoftmax";
+  readonly width: number;
+  readonly group: number;
+}
+
+export type Stage =
+  | LruStage
+  | DenseStage
+  | LayerNormStage
+  | BatchNormStage
+  | GeluStage
+  | GluStage
+  | AddStage
+  | PoolStage
+  | LogSoftmaxStage;
+
+export interface Program {
+  /** "lru" for a bare layer, else the architecture's name in the checkpoint spec. */
+  readonly architecture: string;
+  /** The width of each slot; slots[0] is that of x. */
+  readonly slots: readonly number[];
+  readonly stages: readonly Stage[];
+  /** The slot that holds y after the last stage. */
+  readonly output: number;
+}
+
+/** Features of one token of x. */
+export function inputWidth(program: Program): number {
+  return slotWidth(program, 0);
+}
+
+/** Features of one token of y, or of one sequence's row of y when the program pools. */
+export function outputWidth(program: Program): number {
+  return slotWidth(program, program.output);
+}
+
+export function slotWidth(program: Program, slot: number): number {
+  const width = program.slots[slot];
+  if (width === undefined) throw new RangeError(`program has no slot ${slot}`);
+  return width;
+}
+
+/** The pool stage, when y has one row for each sequence and not for each token. */
+export function poolOf(program: Program): PoolStage | undefined {
+  return program.stages.find((stage) => stage.kind === "pool");
+}
+
+export function lruStages(program: Program): LruStage[] {
+  return program.stages.filter((stage) => stage.kind === "lru");
+}
+
+/** How many float32 parameters the program holds. */
+export function countParameters(program: Program): number {
+  let count = 0;
+  for (const stage of program.stages) {
+    const source = stage.kind === "lru" ? stage.params : stage;
+    for (const value of Object.values(source)) if (ArrayBuffer.isView(value)) count += (value as Float32Array).length;
+  }
+  return count;
+}
+
+/**
+ * Multiplications and additions that one token costs: 8HN + 8N + 2H for an LRU, 2 in out for a dense stage, and a
+ * nominal count for the rest. Only ratios matter: the scheduler divides it by a measured rate.
+ */
+export function flopsPerToken(program: Program): number {
+  let flops = 0;
+  for (const stage of program.stages) {
+    if (stage.kind === "pool") break;
+    if (stage.kind === "lru") flops += 8 * stage.dModel * stage.dState + 8 * stage.dState + 2 * stage.dModel;
+    else if (stage.kind === "dense") flops += 2 * stage.inWidth * stage.outWidth;
+    else flops += (stage.kind === "gelu" || stage.kind === "glu" ? 24 : 6) * stage.width;
+  }
+  return flops;
+}

@@ -1,0 +1,324 @@
+/**
+ * The verbs that a bare layer and a whole model share: forward, step, stepSync, allocateInferenceCache, and state files.
+ * Arguments are checked here, before any side effect; the engine behind decides where the work runs.
+ */
+import type { ForwardJob, Runner } from "./backend.js";
+import type { Breaker } from "./breaker.js";
+import type { AnyCache } from "./cache.js";
+import { LinrecError } from "./errors.js";
+import { fingerprint } from "./io/fingerprint.js";
+import { decodeState, encodeState } from "./io/state.js";
+import { typeName } from "./io/tensor.js";
+import { type BackendName, inputWidth, outputWidth, poolOf, type Program } from "./program.js";
+import type { Plan, Verb } from "./scheduler.js";
+import { State, type StateLayout, stateLayout } from "./state.js";
+import { checkChoice, checkCount, checkFinite, checkFloat32, checkFunction, checkOptions, show } from "./validate.js";
+
+export type BackendOption = "auto" | BackendName | readonly BackendName[];
+
+/** Tokens read so far, of all the rows together. */
+export interface Progress {
+  readonly done: number;
+  readonly total: number;
+}
+
+export interface ForwardOptions<Cache> {
+  /** Rows of x (1). seqLen follows from the length of x. */
+  batch?: number;
+  /** Where each row starts from: a cache of this layer or model, of the same batch. It is not changed. Zeros if left out. */
+  state?: Cache | undefined;
+  /** [batch] tokens to read of each row, 0 <= length <= seqLen; the outputs past a length are 0. seqLen if left out. */
+  lengths?: ArrayLike<number> | undefined;
+  /** Where to write y: Float32Array of just its size, not overlapping x. A new array if left out. */
+  out?: Float32Array | undefined;
+  /** For this call: a name is a demand, a list or "auto" falls back. The engine's own setting if left out. */
+  backend?: BackendOption | undefined;
+  /** Stops the work: the promise rejects with `aborted` at once. */
+  signal?: AbortSignal | undefined;
+  /** Called now and then while the work goes on. */
+  onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+export interface ForwardResult<Cache> {
+  /** [batch, seqLen, outputWidth], or [batch, outputWidth] of a model that pools */
+  readonly y: Float32Array;
+  /** The state after each row's last token, for `forward` or `step` to go on from. */
+  readonly state: Cache;
+}
+
+/** A program in the hands of an engine. */
+export interface Prepared {
+  readonly program: Program;
+  /** What runs it, by backend: made when first wanted. */
+  readonly runners: Map<BackendName, Promise<Runner>>;
+  /** Runs single tokens on the calling thread. */
+  readonly stepper: Stepper;
+  /** Breaks what is under way when the program is released. */
+  readonly breaker: Breaker;
+  /** Forwards that have not settled yet: the runners are needed until then. */
+  readonly underWay: Set<Promise<unknown>>;
+}
+
+export interface Stepper {
+  /** x [batch, inputWidth] -> y [batch, outputWidth], advancing `state` in place. */
+  step(x: Float32Array, y: Float32Array, state: State): void;
+}
+
+/** The engine, as far as a layer needs it. */
+export interface Host {
+  readonly nonFinite: "propagate" | "reject";
+  checkUsable(): void;
+  plan(verb: Verb, program: Program, batch: number, seqLen: number): Plan;
+  /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
+  forward(prepared: Prepared, job: Omit<ForwardJob, "threads">, option: BackendOption | undefined): Promise<State>;
+  /** Rejects the program's work under way, and frees its runners when that has settled. */
+  release(prepared: Prepared): void;
+}
+
+const forwardOptionNames = ["batch", "state", "lengths", "out", "backend", "signal", "onProgress"];
+
+/** Tokens of the sequence that {@link Recurrent.backend} speaks of. */
+const TYPICAL_SEQ_LEN = 4096;
+
+export abstract class Recurrent<Cache extends AnyCache> {
+  /** Features of one token of x. */
+  readonly inputWidth: number;
+  /** Features of one token of y (of one sequence's y, for a model that pools). */
+  readonly outputWidth: number;
+  protected readonly program: Program;
+  readonly #host: Host;
+  readonly #prepared: Prepared;
+  readonly #layout: StateLayout;
+  #fingerprint: string | undefined;
+  #disposed = false;
+
+  /** @internal Use `engine.lru` or `engine.model`. */
+  constructor(host: Host, prepared: Prepared) {
+    this.#host = host;
+    this.#prepared = prepared;
+    this.program = prepared.program;
+    this.inputWidth = inputWidth(prepared.program);
+    this.outputWidth = outputWidth(prepared.program);
+    this.#layout = stateLayout(prepared.program);
+  }
+
+  protected abstract wrap(state: State): Cache;
+
+  /** The backend that `forward` would run one sequence of 4096 tokens on; `engine.explain` has the rest. */
+  get backend(): BackendName {
+    return this.#host.plan("forward", this.program, 1, TYPICAL_SEQ_LEN).backend;
+  }
+
+  /**
+   * Reads whole sequences: x [batch, seqLen, inputWidth] float32 -> y [batch, seqLen, outputWidth], or [batch,
+   * outputWidth] of a model that pools, and the state after the last token.
+   *
+   * Rejects with `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite`, `foreign-cache` before
+   * any work is done, and with `aborted`, `disposed`, `backend-unavailable`, `gpu-failed`, `worker-failed`, `timeout`,
+   * `out-of-memory` later.
+   */
+  async forward(x: Float32Array, options: ForwardOptions<Cache> = {}): Promise<ForwardResult<Cache>> {
+    this.#checkUsable();
+    checkOptions("forward's options", options, forwardOptionNames);
+    const { batch = 1, signal, onProgress } = options;
+    checkCount("batch", batch, 0);
+    checkFloat32("x", x);
+    const seqLen = this.#seqLen(x, batch);
+    const lengths = checkLengths(options.lengths, batch, seqLen);
+    this.#checkPooled(lengths);
+    const y = this.#output(x, batch, seqLen, options.out);
+    const initial = this.#initialState(options.state, batch);
+    checkFunction("onProgress", onProgress);
+    checkSignal(signal);
+    if (options.backend !== undefined) checkBackendOption(options.backend);
+    if (this.#host.nonFinite === "reject") checkFinite("x", x);
+    const total = batch * seqLen;
+    const report = onProgress && ((done: number) => onProgress({ done, total }));
+    const job = { batch, seqLen, lengths, x, y, state: initial, signal, onProgress: report };
+    const state = total === 0 ? initial : await this.#host.forward(this.#prepared, job, options.backend);
+    return { y, state: this.wrap(state) };
+  }
+
+  /**
+   * Reads one token of each stream, on the calling thread, at once: xt [cache.batch, inputWidth] -> yt [cache.batch,
+   * outputWidth], advancing `cache` in place. On the CPU it gives what `forward` gives, bit for bit.
+   * @param out where to write yt; a new array if left out
+   */
+  stepSync(xt: Float32Array, cache: Cache, out?: Float32Array): Float32Array {
+    this.#checkUsable();
+    this.#checkCache("cache", cache);
+    this.#checkToken(xt, cache.batch);
+    const yt = out ?? new Float32Array(cache.batch * this.outputWidth);
+    if (out) this.#checkOut(out, xt, cache.batch, cache.batch * this.outputWidth);
+    cache.checkFree();
+    if (cache.batch > 0) this.#prepared.stepper.step(xt, yt, cache.state);
+    return yt;
+  }
+
+  /** The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster. */
+  async step(xt: Float32Array, cache: Cache): Promise<Float32Array> {
+    this.#checkUsable();
+    this.#checkCache("cache", cache);
+    this.#checkToken(xt, cache.batch);
+    const { batch } = cache;
+    if (batch === 0 || this.#host.plan("step", this.program, batch, 1).backend !== "webgpu") return this.stepSync(xt, cache);
+    return cache.whileLocked(async () => {
+      const y = new Float32Array(batch * this.outputWidth);
+      const lengths = new Int32Array(batch).fill(1);
+      const job = { batch, seqLen: 1, lengths, x: xt, y, state: cache.state, signal: undefined, onProgress: undefined };
+      cache.state.copyFrom(await this.#host.forward(this.#prepared, job, undefined));
+      return y;
+    });
+  }
+
+  /** A cache of zeros for `batch` streams (1). */
+  allocateInferenceCache(batch = 1): Cache {
+    this.#checkUsable();
+    checkCount("batch", batch, 0);
+    return this.wrap(new State(this.#layout, batch));
+  }
+
+  /** A state as bytes (a .safetensors file), with its version and this model's fingerprint. Every bit is kept. */
+  serializeState(state: Cache): Uint8Array<ArrayBuffer> {
+    this.#checkUsable();
+    this.#checkCache("state", state);
+    state.checkFree();
+    return encodeState(state.state, this.#owner());
+  }
+
+  /** The way back. Throws `foreign-cache` if the state is another model's, `malformed-file` if it is none. */
+  deserializeState(bytes: ArrayBufferLike | ArrayBufferView): Cache {
+    this.#checkUsable();
+    return this.wrap(decodeState(bytes, this.#layout, this.#owner()));
+  }
+
+  /** Frees what the engine holds for it. Work under way rejects with `disposed`. Idempotent. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#host.release(this.#prepared);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
+
+  #owner() {
+    this.#fingerprint ??= fingerprint(this.program);
+    return { fingerprint: this.#fingerprint, architecture: this.program.architecture };
+  }
+
+  #checkUsable(): void {
+    this.#host.checkUsable();
+    if (this.#disposed) throw new LinrecError("disposed", `This ${this.program.architecture} has been disposed of. Make a new one.`);
+  }
+
+  #seqLen(x: Float32Array, batch: number): number {
+    const token = batch * this.inputWidth;
+    const seqLen = batch === 0 ? 0 : Math.floor(x.length / token);
+    if (seqLen * token !== x.length) {
+      const whole = (seqLen + 1) * token;
+      const needs = batch === 0 ? "batch 0 needs 0" : `batch ${batch} x seqLen x ${this.inputWidth} features needs a multiple of ${token}, such as ${whole}`;
+      throw new LinrecError("shape-mismatch", `x has ${x.length} values; ${needs}. Pass \`batch\` if it is not ${batch}.`);
+    }
+    return seqLen;
+  }
+
+  #checkToken(xt: Float32Array, batch: number): void {
+    checkFloat32("xt", xt);
+    const expected = batch * this.inputWidth;
+    if (xt.length !== expected) {
+      throw new LinrecError(
+        "shape-mismatch",
+        `xt has ${xt.length} values; one token for each of the cache's ${batch} streams x ${this.inputWidth} features needs ${expected}.`,
+      );
+    }
+    if (this.#host.nonFinite === "reject") checkFinite("xt", xt);
+  }
+
+  #checkPooled(lengths: Int32Array): void {
+    if (!poolOf(this.program)) return;
+    const empty = lengths.indexOf(0);
+    if (empty < 0) return;
+    throw new LinrecError(
+      "invalid-argument",
+      `row ${empty} has no token, and this model pools over time: there is nothing to pool. Give every row at least one token.`,
+    );
+  }
+
+  #output(x: Float32Array, batch: number, seqLen: number, out: Float32Array | undefined): Float32Array {
+    const size = batch * this.outputWidth * (poolOf(this.program) ? 1 : seqLen);
+    if (out === undefined) return new Float32Array(size);
+    this.#checkOut(out, x, batch, size);
+    return out;
+  }
+
+  #checkOut(out: Float32Array, x: Float32Array, batch: number, size: number): void {
+    checkFloat32("out", out);
+    if (out.length !== size) {
+      throw new LinrecError("shape-mismatch", `out has ${out.length} values; y has ${size} (batch ${batch}, ${this.outputWidth} features).`);
+    }
+    const apart = out.byteOffset + out.byteLength <= x.byteOffset || x.byteOffset + x.byteLength <= out.byteOffset;
+    if (out.buffer === x.buffer && !apart) {
+      throw new LinrecError("invalid-argument", "out and x overlap in memory: y would be written over x while it is read. Use two arrays.");
+    }
+  }
+
+  /** A private copy, so that a state that is passed in is never changed. */
+  #initialState(state: Cache | undefined, batch: number): State {
+    if (state === undefined) return new State(this.#layout, batch);
+    this.#checkCache("state", state);
+    state.checkFree();
+    if (state.batch !== batch) {
+      throw new LinrecError("shape-mismatch", `state has ${state.batch} rows; batch is ${batch}. They must be the same.`);
+    }
+    return state.state.clone();
+  }
+
+  #checkCache(name: string, cache: unknown): asserts cache is Cache {
+    const owner = (cache as Partial<AnyCache> | null | undefined)?.owner;
+    if (owner === undefined) {
+      throw new LinrecError("invalid-argument", `${name} must come from allocateInferenceCache or a forward; got ${show(cache)}.`);
+    }
+    if (owner !== this) {
+      throw new LinrecError("foreign-cache", `${name} belongs to another layer or model. Use one of this model's own.`);
+    }
+  }
+}
+
+/** [batch] int32, each 0..seqLen */
+function checkLengths(lengths: ArrayLike<number> | undefined, batch: number, seqLen: number): Int32Array {
+  if (lengths === undefined) return new Int32Array(batch).fill(seqLen);
+  if (typeof lengths !== "object" || lengths === null || typeof lengths.length !== "number") {
+    throw new LinrecError("invalid-argument", `lengths must be an array of integers, [batch]; got ${show(lengths)}.`);
+  }
+  if (lengths.length !== batch) {
+    throw new LinrecError("shape-mismatch", `lengths has ${lengths.length} values; batch is ${batch}. Give one length for each row.`);
+  }
+  for (let row = 0; row < batch; row++) {
+    const length = lengths[row] as number;
+    if (!Number.isInteger(length) || length < 0 || length > seqLen) {
+      throw new LinrecError("invalid-argument", `lengths[${row}] is ${show(length)}; it must be an integer from 0 to seqLen, ${seqLen}.`);
+    }
+  }
+  return Int32Array.from(lengths);
+}
+
+function checkSignal(signal: unknown): void {
+  if (signal === undefined) return;
+  if (typeof (signal as Partial<AbortSignal> | null)?.addEventListener !== "function") {
+    throw new LinrecError("invalid-argument", `signal must be an AbortSignal; got ${typeName(signal)}.`);
+  }
+}
+
+export const backendNames: readonly BackendName[] = ["reference", "wasm", "webgpu"];
+
+/** Throws `invalid-argument` for anything but "auto", a backend's name, or a list of names. */
+export function checkBackendOption(option: unknown): void {
+  if (!Array.isArray(option)) {
+    checkChoice("backend", option, ["auto", ...backendNames]);
+    return;
+  }
+  if (option.length === 0) throw new LinrecError("invalid-argument", "backend is an empty list; name at least one backend, or \"auto\".");
+  for (const name of option) checkChoice("each backend of the list", name, backendNames);
+}

@@ -1,0 +1,388 @@
+/**
+ * The float64 oracle: one token after the other, one output after the other, every intermediate in float64. It shares
+ * no code with the kernels and derives lambda by itself, so that agreement with it means something. Tests and
+ * `engine.selfTest()` measure every backend against {@link runReference}.
+ *
+ * Only two things are float32: the parameters and x, which come so, and y of {@link ReferenceBackend}, rounded once.
+ */
+import type { Backend, ForwardJob, Runner } from "./backend.js";
+import { LinrecError } from "./errors.js";
+import {
+  type DenseStage,
+  flopsPerToken,
+  inputWidth,
+  type LayerNormStage,
+  type LogSoftmaxStage,
+  type LruStage,
+  outputWidth,
+  type PoolStage,
+  type Program,
+  type Stage,
+} from "./program.js";
+import { State, type StateSlot, stateLayout } from "./state.js";
+
+/** Work between two looks at the clock, the abort signal and `disposed`: 1-2 ms of it. */
+const BLOCK_FLOPS = 2e6;
+/** The event loop gets a turn this often. */
+const SLICE_MS = 20;
+
+export interface ReferenceInput {
+  /** [batch, seqLen, inputWidth] */
+  readonly x: ArrayLike<number>;
+  readonly batch: number;
+  readonly seqLen: number;
+  /** [batch] tokens to read of each row, 0 <= length <= seqLen; all of them if left out */
+  readonly lengths?: ArrayLike<number>;
+  /** The initial state, read and left as it is; zeros if left out. */
+  readonly state?: State;
+}
+
+export interface ReferenceResult {
+  /** [batch, seqLen, outputWidth], or [batch, outputWidth] for a program that pools; never rounded to float32 */
+  readonly y: Float64Array;
+  /** The final state. */
+  readonly state: State;
+}
+
+/**
+ * Runs a program in float64, synchronously. Arguments are not checked beyond the length of x.
+ * Past a row's length y is 0; a row of length 0 keeps its state, and its row of a pooled y is 0.
+ */
+export function runReference(program: Program, input: ReferenceInput): ReferenceResult {
+  const { x, batch, seqLen } = input;
+  const expected = batch * seqLen * inputWidth(program);
+  if (x.length !== expected) {
+    throw new LinrecError(
+      "shape-mismatch",
+      `x has ${x.length} values; [batch, seqLen, width] needs ${expected}.`,
+    );
+  }
+  const lengths = input.lengths ?? new Int32Array(batch).fill(seqLen);
+  const state = input.state?.clone() ?? new State(stateLayout(program), batch);
+  const network = new Network(program);
+  const y = new Float64Array(batch * (network.pooled ? 1 : seqLen) * outputWidth(program));
+  for (const _done of network.run({ x, y, batch, seqLen, lengths, state }));
+  return { y, state };
+}
+
+/** The oracle as a backend: for debugging, and where nothing else runs. Any state goes in and out in float64. */
+export class ReferenceBackend implements Backend {
+  readonly name = "reference";
+  #disposed = false;
+
+  prepare(program: Program): Runner {
+    return new ReferenceRunner(new Network(program), () => this.#disposed);
+  }
+
+  dispose(): void {
+    this.#disposed = true;
+  }
+}
+
+class ReferenceRunner implements Runner {
+  readonly #network: Network;
+  readonly #backendDisposed: () => boolean;
+  #disposed = false;
+  /** Settles when the jobs before the next one have: a network runs one job at a time. */
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(network: Network, backendDisposed: () => boolean) {
+    this.#network = network;
+    this.#backendDisposed = backendDisposed;
+  }
+
+  forward(job: ForwardJob): Promise<void> {
+    const result = this.#last.then(() => this.#drive(job));
+    this.#last = result.catch(() => undefined);
+    return result;
+  }
+
+  async #drive(job: ForwardJob): Promise<void> {
+    this.#check(job);
+    let nextTurn = performance.now() + SLICE_MS;
+    for (const done of this.#network.run(job)) {
+      if (performance.now() < nextTurn) continue;
+      job.onProgress?.(done);
+      await new Promise((resume) => setTimeout(resume, 0));
+      this.#check(job);
+      nextTurn = performance.now() + SLICE_MS;
+    }
+    job.onProgress?.(job.batch * job.seqLen);
+  }
+
+  #check(job: ForwardJob): void {
+    if (this.#disposed || this.#backendDisposed()) {
+      throw new LinrecError(
+        "disposed",
+        "The engine or model was disposed of before this forward had finished.",
+      );
+    }
+    if (job.signal?.aborted) {
+      throw new LinrecError("aborted", "The forward was aborted by its signal.", {
+        cause: job.signal.reason,
+      });
+    }
+  }
+
+  dispose(): void {
+    this.#disposed = true;
+  }
+}
+
+/** What a run needs: a ForwardJob, or the same with y in float64. */
+interface Sweep {
+  readonly x: ArrayLike<number>;
+  readonly y: Float32Array | Float64Array;
+  readonly batch: number;
+  readonly seqLen: number;
+  readonly lengths: ArrayLike<number>;
+  readonly state: State;
+}
+
+/** One stage over the slots of one token. */
+interface Cell {
+  /** Takes the current token through the stage. */
+  apply(): void;
+  /** Starts a row of the batch from the state; a cell that carries nothing has none. */
+  load?(state: State, row: number): void;
+  /** Stores what the row has come to. */
+  save?(state: State, row: number): void;
+}
+
+interface PoolCell extends Cell {
+  /** Writes the row's one output after its last token, `count` tokens after the state's origin. */
+  emit(count: number): void;
+}
+
+/** A program with its own float64 copy of everything, holding one token at a time. */
+class Network {
+  /** y has one row for each sequence. */
+  readonly pooled: boolean;
+  readonly #tokensPerBlock: number;
+  readonly #x: Float64Array;
+  readonly #out: Float64Array;
+  readonly #tokenCells: Cell[] = [];
+  readonly #pool: PoolCell | undefined;
+  readonly #rowCells: Cell[] = [];
+
+  constructor(program: Program) {
+    const values = program.slots.map((width) => new Float64Array(width));
+    const { slots } = stateLayout(program);
+    for (const stage of program.stages) {
+      const slot = slots.find((candidate) => candidate.stage === stage);
+      if (stage.kind === "pool") {
+        this.#pool = poolCell(stage, slotOf(values, stage.src), slotOf(values, stage.dst), slot);
+        continue;
+      }
+      (this.#pool ? this.#rowCells : this.#tokenCells).push(makeCell(stage, values, slot));
+    }
+    this.pooled = this.#pool !== undefined;
+    this.#tokensPerBlock = Math.max(1, Math.floor(BLOCK_FLOPS / Math.max(1, flopsPerToken(program))));
+    this.#x = slotOf(values, 0);
+    this.#out = slotOf(values, program.output);
+  }
+
+  /** Does the job, yielding between blocks the tokens done so far, of batch x seqLen. */
+  *run({ x, y, batch, seqLen, lengths, state }: Sweep): Generator<number, void, void> {
+    const xs = this.#x;
+    const out = this.#out;
+    const pool = this.#pool;
+    const carriers = pool ? [...this.#tokenCells, pool] : this.#tokenCells;
+    let left = this.#tokensPerBlock;
+    y.fill(0);
+    for (let row = 0; row < batch; row++) {
+      const length = lengths[row] as number;
+      if (length === 0) continue;
+      for (const cell of carriers) cell.load?.(state, row);
+      for (let t = 0; t < length; t++) {
+        const token = row * seqLen + t;
+        for (let j = 0; j < xs.length; j++) xs[j] = x[token * xs.length + j] as number;
+        for (const cell of this.#tokenCells) cell.apply();
+        if (pool) pool.apply();
+        else y.set(out, token * out.length);
+        if (--left === 0) {
+          left = this.#tokensPerBlock;
+          yield token + 1;
+        }
+      }
+      const count = (state.count[row] as number) + length;
+      for (const cell of carriers) cell.save?.(state, row);
+      state.restartRow(row, count);
+      if (pool) {
+        pool.emit(count);
+        for (const cell of this.#rowCells) cell.apply();
+        y.set(out, row * out.length);
+      }
+    }
+  }
+}
+
+type Values = readonly Float64Array[];
+
+function makeCell(stage: Exclude<Stage, PoolStage>, values: Values, slot: StateSlot | undefined): Cell {
+  const [src, dst] = [slotOf(values, stage.src), slotOf(values, stage.dst)];
+  switch (stage.kind) {
+    case "lru":
+      return lruCell(stage, src, dst, slot as StateSlot);
+    case "dense":
+      return denseCell(stage, src, dst);
+    case "layerNorm":
+      return layerNormCell(stage, src, dst);
+    case "batchNorm": {
+      const [mean, variance, bias] = [wide(stage.mean), wide(stage.variance), wide(stage.bias)];
+      const factor = wide(stage.scale).map((scale, j) => scale / Math.sqrt(at(variance, j) + stage.epsilon));
+      return elementwise(dst, (j) => (at(src, j) - at(mean, j)) * at(factor, j) + at(bias, j));
+    }
+    case "gelu":
+      return elementwise(dst, (j) => {
+        const v = at(src, j);
+        return 0.5 * v * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v * v * v)));
+      });
+    case "glu": {
+      const gate = slotOf(values, stage.gate);
+      return elementwise(dst, (j) => at(src, j) / (1 + Math.exp(-at(gate, j))));
+    }
+    case "add": {
+      const other = slotOf(values, stage.other);
+      return elementwise(dst, (j) => at(src, j) + at(other, j));
+    }
+    case "logSoftmax":
+      return logSoftmaxCell(stage, src, dst);
+  }
+}
+
+function elementwise(dst: Float64Array, value: (j: number) => number): Cell {
+  return {
+    apply() {
+      for (let j = 0; j < dst.length; j++) dst[j] = value(j);
+    },
+  };
+}
+
+/** h = lambda h + exp(gammaLog) (BRe + i BIm) u; y = Re((CRe + i CIm) h) + D u (arXiv 2303.06349, equations 2 and 3). */
+function lruCell(stage: LruStage, u: Float64Array, y: Float64Array, slot: StateSlot): Cell {
+  const { dModel, dState, params } = stage;
+  const radius = Float64Array.from(params.nuLog, (nuLog) => Math.exp(-Math.exp(nuLog)));
+  const angle = params.theta ? wide(params.theta) : wide(params.thetaLog ?? []).map(Math.exp);
+  const lambdaRe = radius.map((r, n) => r * Math.cos(at(angle, n)));
+  const lambdaIm = radius.map((r, n) => r * Math.sin(at(angle, n)));
+  const gamma = wide(params.gammaLog).map(Math.exp);
+  const bRe = wide(params.BRe).map((b, i) => b * at(gamma, Math.floor(i / dModel)));
+  const bIm = wide(params.BIm).map((b, i) => b * at(gamma, Math.floor(i / dModel)));
+  const cRe = wide(params.CRe);
+  const cIm = wide(params.CIm);
+  const d = wide(params.D);
+  const hRe = new Float64Array(dState);
+  const hIm = new Float64Array(dState);
+  return {
+    load(state, row) {
+      const h = state.read(slot, row);
+      hRe.set(h.re);
+      hIm.set(h.im);
+    },
+    save: (state, row) => state.write(slot, row, hRe, hIm),
+    apply() {
+      for (let n = 0; n < dState; n++) {
+        let re = 0;
+        let im = 0;
+        for (let j = 0, i = n * dModel; j < dModel; j++, i++) {
+          re += at(bRe, i) * at(u, j);
+          im += at(bIm, i) * at(u, j);
+        }
+        const previousRe = at(hRe, n);
+        const previousIm = at(hIm, n);
+        hRe[n] = at(lambdaRe, n) * previousRe - at(lambdaIm, n) * previousIm + re;
+        hIm[n] = at(lambdaRe, n) * previousIm + at(lambdaIm, n) * previousRe + im;
+      }
+      for (let j = 0; j < dModel; j++) {
+        let sum = 0;
+        for (let n = 0, i = j * dState; n < dState; n++, i++)
+          sum += at(cRe, i) * at(hRe, n) - at(cIm, i) * at(hIm, n);
+        y[j] = sum + at(d, j) * at(u, j);
+      }
+    },
+  };
+}
+
+function denseCell(stage: DenseStage, src: Float64Array, dst: Float64Array): Cell {
+  const { inWidth, outWidth } = stage;
+  const kernel = wide(stage.kernel);
+  const bias = wide(stage.bias ?? new Float32Array(outWidth));
+  return {
+    apply() {
+      dst.set(bias);
+      for (let i = 0; i < inWidth; i++) {
+        for (let j = 0, k = i * outWidth; j < outWidth; j++, k++)
+          dst[j] = at(dst, j) + at(src, i) * at(kernel, k);
+      }
+    },
+  };
+}
+
+function layerNormCell(stage: LayerNormStage, src: Float64Array, dst: Float64Array): Cell {
+  const { width, epsilon } = stage;
+  const scale = wide(stage.scale);
+  const bias = wide(stage.bias);
+  return {
+    apply() {
+      let mean = 0;
+      for (let j = 0; j < width; j++) mean += at(src, j) / width;
+      let variance = 0;
+      for (let j = 0; j < width; j++) variance += (at(src, j) - mean) ** 2 / width;
+      const inverse = 1 / Math.sqrt(variance + epsilon);
+      for (let j = 0; j < width; j++) dst[j] = (at(src, j) - mean) * inverse * at(scale, j) + at(bias, j);
+    },
+  };
+}
+
+/** `slot` is there for a mean only: the last token needs nothing from before this call. */
+function poolCell(
+  stage: PoolStage,
+  src: Float64Array,
+  dst: Float64Array,
+  slot: StateSlot | undefined,
+): PoolCell {
+  if (!slot) return { apply: () => undefined, emit: () => dst.set(src) };
+  const sum = new Float64Array(stage.width);
+  return {
+    load: (state, row) => sum.set(state.read(slot, row).re),
+    save: (state, row) => state.write(slot, row, sum, []),
+    apply() {
+      for (let j = 0; j < sum.length; j++) sum[j] = at(sum, j) + at(src, j);
+    },
+    emit(count) {
+      for (let j = 0; j < sum.length; j++) dst[j] = at(sum, j) / count;
+    },
+  };
+}
+
+function logSoftmaxCell(stage: LogSoftmaxStage, src: Float64Array, dst: Float64Array): Cell {
+  const { width, group } = stage;
+  return {
+    apply() {
+      for (let start = 0; start < width; start += group) {
+        const end = start + group;
+        let max = -Infinity;
+        for (let j = start; j < end; j++) max = Math.max(max, at(src, j));
+        let sum = 0;
+        for (let j = start; j < end; j++) sum += Math.exp(at(src, j) - max);
+        for (let j = start; j < end; j++) dst[j] = at(src, j) - max - Math.log(sum);
+      }
+    },
+  };
+}
+
+/** An element that is there: the loops above stay within widths that the program's builder has checked. */
+function at(values: Float64Array, index: number): number {
+  return values[index] as number;
+}
+
+function wide(values: ArrayLike<number>): Float64Array {
+  return Float64Array.from(values);
+}
+
+function slotOf(values: Values, slot: number): Float64Array {
+  const value = values[slot];
+  if (!value) throw new RangeError(`program has no slot ${slot}`);
+  return value;
+}

@@ -1,0 +1,158 @@
+/**
+ * The state of a program: what its recurrent stages carry from token to token, for each row of a batch.
+ *
+ * An LRU's h is kept in two parts, so that any backend and any split of a sequence gives the same bits (DESIGN section 2):
+ * `carry` float64, h at the start of the current chunk, and `loc` float32, what the chunk has added since:
+ * h = loc + lambda^k carry, with k tokens of the chunk done. The mean pool is the same with lambda = 1, both parts float64.
+ *
+ * In memory a row is one block of `rowBytes`, laid out as the CPU kernels read it: states in groups of four,
+ * [re x 4 | im x 4], the last group padded with zeros.
+ */
+import { eigenvalues, powerIm, powerRe } from "./params.js";
+import type { LruStage, PoolStage, Program } from "./program.js";
+
+/** T of DESIGN section 2: tokens in a chunk of the fixed grid. Small, so that T powers of lambda stay in cache. */
+export const CHUNK = 32;
+
+/** Rows of the kernels' state blocks start on cache lines of their own: two threads never write one line. */
+const ROW_ALIGNMENT = 128;
+
+export interface StateSlot {
+  readonly stage: LruStage | PoolStage;
+  /** dState of an LRU, the width of a mean pool */
+  readonly size: number;
+  /** size rounded up to a multiple of 4 */
+  readonly padded: number;
+  /** Byte offset in the row of carry: float64 [padded / 4][re x 4 | im x 4], or [padded] for a pool. */
+  readonly carry: number;
+  /** Byte offset in the row of loc: float32 [padded / 4][re x 4 | im x 4], or float64 [padded] for a pool. */
+  readonly loc: number;
+}
+
+export interface StateLayout {
+  readonly slots: readonly StateSlot[];
+  readonly rowBytes: number;
+}
+
+/** One slot for each stage that carries something, in stage order. */
+export function stateLayout(program: Program): StateLayout {
+  const slots: StateSlot[] = [];
+  let offset = 0;
+  for (const stage of program.stages) {
+    if (stage.kind !== "lru" && !(stage.kind === "pool" && stage.mode === "mean")) continue;
+    const size = stage.kind === "lru" ? stage.dState : stage.width;
+    const padded = Math.ceil(size / 4) * 4;
+    const carryBytes = stage.kind === "lru" ? 16 * padded : 8 * padded;
+    const locBytes = 8 * padded;
+    slots.push({ stage, size, padded, carry: offset, loc: offset + carryBytes });
+    offset = Math.ceil((offset + carryBytes + locBytes) / 64) * 64;
+  }
+  return { slots, rowBytes: Math.ceil(offset / ROW_ALIGNMENT) * ROW_ALIGNMENT };
+}
+
+/** The state of `batch` rows. Plain data: the typed arrays are its own, and any backend may write them in place. */
+export class State {
+  readonly layout: StateLayout;
+  readonly batch: number;
+  /** [batch] rows of layout.rowBytes */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** [batch] tokens of the current chunk that are in `loc`: 0 <= k < CHUNK */
+  readonly k: Int32Array<ArrayBuffer>;
+  /** [batch] tokens read since the state was last set or zero: what a mean pool divides by */
+  readonly count: Float64Array<ArrayBuffer>;
+
+  constructor(layout: StateLayout, batch: number) {
+    this.layout = layout;
+    this.batch = batch;
+    this.bytes = new Uint8Array(batch * layout.rowBytes);
+    this.k = new Int32Array(batch);
+    this.count = new Float64Array(batch);
+  }
+
+  clone(): State {
+    const copy = new State(this.layout, this.batch);
+    copy.copyFrom(this);
+    return copy;
+  }
+
+  copyFrom(other: State): void {
+    this.bytes.set(other.bytes);
+    this.k.set(other.k);
+    this.count.set(other.count);
+  }
+
+  /** Zeroes one row: h = 0, no token read. */
+  resetRow(row: number): void {
+    this.bytes.fill(0, row * this.layout.rowBytes, (row + 1) * this.layout.rowBytes);
+    this.k[row] = 0;
+    this.count[row] = 0;
+  }
+
+  carry(slot: StateSlot, row: number): Float64Array<ArrayBuffer> {
+    const length = slot.stage.kind === "lru" ? 2 * slot.padded : slot.padded;
+    return new Float64Array(this.bytes.buffer, row * this.layout.rowBytes + slot.carry, length);
+  }
+
+  /** loc of an LRU slot (a pool's is float64: see {@link poolLoc}). */
+  loc(slot: StateSlot, row: number): Float32Array<ArrayBuffer> {
+    return new Float32Array(this.bytes.buffer, row * this.layout.rowBytes + slot.loc, 2 * slot.padded);
+  }
+
+  poolLoc(slot: StateSlot, row: number): Float64Array<ArrayBuffer> {
+    return new Float64Array(this.bytes.buffer, row * this.layout.rowBytes + slot.loc, slot.padded);
+  }
+
+  /**
+   * The current value of a slot in float64: h of an LRU, `re` and `im` [size]; the running sum of a mean pool, in `re`.
+   */
+  read(slot: StateSlot, row: number): { re: Float64Array; im: Float64Array } {
+    const re = new Float64Array(slot.size);
+    const im = new Float64Array(slot.size);
+    const carry = this.carry(slot, row);
+    if (slot.stage.kind !== "lru") {
+      const loc = this.poolLoc(slot, row);
+      for (let i = 0; i < slot.size; i++) re[i] = (loc[i] as number) + (carry[i] as number);
+      return { re, im };
+    }
+    const loc = this.loc(slot, row);
+    const k = this.k[row] as number;
+    const eigen = eigenvalues(slot.stage.params);
+    for (let n = 0; n < slot.size; n++) {
+      const i = groupIndex(n);
+      const [cr, ci] = [carry[i] as number, carry[i + 4] as number];
+      const [pr, pi] = [powerRe(eigen, n, k), powerIm(eigen, n, k)];
+      re[n] = (loc[i] as number) + (pr * cr - pi * ci);
+      im[n] = (loc[i + 4] as number) + (pr * ci + pi * cr);
+    }
+    return { re, im };
+  }
+
+  /**
+   * Starts a slot of one row afresh from a value: h = re + i im of an LRU, or the running sum `re` of a mean pool.
+   * A new origin needs k = 0 in every slot of the row: the caller writes all slots, then {@link restartRow}.
+   */
+  write(slot: StateSlot, row: number, re: ArrayLike<number>, im: ArrayLike<number>): void {
+    const carry = this.carry(slot, row);
+    if (slot.stage.kind !== "lru") {
+      carry.set(re);
+      this.poolLoc(slot, row).fill(0);
+      return;
+    }
+    for (let n = 0; n < slot.size; n++) {
+      carry[groupIndex(n)] = re[n] as number;
+      carry[groupIndex(n) + 4] = im[n] as number;
+    }
+    this.loc(slot, row).fill(0);
+  }
+
+  /** Makes the row's next token the first of a chunk, `count` tokens after the state's origin. */
+  restartRow(row: number, count: number): void {
+    this.k[row] = 0;
+    this.count[row] = count;
+  }
+}
+
+/** Where the real part of state n stands in [re x 4 | im x 4] groups; its imaginary part is 4 further. */
+export function groupIndex(n: number): number {
+  return 2 * (n & ~3) + (n & 3);
+}

@@ -1,0 +1,62 @@
+/** The checks that stand before every side effect. Each error says what came, what was expected and what to do. */
+import { LinrecError } from "./errors.js";
+import { arrayClass, isDetached, typeName } from "./io/tensor.js";
+
+/** A Float32Array of any realm, not detached. */
+export function checkFloat32(name: string, value: unknown): asserts value is Float32Array {
+  if (arrayClass(value) !== "Float32Array") {
+    throw new LinrecError("wrong-dtype", `${name} must be a Float32Array; got ${typeName(value)}. Use Float32Array.from(...).`);
+  }
+  if (isDetached((value as Float32Array).buffer)) {
+    throw new LinrecError("detached", `${name} is detached: its memory was transferred away. Pass a copy, or transfer a copy.`);
+  }
+}
+
+/** Refuses NaN and infinities, for those who asked for that. */
+export function checkFinite(name: string, values: Float32Array): void {
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i])) {
+      throw new LinrecError(
+        "non-finite",
+        `${name}[${i}] is ${values[i]}, and the engine was created with nonFinite "reject". Mend the data, or use "propagate".`,
+      );
+    }
+  }
+}
+
+export function checkCount(name: string, value: unknown, least: number): asserts value is number {
+  if (!Number.isSafeInteger(value) || (value as number) < least) {
+    throw new LinrecError("invalid-argument", `${name} must be an integer of at least ${least}; got ${show(value)}.`);
+  }
+}
+
+/** An options object with none but known keys: a misspelt option would be ignored in silence. */
+export function checkOptions(what: string, options: unknown, known: readonly string[]): void {
+  if (typeof options !== "object" || options === null) {
+    throw new LinrecError("invalid-argument", `${what} must be an object; got ${show(options)}.`);
+  }
+  for (const key of Object.keys(options)) {
+    if (!known.includes(key)) {
+      throw new LinrecError("invalid-argument", `${what} has no option "${key}". It has: ${known.join(", ")}.`);
+    }
+  }
+}
+
+export function checkChoice(name: string, value: unknown, choices: readonly string[]): void {
+  if (!choices.includes(value as string)) {
+    throw new LinrecError("invalid-argument", `${name} must be one of ${choices.map((c) => `"${c}"`).join(", ")}; got ${show(value)}.`);
+  }
+}
+
+export function checkFunction(name: string, value: unknown): void {
+  if (value !== undefined && typeof value !== "function") {
+    throw new LinrecError("invalid-argument", `${name} must be a function; got ${show(value)}.`);
+  }
+}
+
+/** A value for a message, short. */
+export function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.slice(0, 60));
+  if (typeof value === "object" && value !== null) return typeName(value);
+  return String(value);
+}

@@ -1,0 +1,51 @@
+/** WebGPU as a backend. Its states are float32: a split of a sequence may change the last bits (DESIGN section 2). */
+import type { Backend, Runner } from "../backend.js";
+import type { Program } from "../program.js";
+import { type Device, openDevice } from "./device.js";
+import { type Measurement, measureDevice } from "./measure.js";
+import { Pipelines } from "./pipelines.js";
+import { prepareRunner, SCRATCH_BYTES } from "./runner.js";
+
+/**
+ * Opens `gpu` (a `GPU`, as `navigator.gpu` is one), else the browser's, else in Node that of the optional npm package
+ * `webgpu`. Never throws: without a usable GPU, `reason` says why and what may help.
+ */
+export async function openWebgpu(gpu?: unknown): Promise<{ backend: WebgpuBackend } | { reason: string }> {
+  const opened = await openDevice(gpu);
+  return "reason" in opened ? opened : { backend: new WebgpuBackend(opened.device) };
+}
+
+export class WebgpuBackend implements Backend {
+  readonly name = "webgpu";
+  /** The GPU is a program on the CPU (SwiftShader, llvmpipe, WARP): right, but hardly ever the fastest. */
+  readonly software: boolean;
+  /** For people: what the GPU calls itself. */
+  readonly adapter: string;
+  readonly #device: Device;
+  readonly #pipelines: Pipelines;
+
+  constructor(device: Device) {
+    this.#device = device;
+    this.#pipelines = new Pipelines(device);
+    this.software = device.software;
+    this.adapter = device.description;
+  }
+
+  /**
+   * Uploads a program and compiles its kernels. A runner keeps the GPU memory of the largest forward it has run, up to
+   * about twice `scratchBytes`: longer sequences and larger batches are run in pieces. Forwards of all runners run in
+   * the order of the calls. Rejects with `unsupported`, `out-of-memory`, `gpu-failed`, `timeout` or `disposed`.
+   */
+  prepare(program: Program, scratchBytes = SCRATCH_BYTES): Promise<Runner> {
+    return prepareRunner(this.#device, this.#pipelines, program, scratchBytes);
+  }
+
+  /** Times an empty round trip and a matrix product: a few milliseconds on a GPU, tens on a software adapter. */
+  measure(): Promise<Measurement> {
+    return this.#device.enqueue(() => measureDevice(this.#device, this.#pipelines));
+  }
+
+  dispose(): void {
+    this.#device.dispose();
+  }
+}

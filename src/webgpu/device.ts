@@ -1,0 +1,203 @@
+/**
+ * Finding a GPU, and the one object through which everything on it is awaited: it turns a lost device, an error scope
+ * that is not clean and a map that never comes into a LinrecError, so that no promise is left pending.
+ */
+import { LinrecError, messageOf } from "../errors.js";
+import { Queue } from "../queue.js";
+
+/** An adapter that takes longer is one that never comes: some browsers leave the promise pending for ever. */
+const ADAPTER_DEADLINE_MS = 5000;
+
+/** Software adapters call themselves so, where they do not say `isFallbackAdapter`. */
+const SOFTWARE = /swiftshader|llvmpipe|lavapipe|softpipe|basic render|\bwarp\b/i;
+
+const AGAIN = "Create a new engine to use it again.";
+
+/** Innermost last: the order in which the scopes are pushed. */
+const FILTERS = ["internal", "out-of-memory", "validation"] as const;
+
+/**
+ * Opens the injected GPU, else the browser's, else in Node the one of the optional npm package `webgpu`.
+ * Never throws: where there is none, `reason` says why, in words a person can act on.
+ */
+export async function openDevice(injected?: unknown): Promise<{ device: Device } | { reason: string }> {
+  const found = injected ? { gpu: injected as GPU } : await findGpu();
+  if ("reason" in found) return found;
+  try {
+    const adapter = await within(ADAPTER_DEADLINE_MS, "adapter", found.gpu.requestAdapter());
+    if (!adapter) {
+      const help = "update the GPU driver, or allow this GPU in the browser's settings";
+      return { reason: `WebGPU is there, but has no adapter: ${help}` };
+    }
+    // More than the default limits is needed only for weights and activations beyond 128 MiB.
+    const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
+    const request = { label: "linrec", requiredLimits: { maxBufferSize, maxStorageBufferBindingSize } };
+    const handle = await within(ADAPTER_DEADLINE_MS, "device", adapter.requestDevice(request));
+    return { device: new Device(found.gpu, adapter, handle) };
+  } catch (error) {
+    return { reason: `WebGPU is there, but does not work: ${messageOf(error)}` };
+  }
+}
+
+async function findGpu(): Promise<{ gpu: GPU } | { reason: string }> {
+  const { navigator, process } = globalThis as {
+    navigator?: { gpu?: GPU };
+    process?: { versions?: { node?: string } };
+  };
+  if (navigator?.gpu) return { gpu: navigator.gpu };
+  if (!process?.versions?.node) {
+    return {
+      reason:
+        "this browser has no WebGPU (no navigator.gpu): it needs a page from https or localhost, and a recent browser",
+    };
+  }
+  try {
+    // A name in a variable: bundlers leave it alone, and TypeScript needs no types of an optional package.
+    const name = "webgpu";
+    const { create } = (await import(/* webpackIgnore: true */ /* @vite-ignore */ name)) as {
+      create(flags: string[]): GPU;
+    };
+    return { gpu: create([]) };
+  } catch (error) {
+    const missing = (error as { code?: string }).code === "ERR_MODULE_NOT_FOUND";
+    return {
+      reason: missing
+        ? "Node has no WebGPU of its own: install the optional package `webgpu` (npm install webgpu)"
+        : `the package \`webgpu\` could not be loaded: ${messageOf(error)}`,
+    };
+  }
+}
+
+/** What a promise of the browser's gives, if it ever does. */
+async function within<V>(deadlineMs: number, what: string, promise: Promise<V>): Promise<V> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    const error = new Error(`no ${what} within ${deadlineMs / 1000} s; restarting the browser may help`);
+    timer = setTimeout(reject, deadlineMs, error);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+export class Device {
+  readonly handle: GPUDevice;
+  /** The adapter is a program on the CPU. */
+  readonly software: boolean;
+  /** For people: vendor, architecture and what the driver says of itself. */
+  readonly description: string;
+  /** Bytes that one binding may have. */
+  readonly maxBinding: number;
+  /** Held, so that it is not collected before its device. */
+  readonly gpu: GPU;
+  #failure: LinrecError | undefined;
+  readonly #waiting = new Set<(error: LinrecError) => void>();
+  readonly #queue = new Queue();
+
+  constructor(gpu: GPU, adapter: GPUAdapter, handle: GPUDevice) {
+    this.gpu = gpu;
+    this.handle = handle;
+    const info = adapter.info as Partial<GPUAdapterInfo> | undefined;
+    const words = [info?.vendor, info?.architecture, info?.device, info?.description].filter(Boolean);
+    this.description = words.join(" ") || "an unnamed GPU";
+    const fallback =
+      (adapter as { isFallbackAdapter?: boolean }).isFallbackAdapter ?? info?.isFallbackAdapter ?? false;
+    this.software = fallback || SOFTWARE.test(this.description);
+    this.maxBinding = Math.min(handle.limits.maxStorageBufferBindingSize, handle.limits.maxBufferSize);
+    handle.lost.then(({ reason, message }) => {
+      this.fail(new LinrecError("gpu-failed", `The GPU was lost (${message || reason}). ${AGAIN}`));
+    });
+  }
+
+  /** Ends everything: whoever waits, and whoever comes later, gets the first error that was given here. */
+  fail(error: LinrecError): void {
+    if (this.#failure) return;
+    this.#failure = error;
+    for (const reject of this.#waiting) reject(error);
+    this.#waiting.clear();
+    this.handle.destroy();
+  }
+
+  /** Throws what the device has failed with. */
+  check(): void {
+    if (this.#failure) throw this.#failure;
+  }
+
+  /** Runs a task after those that came before it have settled. */
+  enqueue<V>(task: () => Promise<V>): Promise<V> {
+    return this.#queue.run(async () => {
+      this.check();
+      return task();
+    });
+  }
+
+  /** A promise of the GPU's that settles for certain: with the device's failure, or `timeout`, if not by itself. */
+  wait<V>(promise: Promise<V>, deadlineMs: number): Promise<V> {
+    return new Promise<V>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        // What was submitted cannot be called back, so a GPU that hangs is not used again.
+        const message = `The GPU did not finish within ${Math.round(deadlineMs / 1000)} s. ${AGAIN}`;
+        this.fail(new LinrecError("timeout", message));
+      }, deadlineMs);
+      const settle = (): void => {
+        clearTimeout(timer);
+        this.#waiting.delete(fail);
+      };
+      const fail = (error: LinrecError): void => {
+        settle();
+        reject(error);
+      };
+      this.#waiting.add(fail);
+      promise.then(
+        (value) => {
+          settle();
+          resolve(value);
+        },
+        (error) => fail(asLinrecError(error)),
+      );
+      if (this.#failure) fail(this.#failure);
+    });
+  }
+
+  /**
+   * Makes GPU calls between error scopes: their results hold only once `clean` has fulfilled. The scopes are closed
+   * before this returns, so that no other call's errors fall into them.
+   */
+  scoped<V>(what: string, calls: () => V): { value: V; clean: Promise<void> } {
+    this.check();
+    for (const filter of FILTERS) this.handle.pushErrorScope(filter);
+    const closed: Promise<void>[] = [];
+    let value: V;
+    try {
+      value = calls();
+    } finally {
+      for (const filter of [...FILTERS].reverse()) {
+        const errors = this.handle.popErrorScope().then((error) => {
+          if (error) throw scopeError(filter, what, error);
+        });
+        // Nobody looks at these if `calls` throws.
+        errors.catch(() => undefined);
+        closed.push(errors);
+      }
+    }
+    const clean = Promise.all(closed).then(() => undefined);
+    clean.catch(() => undefined);
+    return { value, clean };
+  }
+
+  /** Idempotent. Whoever waits gets `disposed`. */
+  dispose(): void {
+    this.fail(new LinrecError("disposed", "The engine was disposed of before the GPU had finished."));
+  }
+}
+
+function scopeError(filter: (typeof FILTERS)[number], what: string, cause: GPUError): LinrecError {
+  const [code, problem] =
+    filter === "out-of-memory"
+      ? (["out-of-memory", "ran out of memory"] as const)
+      : (["gpu-failed", `reported a ${filter} error`] as const);
+  return new LinrecError(code, `The GPU ${problem} while ${what}: ${cause.message}`, { cause });
+}
+
+function asLinrecError(error: unknown): LinrecError {
+  if (error instanceof LinrecError) return error;
+  return new LinrecError("gpu-failed", `The GPU failed: ${messageOf(error)}`, { cause: error });
+}

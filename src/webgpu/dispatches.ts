@@ -1,0 +1,149 @@
+/** Each stage as dispatches of kernels, its parameters packed as the kernels read them. */
+import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
+import type { LruStage, PoolStage, Stage } from "../program.js";
+import { GROUP, type KernelName, type Segment, T } from "./pipelines.js";
+
+/** One dispatch: its kernel, the words of its `sizes`, and its arrays in binding order: the number of an area, or weights. */
+export interface Dispatch {
+  readonly kernel: KernelName;
+  readonly sizes: readonly number[];
+  readonly arrays: readonly (number | Float32Array)[];
+  readonly workgroups: (segment: Segment) => number;
+  /** Run once after the last segment, on one token for each row, and not for each segment: it follows a pool stage. */
+  readonly perRow?: boolean;
+}
+
+/** The three dispatches of DESIGN section 5. */
+export function lruDispatches(
+  stage: LruStage,
+  area: { y: number; u: number; loc: number; carry: number; state: number; lengths: number },
+): Dispatch[] {
+  const { dModel, dState, params } = stage;
+  const { y, u, loc, carry, state, lengths } = area;
+  const powers = powerTable(stage, T, (k) => k + 1);
+  const jumps = powerTable(stage, GROUP + 1, (j) => j * T);
+  return [
+    {
+      kernel: "projectScan",
+      sizes: [dModel, dState],
+      arrays: [loc, carry, u, packB(stage), powers],
+      workgroups: ({ rows, chunks }) => rows * chunks * Math.ceil(dState / 64),
+    },
+    {
+      kernel: "carryScan",
+      sizes: [dState],
+      arrays: [carry, state, loc, powers, jumps, lengths],
+      workgroups: ({ rows }) => rows * Math.ceil(dState / 8),
+    },
+    {
+      kernel: "output",
+      sizes: [dModel, dState],
+      arrays: [y, loc, carry, powers, packC(stage), params.D, u],
+      workgroups: ({ rows, chunks }) => rows * chunks * Math.ceil(dModel / 64),
+    },
+  ];
+}
+
+/** lambda^exponent(i) as [count, dState] of (re, im): derived in float64 and rounded once. */
+function powerTable(stage: LruStage, count: number, exponent: (i: number) => number): Float32Array {
+  const eigen = eigenvalues(stage.params);
+  const table = new Float32Array(2 * count * stage.dState);
+  for (let i = 0, at = 0; i < count; i++) {
+    for (let n = 0; n < stage.dState; n++) {
+      table[at++] = powerRe(eigen, n, exponent(i));
+      table[at++] = powerIm(eigen, n, exponent(i));
+    }
+  }
+  return table;
+}
+
+/** B_norm [dState, dModel] as [dModel, dState] of (re, im): the threads of a workgroup are states, side by side. */
+function packB({ dModel, dState, params }: LruStage): Float32Array {
+  const { re, im } = normalizedB(params);
+  const packed = new Float32Array(2 * dModel * dState);
+  for (let j = 0, at = 0; j < dModel; j++) {
+    for (let n = 0; n < dState; n++) {
+      packed[at++] = re[n * dModel + j] as number;
+      packed[at++] = im[n * dModel + j] as number;
+    }
+  }
+  return packed;
+}
+
+/** C [dModel, dState] as [dState, dModel] of (re, -im) */
+function packC({ dModel, dState, params }: LruStage): Float32Array {
+  const packed = new Float32Array(2 * dModel * dState);
+  for (let n = 0, at = 0; n < dState; n++) {
+    for (let j = 0; j < dModel; j++) {
+      packed[at++] = params.CRe[j * dState + n] as number;
+      packed[at++] = -(params.CIm[j * dState + n] as number);
+    }
+  }
+  return packed;
+}
+
+export function poolDispatch(
+  { width, mode }: PoolStage,
+  area: { y: number; sum: number; x: number; lengths: number; counts: number },
+): Dispatch {
+  return {
+    kernel: "pool",
+    sizes: [width, mode === "last" ? 1 : 0],
+    arrays: [area.y, area.sum, area.x, area.lengths, area.counts],
+    workgroups: ({ rows }) => rows * Math.ceil(width / 16),
+  };
+}
+
+/** A stage that needs nothing but its token. `other` is the area of the second slot that it reads, if it reads two. */
+export function localDispatch(
+  stage: Exclude<Stage, LruStage | PoolStage>,
+  y: number,
+  x: number,
+  other = x,
+): Dispatch {
+  const { kind: kernel } = stage;
+  if (stage.kind === "dense") {
+    const { inWidth, outWidth } = stage;
+    return {
+      kernel,
+      sizes: [inWidth, outWidth],
+      arrays: [y, x, stage.kernel, stage.bias ?? new Float32Array(outWidth)],
+      workgroups: ({ tokens }) => Math.ceil(tokens / T) * Math.ceil(outWidth / 64),
+    };
+  }
+  const { width } = stage;
+  const elementwise = ({ tokens }: Segment): number => Math.ceil((tokens * width) / 64);
+  switch (stage.kind) {
+    case "layerNorm":
+      return {
+        kernel,
+        sizes: [width, floatBits(stage.epsilon)],
+        arrays: [y, x, stage.scale, stage.bias],
+        workgroups: ({ tokens }) => tokens,
+      };
+    case "batchNorm": {
+      const { mean, variance, scale, bias, epsilon } = stage;
+      const factor = scale.map((s, j) => s / Math.sqrt((variance[j] as number) + epsilon));
+      return { kernel, sizes: [width], arrays: [y, x, mean, factor, bias], workgroups: elementwise };
+    }
+    case "gelu":
+      return { kernel, sizes: [width], arrays: [y, x], workgroups: elementwise };
+    case "glu":
+    case "add":
+      return { kernel, sizes: [width], arrays: [y, x, other], workgroups: elementwise };
+    case "logSoftmax": {
+      const groups = width / stage.group;
+      return {
+        kernel,
+        sizes: [width, stage.group],
+        arrays: [y, x],
+        workgroups: ({ tokens }) => Math.ceil((tokens * groups) / 64),
+      };
+    }
+  }
+}
+
+/** The word that a shader reads as this float32. */
+function floatBits(value: number): number {
+  return new Uint32Array(Float32Array.of(value).buffer)[0] as number;
+}

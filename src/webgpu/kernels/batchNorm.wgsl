@@ -1,0 +1,22 @@
+// y = (x - mean) * factor + bias, column by column.
+
+struct Sizes { width: u32 }
+@group(0) @binding(0) var<uniform> segment: Segment;
+@group(0) @binding(1) var<uniform> sizes: Sizes;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>; // [tokens, width]
+@group(0) @binding(3) var<storage, read> x: array<f32>;       // [tokens, width]
+@group(0) @binding(4) var<storage, read> mean: array<f32>;    // [width]
+@group(0) @binding(5) var<storage, read> factor: array<f32>;  // [width], scale / sqrt(variance + epsilon)
+@group(0) @binding(6) var<storage, read> bias: array<f32>;    // [width]
+
+@compute @workgroup_size(64)
+fn batchNorm(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let i = flatten(group, groups) * 64 + lane;
+  if (i >= segment.tokens * sizes.width) { return; }
+  let j = i % sizes.width;
+  y[i] = (x[i] - mean[j]) * factor[j] + bias[j];
+}

@@ -1,0 +1,128 @@
+/**
+ * The kernels as compute pipelines, and how a dispatch is described. Every kernel binds `segment` first, its `sizes`
+ * second, and then its arrays in the order of its AssemblyScript twin: what it writes first.
+ */
+import { LinrecError, messageOf } from "../errors.js";
+import type { Device } from "./device.js";
+import add from "./kernels/add.wgsl?raw";
+import batchNorm from "./kernels/batchNorm.wgsl?raw";
+import carryScan from "./kernels/carryScan.wgsl?raw";
+import dense from "./kernels/dense.wgsl?raw";
+import gelu from "./kernels/gelu.wgsl?raw";
+import glu from "./kernels/glu.wgsl?raw";
+import layerNorm from "./kernels/layerNorm.wgsl?raw";
+import logSoftmax from "./kernels/logSoftmax.wgsl?raw";
+import output from "./kernels/output.wgsl?raw";
+import pool from "./kernels/pool.wgsl?raw";
+import projectScan from "./kernels/projectScan.wgsl?raw";
+
+const sources = {
+  add,
+  batchNorm,
+  carryScan,
+  dense,
+  gelu,
+  glu,
+  layerNorm,
+  logSoftmax,
+  output,
+  pool,
+  projectScan,
+};
+
+export type KernelName = keyof typeof sources;
+
+/** Timesteps in a chunk: as many accumulators (twice, re and im) as a thread keeps in registers on any GPU. */
+export const T = 32;
+
+/** Chunks in a group of the carry scan's first level. */
+export const GROUP = 64;
+
+/** Columns of the left matrix staged at a time: `output` holds re and im, 8 KiB of the 16 that every device has. */
+const SLAB = 32;
+
+/** No dimension of a dispatch may be larger (a WebGPU default limit, and in practice everybody's). */
+const MAX_GROUPS = 65535;
+
+/** A compilation has hung: a cold driver takes a second or two. */
+const COMPILE_DEADLINE_MS = 60_000;
+
+/** What every kernel is compiled with. */
+const prelude = `
+const T = ${T}u;
+const QUADS = ${T / 4}u;
+const SLAB = ${SLAB}u;
+const GROUP = ${GROUP}u;
+
+// What is being run: seqLen tokens of each of some rows, tokens = rows * seqLen, chunks = ceil(seqLen / T) to a row.
+struct Segment { rows: u32, seqLen: u32, chunks: u32, tokens: u32 }
+
+// The number of a workgroup: more than 65535 of them are spread over two dimensions.
+fn flatten(group: vec3u, groups: vec3u) -> u32 { return group.y * groups.x + group.x; }
+
+// The product of two complex numbers.
+fn multiply(a: vec2f, b: vec2f) -> vec2f { return vec2f(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }
+
+// 1 / (1 + exp(-z)), with an exp that cannot overflow.
+fn sigmoid(z: f32) -> f32 {
+  let e = exp(-abs(z));
+  return select(1.0, e, z < 0.0) / (1.0 + e);
+}
+`;
+
+/** `rows` x `seqLen` tokens, as the kernels' struct of that name: [rows, seqLen, chunks, tokens]. */
+export interface Segment {
+  readonly rows: number;
+  readonly seqLen: number;
+  readonly chunks: number;
+  readonly tokens: number;
+}
+
+export function segmentOf(rows: number, seqLen: number): Segment {
+  return { rows, seqLen, chunks: Math.ceil(seqLen / T), tokens: rows * seqLen };
+}
+
+export function segmentWords(segment: Segment): Uint32Array<ArrayBuffer> {
+  return new Uint32Array([segment.rows, segment.seqLen, segment.chunks, segment.tokens]);
+}
+
+/** Workgroups in x and y. The kernels' `flatten` gives each its number; those past `count` do nothing. */
+export function spread(count: number): [x: number, y: number] {
+  const y = Math.ceil(count / MAX_GROUPS);
+  return [Math.ceil(count / Math.max(1, y)), y];
+}
+
+/** Compiles each kernel once for a device, when it is first needed. */
+export class Pipelines {
+  readonly #device: Device;
+  readonly #compiled = new Map<KernelName, Promise<GPUComputePipeline>>();
+
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** Rejects with `gpu-failed` and the compiler's words. */
+  get(kernel: KernelName): Promise<GPUComputePipeline> {
+    let pipeline = this.#compiled.get(kernel);
+    if (!pipeline) {
+      pipeline = this.#compile(kernel);
+      this.#compiled.set(kernel, pipeline);
+    }
+    return pipeline;
+  }
+
+  async #compile(kernel: KernelName): Promise<GPUComputePipeline> {
+    const device = this.#device;
+    const { value: module, clean } = device.scoped(`compiling ${kernel}`, () =>
+      device.handle.createShaderModule({ label: kernel, code: prelude + sources[kernel] }),
+    );
+    const options = { label: kernel, layout: "auto", compute: { module, entryPoint: kernel } } as const;
+    const pipeline = device.handle.createComputePipelineAsync(options).catch((error) => {
+      const message = `The GPU driver refused the kernel ${kernel}: ${messageOf(error)}`;
+      throw new LinrecError("gpu-failed", message, { cause: error });
+    });
+    // The scope's error first: it has the compiler's own words.
+    const [, compiled] = await device.wait(Promise.all([clean, pipeline]), COMPILE_DEADLINE_MS);
+    return compiled;
+  }
+}

@@ -1,0 +1,177 @@
+/** The GPU memory of a runner: weights, which it keeps, and areas, which grow to the largest segment it has run. */
+import { LinrecError } from "../errors.js";
+import type { Device } from "./device.js";
+import type { Dispatch } from "./dispatches.js";
+import { type Pipelines, type Segment, segmentOf, segmentWords, spread } from "./pipelines.js";
+import { areaBytes, type Layout } from "./plan.js";
+
+/** GPUBufferUsage and GPUMapMode by value: Node has no such globals. */
+export const MAP_READ = 1;
+const COPY_SRC = 4;
+const COPY_DST = 8;
+const UNIFORM = 64;
+const STORAGE = 128;
+
+/** WebGPU has no bindings of zero bytes. */
+const WORD_BYTES = 4;
+/** Uniforms have up to four words. */
+const UNIFORM_BYTES = 16;
+
+/** When something that takes milliseconds counts as hung. */
+export const SUBMIT_DEADLINE_MS = 30_000;
+
+/** A dispatch made ready: everything but the areas, which change when the workspace grows. */
+export interface Kernel extends Pick<Dispatch, "workgroups" | "perRow"> {
+  readonly pipeline: GPUComputePipeline;
+  readonly sizes: GPUBuffer;
+  /** In binding order: the number of an area, or a weight's buffer. */
+  readonly arrays: readonly (number | GPUBuffer)[];
+}
+
+/** The dispatches of a plan, with all of the GPU memory that they own. */
+export interface LoadedKernels {
+  readonly kernels: readonly Kernel[];
+  destroy(): void;
+}
+
+/** Uploads the weights, before it returns, and compiles what has not been. */
+export async function loadKernels(
+  device: Device,
+  pipelines: Pipelines,
+  dispatches: readonly Dispatch[],
+): Promise<LoadedKernels> {
+  for (const array of dispatches.flatMap(({ arrays }) => arrays)) {
+    if (typeof array === "number" || array.byteLength <= device.maxBinding) continue;
+    const message = `A layer's weights take ${array.byteLength} bytes; this GPU binds at most ${device.maxBinding}.`;
+    throw new LinrecError("unsupported", `${message} Use another backend.`);
+  }
+  const weights = new Map<Float32Array, GPUBuffer>();
+  const { value: uploaded, clean } = device.scoped("uploading a model", () =>
+    dispatches.map(({ sizes, arrays }) => ({
+      sizes: uploadNew(device, Uint32Array.from(sizes), UNIFORM),
+      arrays: arrays.map((array) => {
+        if (typeof array === "number") return array;
+        const buffer = weights.get(array) ?? uploadNew(device, array, STORAGE);
+        weights.set(array, buffer);
+        return buffer;
+      }),
+    })),
+  );
+  const destroy = (): void => {
+    for (const buffer of [...weights.values(), ...uploaded.map(({ sizes }) => sizes)]) buffer.destroy();
+  };
+  try {
+    await device.wait(clean, SUBMIT_DEADLINE_MS);
+    const compiled = await Promise.all(dispatches.map(({ kernel }) => pipelines.get(kernel)));
+    const kernels = dispatches.map(({ workgroups, perRow = false }, i) => {
+      const pipeline = compiled[i] as GPUComputePipeline;
+      return { ...(uploaded[i] as (typeof uploaded)[number]), pipeline, workgroups, perRow };
+    });
+    return { kernels, destroy };
+  } catch (error) {
+    destroy();
+    throw error;
+  }
+}
+
+function uploadNew(device: Device, values: Float32Array | Uint32Array, usage: number): GPUBuffer {
+  const size = Math.max(usage === UNIFORM ? UNIFORM_BYTES : WORD_BYTES, values.byteLength);
+  const buffer = device.handle.createBuffer({ size, usage: usage | COPY_DST });
+  upload(device, buffer, 0, values);
+  return buffer;
+}
+
+/** Copies `count` values of an array, from `start`, to a byte offset. Within `Device.scoped`. */
+export function upload(
+  device: Device,
+  buffer: GPUBuffer,
+  offset: number,
+  values: Float32Array | Uint32Array,
+  start = 0,
+  count = values.length,
+): void {
+  const part = values.subarray(start, start + count);
+  const isShared = Object.prototype.toString.call(values.buffer) !== "[object ArrayBuffer]";
+  // Shared memory is copied first: Dawn's Node binding crashes the process over a SharedArrayBuffer.
+  const source = (isShared ? part.slice() : part) as Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
+  device.handle.queue.writeBuffer(buffer, offset, source);
+}
+
+/** The areas and bind groups for segments of up to a size. */
+export class Workspace {
+  readonly #device: Device;
+  readonly #kernels: readonly Kernel[];
+  readonly #sizes: readonly number[];
+  readonly #areas: readonly GPUBuffer[];
+  readonly #segment: GPUBuffer;
+  readonly #rowSegment: GPUBuffer;
+  readonly #groups: readonly GPUBindGroup[];
+
+  /** Holds `largest` and whatever `previous` held. Within `Device.scoped`. */
+  constructor(
+    device: Device,
+    plan: Layout,
+    kernels: readonly Kernel[],
+    largest: Segment,
+    previous?: Workspace,
+  ) {
+    this.#device = device;
+    this.#kernels = kernels;
+    this.#sizes = plan.areas.map((area, i) => {
+      const bytes = Math.max(WORD_BYTES, areaBytes(area, largest), previous ? previous.#size(i) : 0);
+      // Powers of two, so that sequences that grow from call to call do not need new memory at each.
+      return Math.min(2 ** Math.ceil(Math.log2(bytes)), device.maxBinding);
+    });
+    this.#areas = this.#sizes.map((size, i) => {
+      const usage = i === plan.readback ? COPY_DST | MAP_READ : STORAGE | COPY_SRC | COPY_DST;
+      return device.handle.createBuffer({ size, usage });
+    });
+    this.#segment = device.handle.createBuffer({ size: UNIFORM_BYTES, usage: UNIFORM | COPY_DST });
+    this.#rowSegment = device.handle.createBuffer({ size: UNIFORM_BYTES, usage: UNIFORM | COPY_DST });
+    this.#groups = kernels.map((kernel) => this.#bind(kernel));
+  }
+
+  #bind({ pipeline, perRow, sizes, arrays }: Kernel): GPUBindGroup {
+    const segment = perRow ? this.#rowSegment : this.#segment;
+    const buffers = [
+      segment,
+      sizes,
+      ...arrays.map((array) => (typeof array === "number" ? this.area(array) : array)),
+    ];
+    return this.#device.handle.createBindGroup({
+      layout: pipeline.getBindGroupLayout(0),
+      entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
+    });
+  }
+
+  fits(plan: Layout, segment: Segment): boolean {
+    return plan.areas.every((area, i) => areaBytes(area, segment) <= this.#size(i));
+  }
+
+  #size(area: number): number {
+    return this.#sizes[area] as number;
+  }
+
+  area(index: number): GPUBuffer {
+    return this.#areas[index] as GPUBuffer;
+  }
+
+  /** Encodes the dispatches of a segment, and if it is the last one those of the rows. Within `Device.scoped`. */
+  encode(encoder: GPUCommandEncoder, segment: Segment, isLast: boolean): void {
+    const rows = segmentOf(segment.rows, 1);
+    upload(this.#device, this.#segment, 0, segmentWords(segment));
+    upload(this.#device, this.#rowSegment, 0, segmentWords(rows));
+    const pass = encoder.beginComputePass();
+    this.#kernels.forEach(({ pipeline, perRow, workgroups }, i) => {
+      if (perRow && !isLast) return;
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, this.#groups[i] as GPUBindGroup);
+      pass.dispatchWorkgroups(...spread(workgroups(perRow ? rows : segment)));
+    });
+    pass.end();
+  }
+
+  destroy(): void {
+    for (const buffer of [...this.#areas, this.#segment, this.#rowSegment]) buffer.destroy();
+  }
+}

@@ -1,0 +1,207 @@
+/** WebGPU that is not there, is slow to come, reports errors or goes away: a reason or a typed error, never a hang. */
+import { describe, expect, test, vi } from "vitest";
+import type { ForwardJob } from "../src/backend.js";
+import type { Program } from "../src/program.js";
+import { State, stateLayout } from "../src/state.js";
+import { openWebgpu } from "../src/webgpu/backend.js";
+import { type Device, openDevice } from "../src/webgpu/device.js";
+
+const program: Program = {
+  architecture: "dense",
+  slots: [2, 2],
+  stages: [
+    {
+      ...{ kind: "dense", name: "swap", src: 0, dst: 1, inWidth: 2, outWidth: 2 },
+      kernel: Float32Array.of(0, 1, 1, 0),
+      bias: null,
+    },
+  ],
+  output: 1,
+};
+
+function makeJob(): ForwardJob {
+  return {
+    ...{
+      batch: 1,
+      seqLen: 2,
+      lengths: Int32Array.of(2),
+      threads: 0,
+      signal: undefined,
+      onProgress: undefined,
+    },
+    x: Float32Array.of(1, 2, 3, 4),
+    y: new Float32Array(4),
+    state: new State(stateLayout(program), 1),
+  };
+}
+
+/** Opens the GPU that is there with `change` made to its device. Undefined where there is none. */
+async function openChanged(
+  change: (handle: GPUDevice) => void,
+): Promise<Awaited<ReturnType<typeof openWebgpu>>> {
+  const real = await openDevice();
+  if ("reason" in real) return real;
+  const { gpu } = real.device;
+  real.device.dispose();
+  const stub = {
+    async requestAdapter() {
+      const adapter = (await gpu.requestAdapter()) as GPUAdapter;
+      return {
+        limits: adapter.limits,
+        info: adapter.info,
+        // Default limits: everything has to work with them.
+        async requestDevice() {
+          const handle = await adapter.requestDevice();
+          change(handle);
+          return handle;
+        },
+      };
+    },
+  };
+  return openWebgpu(stub);
+}
+
+describe("a GPU that cannot be had gives a reason", () => {
+  const cases: [string, unknown, RegExp][] = [
+    ["no adapter", { requestAdapter: async () => null }, /no adapter/],
+    [
+      "an adapter that rejects",
+      { requestAdapter: () => Promise.reject(new Error("blocklisted")) },
+      /blocklisted/,
+    ],
+    [
+      "a device that rejects",
+      {
+        requestAdapter: async () => ({ limits: {}, requestDevice: () => Promise.reject(new Error("busy")) }),
+      },
+      /busy/,
+    ],
+    ["something that is no GPU", { adapter: 1 }, /does not work/],
+  ];
+  for (const [name, gpu, reason] of cases) {
+    test(name, async () => {
+      expect(await openWebgpu(gpu)).toEqual({ reason: expect.stringMatching(reason) });
+    });
+  }
+
+  test("an adapter that never comes", async () => {
+    vi.useFakeTimers();
+    try {
+      const opened = openWebgpu({ requestAdapter: () => new Promise(() => undefined) });
+      await vi.advanceTimersByTimeAsync(6000);
+      expect(await opened).toEqual({ reason: expect.stringMatching(/within 5 s/) });
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
+
+describe("a GPU that fails", () => {
+  test("default limits are enough", async (context) => {
+    const opened = await openChanged(() => undefined);
+    if ("reason" in opened) return context.skip(opened.reason);
+    const runner = await opened.backend.prepare(program);
+    const job = makeJob();
+    await runner.forward(job);
+    expect([...job.y]).toEqual([2, 1, 4, 3]);
+    opened.backend.dispose();
+  });
+
+  test("lost at any moment of a forward: the forward and all later ones reject", async (context) => {
+    for (let delay = 0; delay < 12; delay++) {
+      let handle: GPUDevice | undefined;
+      const opened = await openChanged((device) => {
+        handle = device;
+      });
+      if ("reason" in opened) return context.skip(opened.reason);
+      const runner = await opened.backend.prepare(program);
+      const job = makeJob();
+      const results = [runner.forward(job), runner.forward(makeJob())];
+      for (let i = 0; i < delay; i++)
+        await (i < 8 ? Promise.resolve() : new Promise((next) => setTimeout(next, 1)));
+      handle?.destroy();
+      for (const result of results) {
+        const code = await result.then(
+          () => "done",
+          (error) => error.code,
+        );
+        expect(["gpu-failed", "done"]).toContain(code);
+        if (code === "done") expect([...job.y]).toEqual([2, 1, 4, 3]);
+      }
+      await expect(runner.forward(makeJob())).rejects.toMatchObject({ code: "gpu-failed" });
+      await expect(opened.backend.prepare(program)).rejects.toMatchObject({ code: "gpu-failed" });
+      runner.dispose();
+      opened.backend.dispose();
+    }
+  });
+
+  test("disposed of during a forward", async (context) => {
+    const opened = await openChanged(() => undefined);
+    if ("reason" in opened) return context.skip(opened.reason);
+    const { backend } = opened;
+    const runner = await backend.prepare(program);
+    const results = [
+      runner.forward(makeJob()),
+      runner.forward(makeJob()),
+      backend.prepare(program),
+      backend.measure(),
+    ];
+    await Promise.resolve();
+    backend.dispose();
+    backend.dispose();
+    for (const result of results) await expect(result).rejects.toMatchObject({ code: "disposed" });
+  });
+
+  test("an error in a scope withholds the result, and the next forward starts clean", async (context) => {
+    let failures = 0;
+    const opened = await openChanged((handle) => {
+      const pop = handle.popErrorScope.bind(handle);
+      handle.popErrorScope = async () => {
+        const error = await pop();
+        return failures-- === 1 ? ({ message: "injected" } as GPUError) : error;
+      };
+    });
+    if ("reason" in opened) return context.skip(opened.reason);
+    const runner = await opened.backend.prepare(program);
+    for (const [pops, code] of [
+      [1, "gpu-failed"],
+      [2, "out-of-memory"],
+      [3, "gpu-failed"],
+    ] as const) {
+      failures = pops;
+      const job = makeJob();
+      await expect(runner.forward(job)).rejects.toMatchObject({
+        code,
+        message: expect.stringContaining("injected"),
+      });
+      expect([...job.y]).toEqual([0, 0, 0, 0]);
+      failures = 0;
+      await runner.forward(job);
+      expect([...job.y]).toEqual([2, 1, 4, 3]);
+    }
+    opened.backend.dispose();
+  });
+
+  test("a real validation error reaches the caller as one", async (context) => {
+    const device = await realDevice(context);
+    const { clean } = device.scoped("asking for nonsense", () => {
+      device.handle.createBuffer({ size: 16, usage: 1 | 2 }); // mapped for both directions
+    });
+    await expect(clean).rejects.toMatchObject({
+      code: "gpu-failed",
+      message: expect.stringContaining("validation"),
+    });
+    device.dispose();
+  });
+
+  test("what never comes is a timeout, and the end of the device", async (context) => {
+    const device = await realDevice(context);
+    await expect(device.wait(new Promise(() => undefined), 20)).rejects.toMatchObject({ code: "timeout" });
+    expect(() => device.check()).toThrow(/within/);
+  });
+});
+
+async function realDevice(context: { skip(reason: string): never }): Promise<Device> {
+  const opened = await openDevice();
+  return "reason" in opened ? context.skip(opened.reason) : opened.device;
+}

@@ -1,0 +1,340 @@
+/** The WebGPU backend by itself: accuracy against the float64 reference, segments, and what happens when the GPU fails. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { ForwardJob } from "../src/backend.js";
+import type { LruParams, Program, Stage } from "../src/program.js";
+import { outputWidth, poolOf } from "../src/program.js";
+import { runReference } from "../src/reference.js";
+import { State, stateLayout } from "../src/state.js";
+import { openWebgpu, type WebgpuBackend } from "../src/webgpu/backend.js";
+
+let backend: WebgpuBackend | undefined;
+let reason = "";
+
+beforeAll(async () => {
+  const opened = await openWebgpu();
+  if ("reason" in opened) reason = opened.reason;
+  else backend = opened.backend;
+});
+afterAll(() => backend?.dispose());
+
+/** A test that shows as skipped, with the reason, where there is no GPU. */
+function gpuTest(name: string, body: (backend: WebgpuBackend) => Promise<void>): void {
+  test(name, async (context) => {
+    if (!backend) return context.skip(reason);
+    await body(backend);
+  });
+}
+
+/** mulberry32: numbers in [-1, 1) */
+function random(seed: number): () => number {
+  let a = seed;
+  return () => {
+    a = (a + 0x6d2b79f5) | 0;
+    let t = Math.imul(a ^ (a >>> 15), 1 | a);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 31 - 1;
+  };
+}
+
+function values(length: number, next: () => number, scale = 1): Float32Array {
+  return Float32Array.from({ length }, () => scale * next());
+}
+
+function lruParams(dModel: number, dState: number, rMax: number, seed = 1): LruParams {
+  const next = random(seed);
+  const radius = Float64Array.from({ length: dState }, (_, n) => 0.5 + ((rMax - 0.5) * (n + 1)) / dState);
+  return {
+    nuLog: Float32Array.from(radius, (r) => Math.log(-Math.log(r))),
+    thetaLog: Float32Array.from(radius, () => Math.log(3.14 * (next() + 1.001))),
+    gammaLog: Float32Array.from(radius, (r) => Math.log(Math.sqrt(1 - r * r))),
+    BRe: values(dState * dModel, next, 1 / Math.sqrt(2 * dModel)),
+    BIm: values(dState * dModel, next, 1 / Math.sqrt(2 * dModel)),
+    CRe: values(dModel * dState, next, 1 / Math.sqrt(dState)),
+    CIm: values(dModel * dState, next, 1 / Math.sqrt(dState)),
+    D: values(dModel, next),
+  };
+}
+
+function lruProgram(dModel: number, dState: number, rMax = 0.9999): Program {
+  const params = lruParams(dModel, dState, rMax);
+  const stages: Stage[] = [{ kind: "lru", name: "lru", src: 0, dst: 1, dModel, dState, params }];
+  return { architecture: "lru", slots: [dModel, dModel], stages, output: 1 };
+}
+
+/** Encoder, two minimal-LRU blocks (the first with batch norm, in place; the second with layer norm), pool, decoder. */
+function classifier(width: number, dState: number, mode: "mean" | "last"): Program {
+  const next = random(7);
+  const slots = [3, width, width, width, width, 10];
+  const dense = (src: number, dst: number): Stage => ({
+    ...{
+      kind: "dense",
+      name: `dense ${src} ${dst}`,
+      src,
+      dst,
+      inWidth: slots[src] as number,
+      outWidth: slots[dst] as number,
+    },
+    kernel: values(
+      (slots[src] as number) * (slots[dst] as number),
+      next,
+      1 / Math.sqrt(slots[src] as number),
+    ),
+    bias: src === 1 ? null : values(slots[dst] as number, next, 0.1),
+  });
+  const norm = { width, scale: values(width, next), bias: values(width, next) };
+  const stages: Stage[] = [dense(0, 1)];
+  for (const layer of [0, 1]) {
+    const params = lruParams(width, dState, 0.999, layer);
+    const mean = values(width, next, 0.1);
+    const variance = values(width, next).map((v) => v * v + 0.1);
+    stages.push(
+      { kind: "lru", name: "seq", src: 1, dst: 2, dModel: width, dState, params },
+      { kind: "gelu", name: "gelu", src: 2, dst: 2, width },
+      dense(2, 3),
+      dense(2, 4),
+      { kind: "glu", name: "glu", src: 3, gate: 4, dst: 3, width },
+      { kind: "add", name: "skip", src: 1, other: 3, dst: 1, width },
+      layer === 0
+        ? { kind: "batchNorm", name: "norm", src: 1, dst: 1, epsilon: 1e-5, mean, variance, ...norm }
+        : { kind: "layerNorm", name: "norm", src: 1, dst: 1, epsilon: 1e-6, ...norm },
+    );
+  }
+  stages.push({ kind: "pool", name: "pool", src: 1, dst: 1, width, mode }, dense(1, 5));
+  stages.push({ kind: "logSoftmax", name: "log softmax", src: 5, dst: 5, width: 10, group: 5 });
+  return { architecture: "test", slots, stages, output: 5 };
+}
+
+interface Setting {
+  batch: number;
+  seqLen: number;
+  lengths?: number[];
+  scratchBytes?: number;
+  signal?: AbortSignal;
+}
+
+function makeJob(program: Program, setting: Setting, seed = 5): ForwardJob & { progress: number[] } {
+  const { batch, seqLen } = setting;
+  const next = random(seed);
+  const state = new State(stateLayout(program), batch);
+  for (let row = 0; row < batch; row++) {
+    for (const slot of state.layout.slots)
+      state.write(slot, row, values(slot.size, next), values(slot.size, next));
+    state.restartRow(row, state.layout.slots.length ? 3 : 0);
+  }
+  const lengths = Int32Array.from(setting.lengths ?? Array(batch).fill(seqLen));
+  const width = program.slots[0] as number;
+  const x = values(batch * seqLen * width, next);
+  // What is past a row's end must not matter.
+  for (let row = 0; row < batch; row++) {
+    x.fill(Number.NaN, (row * seqLen + (lengths[row] as number)) * width, (row + 1) * seqLen * width);
+  }
+  const progress: number[] = [];
+  return {
+    batch,
+    seqLen,
+    lengths,
+    x,
+    // What was there before must not shine through.
+    y: new Float32Array(batch * (poolOf(program) ? 1 : seqLen) * outputWidth(program)).fill(Number.NaN),
+    state,
+    threads: 0,
+    signal: setting.signal,
+    onProgress: (done) => progress.push(done),
+    progress,
+  };
+}
+
+/** The largest error, as a share of the largest value. */
+function deviation(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  expect(actual.length).toBe(expected.length);
+  let [error, size] = [0, 1e-30];
+  for (let i = 0; i < expected.length; i++) {
+    const difference = Math.abs((actual[i] as number) - (expected[i] as number));
+    if (!(difference <= error)) error = difference; // so that a NaN stays
+    size = Math.max(size, Math.abs(expected[i] as number));
+  }
+  return error / size;
+}
+
+/** Runs a job and gives its errors in y and in the states. */
+async function compare(
+  gpu: WebgpuBackend,
+  program: Program,
+  setting: Setting,
+): Promise<{ y: number; h: number }> {
+  const job = makeJob(program, setting);
+  const expected = runReference(program, job);
+  const before = job.state.clone();
+  const runner = await gpu.prepare(program, setting.scratchBytes);
+  try {
+    await runner.forward(job);
+  } finally {
+    runner.dispose();
+  }
+  let h = 0;
+  for (let row = 0; row < job.batch; row++) {
+    expect(job.state.count[row]).toBe((before.count[row] as number) + (job.lengths[row] as number));
+    for (const slot of job.state.layout.slots) {
+      if (job.lengths[row] === 0) expect(job.state.read(slot, row)).toEqual(before.read(slot, row));
+      const [mine, theirs] = [job.state.read(slot, row), expected.state.read(slot, row)];
+      h = Math.max(h, deviation([...mine.re, ...mine.im], [...theirs.re, ...theirs.im]));
+    }
+    if (poolOf(program)) continue;
+    const width = outputWidth(program);
+    const end = (row + 1) * job.seqLen * width;
+    const past = job.y.subarray(end - (job.seqLen - (job.lengths[row] as number)) * width, end);
+    expect(past.every((value) => Object.is(value, 0))).toBe(true);
+  }
+  const result = { y: deviation(job.y, expected.y), h };
+  if (globalThis.process?.env["LINREC_SHOW"])
+    console.log(program.architecture, JSON.stringify(setting), result);
+  return result;
+}
+
+describe("a bare layer", () => {
+  for (const [batch, seqLen, dModel, dState] of [
+    [1, 1, 1, 1],
+    [2, 33, 3, 5],
+    [3, 100, 17, 9],
+    [1, 3, 130, 203],
+    [2, 1000, 5, 4],
+    [1, 40000, 2, 9],
+  ] as const) {
+    gpuTest(`batch ${batch} seqLen ${seqLen} dModel ${dModel} dState ${dState}`, async (gpu) => {
+      const { y, h } = await compare(gpu, lruProgram(dModel, dState), { batch, seqLen });
+      expect(y).toBeLessThan(5e-7);
+      expect(h).toBeLessThan(5e-7);
+    });
+  }
+
+  gpuTest("ragged rows", async (gpu) => {
+    const setting = { batch: 9, seqLen: 100, lengths: [100, 0, 1, 31, 32, 33, 64, 99, 0] };
+    const { y, h } = await compare(gpu, lruProgram(6, 10), setting);
+    expect(y).toBeLessThan(5e-7);
+    expect(h).toBeLessThan(5e-7);
+  });
+
+  gpuTest("segments of a long sequence, and parts of a large batch", async (gpu) => {
+    const program = lruProgram(7, 12);
+    for (const scratchBytes of [4000, 20_000, 200_000]) {
+      for (const setting of [
+        { batch: 2, seqLen: 333, lengths: [333, 130] },
+        { batch: 7, seqLen: 64, lengths: [1, 0, 64, 33, 0, 12, 64] },
+      ]) {
+        const { y, h } = await compare(gpu, program, { ...setting, scratchBytes });
+        expect(y).toBeLessThan(1e-6);
+        expect(h).toBeLessThan(1e-6);
+      }
+    }
+  });
+
+  gpuTest("no tokens at all", async (gpu) => {
+    await compare(gpu, lruProgram(4, 4), { batch: 2, seqLen: 0 });
+    await compare(gpu, lruProgram(4, 4), { batch: 2, seqLen: 5, lengths: [0, 0] });
+  });
+
+  gpuTest("a sequence in shared memory, and y in the memory of x", async (gpu) => {
+    const program = lruProgram(4, 6);
+    const job = makeJob(program, { batch: 2, seqLen: 50, lengths: [50, 20] });
+    const expected = runReference(program, job);
+    const shared = new Float32Array(new SharedArrayBuffer(job.x.byteLength));
+    shared.set(job.x);
+    const runner = await gpu.prepare(program, 3000);
+    await runner.forward({ ...job, x: shared, y: shared });
+    expect(deviation(shared, expected.y)).toBeLessThan(1e-6);
+    runner.dispose();
+  });
+});
+
+describe("a stack", () => {
+  for (const mode of ["mean", "last"] as const) {
+    for (const scratchBytes of [2 ** 26, 40_000]) {
+      gpuTest(`pooled by ${mode}, ${scratchBytes} bytes of scratch`, async (gpu) => {
+        const setting = { batch: 4, seqLen: 150, lengths: [150, 0, 1, 77], scratchBytes };
+        const { y, h } = await compare(gpu, classifier(20, 12, mode), setting);
+        expect(y).toBeLessThan(5e-5);
+        expect(h).toBeLessThan(5e-5);
+      });
+    }
+  }
+
+  gpuTest("not pooled", async (gpu) => {
+    const program = classifier(20, 12, "mean");
+    const stages = program.stages.filter(({ kind }) => kind !== "pool");
+    const { y } = await compare(gpu, { ...program, stages }, { batch: 3, seqLen: 70, lengths: [70, 3, 50] });
+    expect(y).toBeLessThan(5e-5);
+  });
+
+  gpuTest("more elements than a dispatch has threads in one dimension", async (gpu) => {
+    const stages: Stage[] = [{ kind: "add", name: "double", src: 0, other: 0, dst: 1, width: 1 }];
+    const program = { architecture: "", slots: [1, 1], stages, output: 1 };
+    const { y } = await compare(gpu, program, { batch: 1, seqLen: 64 * 65535 + 1000 });
+    expect(y).toBe(0);
+  });
+
+  gpuTest("gelu and glu of values large and small", async (gpu) => {
+    const width = 8;
+    const stages: Stage[] = [
+      { kind: "gelu", name: "gelu", src: 0, dst: 1, width },
+      { kind: "glu", name: "glu", src: 1, gate: 0, dst: 1, width },
+    ];
+    const job = makeJob(
+      { architecture: "", slots: [width, width], stages, output: 1 },
+      { batch: 1, seqLen: 2 },
+    );
+    job.x.set([-3e38, -1e20, -100, -13, -5, -1, -1e-10, 0, 3e38, 1e20, 100, 13, 5, 1, 1e-10, 1e-30]);
+    const program = { architecture: "", slots: [width, width], stages, output: 1 };
+    const runner = await gpu.prepare(program);
+    await runner.forward(job);
+    const expected = runReference(program, job).y;
+    for (let i = 0; i < expected.length; i++) {
+      const wanted = expected[i] as number;
+      expect(Math.abs((job.y[i] as number) - wanted), `${job.x[i]}`).toBeLessThanOrEqual(
+        1e-5 * Math.abs(wanted) + 1e-6,
+      );
+    }
+    runner.dispose();
+  });
+});
+
+describe("jobs", () => {
+  gpuTest("run in the order of the calls, whatever program they belong to", async (gpu) => {
+    const programs = [lruProgram(3, 4), classifier(8, 4, "mean")];
+    const runners = await Promise.all(programs.map((program) => gpu.prepare(program)));
+    const order: number[] = [];
+    const jobs = Array.from({ length: 6 }, (_, i) =>
+      makeJob(programs[i % 2] as Program, { batch: 2, seqLen: 40 + i }, i),
+    );
+    const expected = jobs.map((job, i) => runReference(programs[i % 2] as Program, job).y);
+    await Promise.all(jobs.map((job, i) => runners[i % 2]?.forward(job).then(() => order.push(i))));
+    expect(order).toEqual([0, 1, 2, 3, 4, 5]);
+    for (const [i, job] of jobs.entries()) {
+      expect(deviation(job.y, expected[i] as Float64Array)).toBeLessThan(5e-5);
+    }
+    for (const runner of runners) runner.dispose();
+  });
+
+  gpuTest("report progress and can be aborted between submits", async (gpu) => {
+    const program = lruProgram(7, 12);
+    const runner = await gpu.prepare(program, 20_000);
+    const job = makeJob(program, { batch: 2, seqLen: 333 });
+    await runner.forward(job);
+    expect(job.progress.length).toBeGreaterThan(3);
+    expect(job.progress).toEqual([...job.progress].sort((a, b) => a - b));
+    expect(job.progress.at(-1)).toBe(666);
+
+    const abort = new AbortController();
+    const aborted = makeJob(program, { batch: 2, seqLen: 333, signal: abort.signal });
+    const result = runner.forward({ ...aborted, onProgress: () => abort.abort("enough") });
+    await expect(result).rejects.toMatchObject({ code: "aborted", cause: "enough" });
+    await runner.forward(makeJob(program, { batch: 2, seqLen: 33 }));
+    runner.dispose();
+  });
+
+  gpuTest("measure gives a cost model its numbers", async (gpu) => {
+    const { roundTripMs, flopsPerSecond } = await gpu.measure();
+    if (globalThis.process?.env["LINREC_SHOW"]) console.log({ roundTripMs, flopsPerSecond });
+    expect(roundTripMs).toBeGreaterThan(0);
+    expect(flopsPerSecond).toBeGreaterThan(1e6);
+  });
+});

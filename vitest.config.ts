@@ -1,0 +1,58 @@
+// One suite, two places: Node and a real browser. A test file that can only run in one is named *.node.test.ts or
+// *.browser.test.ts.
+import { playwright } from "@vitest/browser-playwright";
+import { defineConfig, type TestProjectInlineConfiguration } from "vitest/config";
+import { findBrowser } from "./tools/browser.mjs";
+import { prepareSoftwareGpu } from "./tools/software-gpu.mjs";
+
+// Unpacked here, once, before processes start that would all do it at the same time.
+prepareSoftwareGpu();
+const { browser, reason } = findBrowser();
+
+const node: TestProjectInlineConfiguration = {
+  extends: true,
+  test: {
+    name: "node",
+    include: ["test/**/*.test.ts"],
+    exclude: ["test/**/*.browser.test.ts"],
+    pool: "forks", // a process per test file: a native crash takes down one file, not the run
+    setupFiles: ["test/support/gpu.setup.ts"],
+  },
+};
+
+const chromium: TestProjectInlineConfiguration = browser
+  ? {
+      extends: true,
+      // Cross-origin isolation, which is what makes SharedArrayBuffer available.
+      server: {
+        headers: {
+          "Cross-Origin-Opener-Policy": "same-origin",
+          "Cross-Origin-Embedder-Policy": "require-corp",
+        },
+      },
+      optimizeDeps: { include: ["comlink", "fast-check"] }, // found late, they would reload the page in mid-test
+      test: {
+        name: "browser", // its one instance, below, is the project that vitest shows
+        include: ["test/**/*.test.ts"],
+        exclude: ["test/**/*.node.test.ts"],
+        browser: {
+          enabled: true,
+          headless: true,
+          screenshotFailures: false,
+          provider: playwright({ launchOptions: browser }),
+          instances: [{ browser: "chromium", name: "chromium" }],
+        },
+      },
+    }
+  : {
+      extends: true,
+      test: { name: "chromium", include: ["test/support/no-browser.ts"], provide: { noBrowser: reason } },
+    };
+
+export default defineConfig({
+  test: {
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    projects: [node, chromium],
+  },
+});
