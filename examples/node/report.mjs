@@ -26,11 +26,11 @@ export function startProgress({ name, count }) {
 const columns = [
   { title: "Backend", width: 29 },
   { title: "Digits read", width: 8, align: "right" },
-  { title: "Right", width: 9, align: "right" },
+  { title: "Right", width: 8, align: "right" },
   { title: "Tokens per second", width: 11, align: "right" },
-  { title: "Largest difference from float64", width: 12, align: "right" },
-  { title: "The same from PyTorch float32", width: 12, align: "right" },
-  { title: "Error of allowed", width: 11 },
+  { title: "Difference from float64", width: 12, align: "right" },
+  { title: "Difference from PyTorch", width: 12, align: "right" },
+  { title: "Verdict, error / allowed", width: 12 },
 ];
 
 /** 100 columns wide. Rows come from the functions below. */
@@ -53,8 +53,8 @@ export function resultRow({ name, what, count, seconds, accuracy, fromExact, fro
     count.toLocaleString("en"),
     `${(100 * accuracy).toFixed(1)} %`,
     seconds === undefined ? "" : Math.round((count * PIXELS) / seconds).toLocaleString("en"),
-    fromExact.toExponential(1),
-    fromPytorch.toExponential(1),
+    scientific(fromExact),
+    scientific(fromPytorch),
     verdict,
   ];
 }
@@ -62,4 +62,8 @@ export function resultRow({ name, what, count, seconds, accuracy, fromExact, fro
 /** A row for a backend that gave no numbers, which says why. */
 export function missingRow(name, why) {
   return [name, { colSpan: columns.length - 1, content: why }];
+}
+
+function scientific(value) {
+  return value === 0 ? "0" : value.toExponential(1);
 }

@@ -1,6 +1,6 @@
 /** One digit, one pixel a step, and what the network thinks of it so far. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { CLASSES, digits, PIXELS, sameBits } from "./data.mjs";
+import { CLASSES, classesOf, digits, PIXELS, sameBits } from "./data.mjs";
 
 /** A line shows two rows of the image, because a character cell has room for one pixel above another. */
 const PIXELS_A_LINE = 56;
@@ -8,8 +8,8 @@ const LEADING = 3;
 const BAR_WIDTH = 11;
 
 /**
- * Feeds digit `index` to the model as it would come from a sensor. Prints a line for every two rows of pixels.
- * Returns whether the last answer is what forward gives for the whole digit, bit for bit.
+ * Feeds digit `index` to the model as it would come from a sensor, and prints a line for every two rows of pixels.
+ * Returns the last answer, and whether its probabilities are what forward gives for the whole digit, bit for bit.
  * @param {import("linrec").Model} model
  * @param {"wasm" | "reference"} cpu what forward runs on
  */
@@ -28,7 +28,11 @@ export async function streamDigit(model, index, cpu) {
     if (process.stdout.isTTY) await sleep(120); // for people to follow
   }
   const { y } = await model.forward(pixels, { backend: cpu });
-  return { same: sameBits(y, logProbs), usPerStep: (1000 * msInSteps) / PIXELS };
+  return {
+    answer: classesOf(logProbs)[0],
+    same: sameBits(y, logProbs),
+    microsecondsPerStep: (1000 * msInSteps) / PIXELS,
+  };
 }
 
 /** Two rows of 28 pixels as one row of half blocks. */

@@ -46,17 +46,15 @@ export interface Kernels {
 const MAX_PAGES = 65536;
 
 /**
- * A memory of `pages` x 64 KiB. A shared one needs its maximum stated, and some systems refuse a large one (iOS at
- * 2 GiB): the maximum is halved until it is taken.
+ * A memory of `pages` x 64 KiB. The kernels want its maximum stated, and some systems refuse a large one (iOS a shared one
+ * of 2 GiB): the maximum is halved until it is taken.
  */
 export function createMemory(shared: boolean, pages: number): WebAssembly.Memory {
   for (let maximum = MAX_PAGES; ; maximum /= 2) {
     try {
-      return shared
-        ? new WebAssembly.Memory({ initial: pages, maximum, shared: true })
-        : new WebAssembly.Memory({ initial: pages });
+      return new WebAssembly.Memory({ initial: pages, maximum, shared });
     } catch (error) {
-      if (!shared || maximum / 2 < Math.max(pages, 1024)) {
+      if (maximum / 2 < Math.max(pages, 1024)) {
         throw new LinrecError("out-of-memory", `No WASM memory of ${pages * 64} KiB could be had: ${messageOf(error)}`, {
           cause: error,
         });

@@ -1,6 +1,6 @@
 /** The builds of the kernels that the package carries, and which one runs here. */
 import { LinrecError, messageOf } from "../errors.js";
-import { kernelsBase64 } from "./embedded.gen.js";
+import { kernels } from "./embedded.gen.js";
 import { createMemory } from "./instantiate.js";
 
 /** `relaxed` fuses multiply-add: faster, the same bits on one machine. `baseline`: the same bits on every machine. */
@@ -27,7 +27,7 @@ export async function compileKernels(
   }
   try {
     if (custom !== undefined) return await compileCustom(custom, shared);
-    const relaxed = simd === "baseline" ? undefined : decode(kernelsBase64.relaxed[shared ? "shared" : "private"]);
+    const relaxed = simd === "baseline" ? undefined : kernelBytes("relaxed", shared);
     if (relaxed && WebAssembly.validate(relaxed)) {
       return { module: await WebAssembly.compile(relaxed), simd: "relaxed", shared };
     }
@@ -38,7 +38,7 @@ export async function compileKernels(
           "--experimental-wasm-relaxed-simd; Node 22 and current browsers have it). Use simd \"auto\" or \"baseline\".",
       );
     }
-    const baseline = decode(kernelsBase64.baseline[shared ? "shared" : "private"]);
+    const baseline = kernelBytes("baseline", shared);
     return { module: await WebAssembly.compile(baseline), simd: "baseline", shared };
   } catch (error) {
     if (error instanceof LinrecError) throw error;
@@ -74,6 +74,10 @@ async function toModule(source: WasmSource): Promise<WebAssembly.Module> {
   return WebAssembly.compile(source as BufferSource);
 }
 
-function decode(base64: string): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+/** An embedded module, for private or for shared memory: they differ in the flags of the memory that they import. */
+export function kernelBytes(simd: Simd, shared: boolean): Uint8Array<ArrayBuffer> {
+  const { base64, memoryFlags } = kernels[simd];
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  bytes[memoryFlags] = shared ? 3 : 1;
+  return bytes;
 }

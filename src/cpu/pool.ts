@@ -6,6 +6,7 @@ import * as Comlink from "comlink";
 import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
 import { Breaker } from "../breaker.js";
 import { isLinrecError, LinrecError, messageOf } from "../errors.js";
+import { importLater } from "../importLater.js";
 import { workerSource } from "./embedded.gen.js";
 import type { WorkerApi, WorkerInit } from "./protocol.js";
 
@@ -107,8 +108,7 @@ function startWebThread(workerUrl: string | URL | undefined): Thread {
 }
 
 async function startNodeThread(workerUrl: string | URL | undefined): Promise<Thread> {
-  const builtin = "node:worker_threads"; // a variable, so that bundlers for the web leave it alone
-  const threads = (await import(/* webpackIgnore: true */ /* @vite-ignore */ builtin)) as typeof import("node:worker_threads");
+  const threads = (await importLater("node:worker_threads")) as typeof import("node:worker_threads");
   const url = workerUrl ?? `data:text/javascript,${encodeURIComponent(workerSource)}`;
   // The parent's command line (loaders, debuggers, --input-type) is not the worker's business.
   const worker = new threads.Worker(new URL(url), { execArgv: [], name: "linrec" });

@@ -1,5 +1,6 @@
 /** Bytes from wherever they are. */
 import { LinrecError, messageOf } from "../errors.js";
+import { importLater } from "../importLater.js";
 import { bytesOf } from "./bytes.js";
 import { typeName } from "./tensor.js";
 
@@ -72,9 +73,7 @@ interface FileSystem {
 }
 
 async function readFile(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
-  // By a variable, so that bundlers for the browser neither follow the import nor warn of it.
-  const specifier = "node:fs/promises";
-  const fs = (await import(/* webpackIgnore: true */ /* @vite-ignore */ specifier)) as FileSystem;
+  const fs = (await importLater("node:fs/promises")) as FileSystem;
   const file = await fs.readFile(url, { signal });
   return new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
 }

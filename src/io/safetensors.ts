@@ -18,7 +18,7 @@ import {
   typeName,
 } from "./tensor.js";
 
-export { type Dtype, type Tensor, type TensorArrays, toFloat32 } from "./tensor.js";
+export { type Dtype, type Tensor, toFloat32 } from "./tensor.js";
 
 /** The format's own limit. */
 const MAX_HEADER_BYTES = 100_000_000;

@@ -3,6 +3,7 @@
  * that is not clean and a map that never comes into a LinrecError, so that no promise is left pending.
  */
 import { LinrecError, messageOf } from "../errors.js";
+import { importLater } from "../importLater.js";
 import { Queue } from "../queue.js";
 
 /** An adapter that takes longer is one that never comes: some browsers leave the promise pending for ever. */
@@ -17,11 +18,14 @@ const AGAIN = "Create a new engine to use it again.";
 const FILTERS = ["internal", "out-of-memory", "validation"] as const;
 
 /**
- * Opens the injected GPU, else the browser's, else in Node the one of the optional npm package `webgpu`.
+ * Opens the injected GPU, else the browser's, else in Node the one of an optional npm package (`webgpu`, which is Dawn).
  * Never throws: where there is none, `reason` says why, in words a person can act on.
  */
-export async function openDevice(injected?: unknown): Promise<{ device: Device } | { reason: string }> {
-  const found = injected ? { gpu: injected as GPU } : await findGpu();
+export async function openDevice(
+  injected?: unknown,
+  nodePackage = "webgpu",
+): Promise<{ device: Device } | { reason: string }> {
+  const found = injected ? { gpu: injected as GPU } : await findGpu(nodePackage);
   if ("reason" in found) return found;
   try {
     const adapter = await within(ADAPTER_DEADLINE_MS, "adapter", found.gpu.requestAdapter());
@@ -39,7 +43,7 @@ export async function openDevice(injected?: unknown): Promise<{ device: Device }
   }
 }
 
-async function findGpu(): Promise<{ gpu: GPU } | { reason: string }> {
+async function findGpu(nodePackage: string): Promise<{ gpu: GPU } | { reason: string }> {
   const { navigator, process } = globalThis as {
     navigator?: { gpu?: GPU };
     process?: { versions?: { node?: string } };
@@ -52,18 +56,15 @@ async function findGpu(): Promise<{ gpu: GPU } | { reason: string }> {
     };
   }
   try {
-    // A name in a variable: bundlers leave it alone, and TypeScript needs no types of an optional package.
-    const name = "webgpu";
-    const { create } = (await import(/* webpackIgnore: true */ /* @vite-ignore */ name)) as {
-      create(flags: string[]): GPU;
-    };
-    return { gpu: create([]) };
+    // A parameter, not a constant: a bundler that knew the name would put a native module into every web page.
+    const module = await importLater(nodePackage);
+    return { gpu: (module as { create(flags: string[]): GPU }).create([]) };
   } catch (error) {
     const missing = (error as { code?: string }).code === "ERR_MODULE_NOT_FOUND";
     return {
       reason: missing
-        ? "Node has no WebGPU of its own: install the optional package `webgpu` (npm install webgpu)"
-        : `the package \`webgpu\` could not be loaded: ${messageOf(error)}`,
+        ? `Node has no WebGPU of its own: install the optional package \`${nodePackage}\` (npm install ${nodePackage})`
+        : `the package \`${nodePackage}\` could not be loaded: ${messageOf(error)}`,
     };
   }
 }

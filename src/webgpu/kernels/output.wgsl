@@ -1,4 +1,4 @@
-// y = Re(C h) + D * u with h = loc + lambda^(k+1) carry added as it is loaded.
+// y = Re(C h) + D * u.
 // A workgroup takes one chunk of one row and 64 outputs: each thread holds the T timesteps of one output.
 
 struct Sizes { dModel: u32, dState: u32 }

@@ -1,0 +1,21 @@
+// A kernel has the same name and the same first line on both backends, so that the two read as one algorithm.
+import { expect, test } from "vitest";
+
+const assembly = import.meta.glob<string>("../assembly/*.ts", { query: "?raw", import: "default", eager: true });
+const shaders = import.meta.glob<string>("../src/webgpu/kernels/*.wgsl", {
+  query: "?raw",
+  import: "default",
+  eager: true,
+});
+
+/** In assembly/ alone: what the kernels share, and what other kernels do on the way on a GPU. */
+const cpuOnly = ["addCarry", "copyRows", "index", "multiply", "simd"];
+
+const named = (files: Record<string, string>) =>
+  new Map(Object.entries(files).map(([path, text]) => [path.replace(/^.*\/|\.\w+$/g, ""), text.split("\n")[0]]));
+
+test("assembly/ and src/webgpu/kernels/ hold the same kernels", () => {
+  const [cpu, gpu] = [named(assembly), named(shaders)];
+  expect([...cpu.keys()].filter((name) => !cpuOnly.includes(name)).sort()).toEqual([...gpu.keys()].sort());
+  for (const [name, line] of gpu) expect(`${name}: ${cpu.get(name)}`).toBe(`${name}: ${line}`);
+});

@@ -1,0 +1,37 @@
+/** Comparisons bit for bit: 0 is not -0, and a NaN is only the same NaN. */
+import { expect } from "vitest";
+import type { AnyCache } from "../../src/cache.js";
+
+type Values = Float32Array | Float64Array | Uint8Array;
+
+/** Fails unless both hold the same bits, naming the first value that differs. */
+export function expectSameBits(actual: Values, expected: Values, what: string): void {
+  expect(actual.length, `${what}: length`).toBe(expected.length);
+  const [a, b] = [bytesOf(actual), bytesOf(expected)];
+  const byte = a.findIndex((value, i) => value !== b[i]);
+  if (byte < 0) return;
+  const i = Math.floor(byte / expected.BYTES_PER_ELEMENT);
+  expect.fail(`${what}: [${i}] of ${expected.length} is ${actual[i]}, expected ${expected[i]}`);
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Values): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
+
+interface StateOwner<Cache> {
+  serializeState(state: Cache): Uint8Array;
+}
+
+/** Fails unless two states are the same in every bit that is carried on, and in what `get()` shows of it. */
+export function expectSameState<Cache extends AnyCache>(
+  [owner, actual]: readonly [StateOwner<Cache>, Cache],
+  [otherOwner, expected]: readonly [StateOwner<Cache>, Cache],
+  what: string,
+): void {
+  const [a, b] = [actual.get(), expected.get()].map((h) => (Array.isArray(h) ? h : [h]));
+  for (const [i, layer] of (b ?? []).entries()) {
+    expectSameBits(a?.[i]?.re as Float32Array, layer.re, `${what}: re of layer ${i}`);
+    expectSameBits(a?.[i]?.im as Float32Array, layer.im, `${what}: im of layer ${i}`);
+  }
+  expectSameBits(owner.serializeState(actual), otherOwner.serializeState(expected), `${what}: state bytes`);
+}

@@ -1,0 +1,84 @@
+/** Layers and inputs that are built to hurt, from a few numbers that a failing test can print. */
+import fc from "fast-check";
+import type { LruParams } from "../../src/program.js";
+
+export interface Sizes {
+  readonly dModel: number;
+  readonly dState: number;
+  readonly batch: number;
+  readonly seqLen: number;
+  /** Of the weights and of x. */
+  readonly seed: number;
+  /** x is of about this size. */
+  readonly magnitude: number;
+}
+
+/** A chunk has 32 tokens. */
+const lengths = [0, 1, 2, 3, 5, 31, 32, 33, 47, 63, 64, 65, 97, 127, 151, 211, 293];
+const widths = [1, 2, 3, 4, 5, 7, 8, 9, 17, 33];
+
+export const sizes: fc.Arbitrary<Sizes> = fc.record({
+  dModel: fc.constantFrom(...widths),
+  dState: fc.constantFrom(...widths),
+  batch: fc.integer({ min: 1, max: 5 }),
+  seqLen: fc.constantFrom(...lengths),
+  seed: fc.integer({ min: 0, max: 0xffff }),
+  magnitude: fc.constantFrom(1, 1, 1, 1e-38, 1e30),
+});
+
+/** mulberry32: numbers in [0, 1) */
+export function random(seed: number): () => number {
+  let a = seed | 0;
+  return () => {
+    a = (a + 0x6d2b79f5) | 0;
+    let t = Math.imul(a ^ (a >>> 15), 1 | a);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** `length` numbers in [-magnitude, magnitude) */
+export function floats(length: number, seed: number, magnitude = 1): Float32Array {
+  const next = random(seed);
+  return Float32Array.from({ length }, () => magnitude * (2 * next() - 1));
+}
+
+/** |lambda| = 0: exp(-exp(nuLog)) is no float32, nor a float64. */
+const NU_LOG_OF_ZERO = 10;
+
+/** |lambda| from {0, 0.5, 1 - 2^-k}, phases 0 and pi among others, weights of about the usual size. */
+export function hardParams(dModel: number, dState: number, seed: number): LruParams {
+  const next = random(seed);
+  const pick = <T>(choices: readonly T[]) => choices[Math.floor(next() * choices.length)] as T;
+  const nuLog = new Float32Array(dState);
+  const theta = new Float32Array(dState);
+  const gammaLog = new Float32Array(dState);
+  for (let n = 0; n < dState; n++) {
+    const k = 1 + Math.floor(20 * next());
+    const radius = pick([0, 0.5, 1 - 2 ** -k, 1 - 2 ** -k, 1 - 2 ** -k]);
+    nuLog[n] = radius === 0 ? NU_LOG_OF_ZERO : Math.log(-Math.log(radius));
+    gammaLog[n] = 0.5 * Math.log(1 - radius ** 2);
+    theta[n] = pick([0, Math.PI, -Math.PI / 2, 2 * Math.PI * next(), 1e-3 * next()]);
+  }
+  const weights = (length: number, fanIn: number) =>
+    floats(length, Math.floor(2 ** 31 * next()), 1.5 / Math.sqrt(fanIn));
+  return {
+    nuLog,
+    theta,
+    gammaLog,
+    BRe: weights(dState * dModel, dModel),
+    BIm: weights(dState * dModel, dModel),
+    CRe: weights(dModel * dState, dState),
+    CIm: weights(dModel * dState, dState),
+    D: weights(dModel, 1),
+  };
+}
+
+/** Parameters, and x [batch, seqLen, dModel]. */
+export function problem({ dModel, dState, batch, seqLen, seed, magnitude }: Sizes): {
+  params: LruParams;
+  x: Float32Array;
+} {
+  const x = floats(batch * seqLen * dModel, seed + 1, magnitude);
+  return { params: hardParams(dModel, dState, seed), x };
+}
