@@ -21,7 +21,7 @@ interface Candidate {
 }
 
 const candidates: Candidate[] = [
-  { name: "reference", backend: "reference", options: {}, modelLimit: 1e-5, steps: 300 },
+  { name: "reference", backend: "reference", options: {}, modelLimit: 1e-5, steps: 70 },
   {
     name: "wasm, calling thread",
     backend: "wasm",
@@ -86,7 +86,7 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
     return cache;
   }
 
-  test.each(layers)("%s: forward", async (name, context: TestContext) => {
+  test.for(layers)("%s: forward", async (name, context) => {
     needBackend(context);
     const golden = await loadGolden(name);
     const { lru, limit } = await load(golden);
@@ -98,7 +98,7 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
     lru.dispose();
   });
 
-  test.each(layers)("%s: the state on the way", async (name, context: TestContext) => {
+  test.for(layers)("%s: the state on the way", async (name, context) => {
     needBackend(context);
     const golden = await loadGolden(name);
     const { lru } = await load(golden);
@@ -116,7 +116,7 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
     lru.dispose();
   });
 
-  test.each(layers)("%s: step by step", async (name, context: TestContext) => {
+  test.for(layers)("%s: step by step", async (name, context) => {
     needBackend(context);
     const golden = await loadGolden(name);
     const { lru, limit } = await load(golden);
@@ -139,7 +139,7 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
     lru.dispose();
   });
 
-  test.each(models)("%s", async (name, context: TestContext) => {
+  test.for(models)("%s", async (name, context) => {
     needBackend(context);
     const { checkpoint, spec, x, y: expected, batch } = await loadGolden(name);
     const model = await engine.model(writeSafetensors(checkpoint), spec);

@@ -16,6 +16,8 @@ const STREAMED = 3;
 // Where a Linux machine has no graphics driver, a software one lets WebGPU run all the same. A real one is left alone.
 const softwareGpu = useGpu();
 const problems = [];
+/** What ran otherwise than was asked, and why. */
+const notes = [];
 const engine = await createEngine();
 try {
   introduce();
@@ -52,6 +54,7 @@ async function compareBackends() {
 Fewer digits are the first of the 1,000. A difference is the largest of all log-probabilities. The
 error is the difference from float64 divided by the largest |log-probability|; the verdict says how
 much of what is allowed that is, and wants every answer to be the one of float64.`);
+  for (const note of notes) console.log(note);
   compareThreads(answers);
 }
 
@@ -63,8 +66,9 @@ async function tryRun(run) {
     progress.done(`${run.count.toLocaleString("en")} digits in ${seconds.toFixed(1)} s`);
     const found = judge(y, run.allowed);
     problems.push(...found.problems.map((problem) => `${run.name}: ${problem}`));
-    const what = [backend, ...fallbacks].join("\n");
-    return { y, row: resultRow({ ...run, ...found, what, seconds, verdict: verdictOf(found, run.allowed) }) };
+    notes.push(...fallbacks.map((reason) => `${run.name}: ${reason}`));
+    const verdict = verdictOf(found, run.allowed);
+    return { y, row: resultRow({ ...run, ...found, what: backend, seconds, verdict }) };
   } catch (error) {
     progress.done("failed");
     problems.push(`${run.name}: ${error.message}`);
@@ -103,9 +107,9 @@ function compareThreads(answers) {
   const [alone, together] = answers.values();
   const same = sameBits(alone, together);
   if (!same) problems.push("wasm: threads and the calling thread differ");
-  console.log(
-    `Threads and the calling thread give ${same ? "the same bits" : "DIFFERENT BITS"} for all ${alone.length.toLocaleString("en")} numbers.`,
-  );
+  const numbers = alone.length.toLocaleString("en");
+  const found = same ? `the same bits in all ${numbers}` : `DIFFERENT BITS among the ${numbers}`;
+  console.log(`Threads and the calling thread give ${found} numbers.`);
 }
 
 function explainAuto() {

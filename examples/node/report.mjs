@@ -61,7 +61,7 @@ export function resultRow({ name, what, count, seconds, accuracy, fromExact, fro
 
 /** A row for a backend that gave no numbers, which says why. */
 export function missingRow(name, why) {
-  return [name, { colSpan: columns.length - 1, content: why }];
+  return [name, { colSpan: columns.length - 1, content: why, hAlign: "left" }];
 }
 
 function scientific(value) {

@@ -5,7 +5,7 @@ import { CLASSES, classesOf, digits, largestDifference, network, PIXELS } from "
 
 /**
  * What to run. A software GPU and the float64 reference are thousands of times slower than a real GPU, so they read
- * fewer digits: no more than ten seconds' worth each.
+ * fewer digits: about ten seconds' worth each.
  * @param {import("linrec").Engine} engine tells which backends there are
  */
 export function planRuns({ backends }) {
@@ -76,7 +76,7 @@ export function judge(y, allowed) {
     problems.push(`error ${error.toExponential(1)}, allowed ${allowed.toExponential(0)}`);
   // In float64 the two most probable classes of every digit are at least 0.069 apart, and the error allowed moves a
   // log-probability by 0.003 at most: no answer may change.
-  if (changed > 0) problems.push(`${changed} answers differ from float64's`);
+  if (changed > 0) problems.push(`answers that are not float64's: ${changed}`);
   return {
     accuracy: classes.filter((answer, i) => answer === digits.labels[i]).length / classes.length,
     fromExact,

@@ -80,31 +80,25 @@ type Wiring = Pick<Program, "slots" | "stages" | "output">;
 /** Slots: 0 x, 1 the stream that every block adds to, 2-4 work that the blocks share. */
 function encoderOf(reader: TensorReader, prefix: string, options: Options): Wiring {
   const width = reader.size(`${prefix}encoder.kernel`, 1);
-  const encoder = denseStage(
-    reader,
-    `${prefix}encoder`,
-    0,
-    1,
-    reader.size(`${prefix}encoder.kernel`, 0),
-    width,
-  );
+  const inputs = reader.size(`${prefix}encoder.kernel`, 0);
+  const encoder = denseStage(reader, `${prefix}encoder`, 0, 1, inputs, width);
   const stages: Stage[] = [encoder];
-  for (let layer = 0; layer < layerCount(reader, prefix); layer++) {
-    stages.push(
-      ...layerStages(reader, `${prefix}layers_${layer}.`, width, options, {
-        from: 1,
-        to: 1,
-        work: [2, 3, 4],
-      }),
-    );
+  const wiring = { from: 1, to: 1, work: [2, 3, 4] } as const;
+  const layers = layerCount(reader, prefix);
+  for (let layer = 0; layer < layers; layer++) {
+    stages.push(...layerStages(reader, `${prefix}layers_${layer}.`, width, options, wiring));
   }
   return { slots: [encoder.inWidth, ...new Array<number>(4).fill(encoder.outWidth)], stages, output: 1 };
 }
 
-/** Layers are numbered without gaps: counting their numbers finds all of them, or leaves the rest as tensors of no part. */
+/** Layers are numbered without gaps: counting them finds all, or leaves those past a gap as tensors of no part. */
 function layerCount(reader: TensorReader, prefix: string): number {
+  const layers = new Set<string>();
+  for (const name of reader.names()) {
+    if (name.startsWith(`${prefix}layers_`)) layers.add(name.slice(prefix.length).split(".", 1)[0] as string);
+  }
   let count = 0;
-  while (reader.hasUnder(`${prefix}layers_${count}.`)) count++;
+  while (layers.has(`layers_${count}`)) count++;
   return Math.max(1, count);
 }
 
@@ -205,8 +199,9 @@ function canonical(tensors: Tensors): Tensors {
   const result = new Map<string, Tensor>();
   for (const [name, tensor] of tensors) {
     const key = name.replaceAll("/", ".").replace(/^params\./, "");
-    if (result.has(key))
+    if (result.has(key)) {
       throw new LinrecError("unknown-model", `Two tensors have the name ${key}; "${name}" is the second.`);
+    }
     result.set(key, tensor);
   }
   return result;
@@ -221,7 +216,8 @@ function inferFrom(tensors: Tensors, ...required: string[]): Partial<Options> | 
 
 function finish(architecture: string, reader: TensorReader, options: Options, wiring: Wiring): Program {
   const hint = ` norm is "${options.norm}": pass \`norm: "${options.norm === "batch" ? "layer" : "batch"}"\` if it is the other.`;
-  reader.finish(architecture, reader.hasUnder("batch_stats.") === (options.norm === "batch") ? "" : hint);
+  const statistics = reader.names().some((name) => name.startsWith("batch_stats."));
+  reader.finish(architecture, statistics === (options.norm === "batch") ? "" : hint);
   const program = { architecture, ...wiring };
   for (const stage of lruStages(program)) checkLruParams(stage.params, `${stage.name}.`);
   return program;

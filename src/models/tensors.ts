@@ -24,10 +24,8 @@ export class TensorReader {
     return this.#tensors.has(name);
   }
 
-  /** True when some tensor's name starts so. */
-  hasUnder(prefix: string): boolean {
-    for (const name of this.#tensors.keys()) if (name.startsWith(prefix)) return true;
-    return false;
+  names(): string[] {
+    return [...this.#tensors.keys()];
   }
 
   /** One size of a tensor's shape. */

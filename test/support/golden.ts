@@ -6,13 +6,6 @@ import type { LruStage, Program } from "../../src/program.js";
 import { State, stateLayout } from "../../src/state.js";
 import manifest from "../fixtures/golden/manifest.json" with { type: "json" };
 
-declare global {
-  interface ImportMeta {
-    /** Vite's; the arguments must be literals. */
-    glob(pattern: string, options: { query: string; import: string }): Record<string, () => Promise<unknown>>;
-  }
-}
-
 const files = {
   ...import.meta.glob("../fixtures/golden/*.safetensors", { query: "?url&inline", import: "default" }),
   ...import.meta.glob("../../examples/data/*.safetensors", { query: "?url&inline", import: "default" }),

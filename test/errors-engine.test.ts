@@ -1,0 +1,230 @@
+/** Wrong options, parameters, caches and files; what is disposed of; what is not here: the right LinrecError for each. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  createEngine,
+  type Engine,
+  initLru,
+  isLinrecError,
+  LinrecError,
+  type Lru,
+  type LruCache,
+  type LruParams,
+  writeSafetensors,
+} from "../src/index.js";
+import { expectSameBits } from "./support/bits.js";
+import { builds } from "./support/engines.js";
+import { loadGolden } from "./support/golden.js";
+import { detached, errorOf, expectLinrecError, type Misuse, wrong } from "./support/misuse.js";
+import { floats } from "./support/problems.js";
+
+const noGpu = { requestAdapter: async () => null };
+
+describe("createEngine", () => {
+  // biome-ignore format: a table, a line for each call
+  const options: [title: string, code: Misuse<void>[1], says: RegExp, options: unknown][] = [
+    ["null", "invalid-argument", /createEngine's options must be an object; got null/, null],
+    ["an unknown option", "invalid-argument", /no option "thread"\. It has: backend, threads/, { thread: 2 }],
+    ["an unknown backend", "invalid-argument", /backend must be one of.*"webgpu".*got "gpu"/, { backend: "gpu" }],
+    ["no backend", "invalid-argument", /backend is an empty list; name at least one/, { backend: [] }],
+    ["\"auto\" in a list", "invalid-argument", /of the list must be one of.*got "auto"/, { backend: ["wasm", "auto"] }],
+    ["a negative number of threads", "invalid-argument", /threads.*"auto".*at least 0; got -1/, { threads: -1 }],
+    ["half a thread", "invalid-argument", /threads.*got 0\.5/, { threads: 0.5 }],
+    ["NaN threads", "invalid-argument", /threads.*got NaN/, { threads: Number.NaN }],
+    ["endless threads", "invalid-argument", /threads.*got Infinity/, { threads: Infinity }],
+    ["threads in words", "invalid-argument", /threads.*got "2"/, { threads: "2" }],
+    ["threads null", "invalid-argument", /threads.*got null/, { threads: null }],
+    ["an unknown SIMD", "invalid-argument", /simd must be one of.*"baseline".*got "avx"/, { simd: "avx" }],
+    ["an unknown nonFinite", "invalid-argument", /nonFinite must be one of.*"reject".*got "ignore"/, { nonFinite: "ignore" }],
+    ["onFallback true", "invalid-argument", /onFallback must be a function; got true/, { onFallback: true }],
+    ["a GPU without adapters, by name", "backend-unavailable", /webgpu: .*no adapter.*driver/, { backend: "webgpu", gpu: noGpu, threads: 0 }],
+    ["a GPU that throws, by name", "backend-unavailable", /webgpu: .*out of order/, { backend: ["webgpu"], threads: 0, gpu: { requestAdapter: () => Promise.reject(new Error("out of order")) } }],
+    ["kernels that are none, by name", "backend-unavailable", /wasm: .*could not be compiled.*wasm-unsafe-eval/, { backend: "wasm", wasm: new Uint8Array([1, 2, 3]) }],
+  ];
+
+  test.each(options)("%s", async (_, code, says, given) => {
+    expectLinrecError(await errorOf(() => createEngine(wrong(given))), code, says);
+  });
+
+  test("relaxed SIMD, by name, where there is none", async (context) => {
+    if (builds.includes("relaxed")) context.skip("this runtime has relaxed SIMD");
+    const error = await errorOf(() => createEngine({ simd: "relaxed" }));
+    expectLinrecError(error, "backend-unavailable", /relaxed.*asked for.*Use simd "auto"/);
+  });
+
+  test("a list falls back and tells, a name does not", async () => {
+    const told: unknown[] = [];
+    const gpu = noGpu;
+    const backend = ["webgpu", "wasm"] as const;
+    const engine = await createEngine({ backend, gpu, threads: 0, onFallback: (event) => told.push(event) });
+    expect(told).toEqual([{ from: "webgpu", to: "wasm", reason: engine.backends.webgpu.reason }]);
+    expect(engine.backends.webgpu).toEqual({ available: false, reason: expect.stringMatching(/no adapter/) });
+    const lru = await engine.lru(initLru({ dModel: 2, dState: 2 }));
+    const error = await errorOf(() => lru.forward(new Float32Array(4), { backend: "webgpu" }));
+    expectLinrecError(error, "backend-unavailable", /webgpu.*no adapter/);
+    await engine.dispose();
+  });
+
+  test('"auto" never rejects for want of a GPU, of WASM or of both', async () => {
+    const engine = await createEngine({ gpu: noGpu, wasm: new Uint8Array([1, 2, 3]), threads: 0 });
+    expect(engine.backends.wasm).toEqual({ available: false, reason: expect.stringMatching(/compiled/) });
+    const lru = await engine.lru(initLru({ dModel: 2, dState: 2 }));
+    expect(lru.backend).toBe("reference");
+    const { y } = await lru.forward(Float32Array.of(1, 2));
+    expectSameBits(lru.stepSync(Float32Array.of(1, 2), lru.allocateInferenceCache()), y, "step");
+    await engine.dispose();
+  });
+});
+
+describe("an engine", () => {
+  let engine: Engine;
+  let lru: Lru;
+  let checkpoint: Uint8Array<ArrayBuffer>;
+  beforeAll(async () => {
+    engine = await createEngine({ backend: "wasm", threads: 0 });
+    lru = await engine.lru(initLru({ dModel: 3, dState: 2 }));
+    checkpoint = writeSafetensors((await loadGolden("ml_cls_03_last")).checkpoint);
+  });
+  afterAll(() => engine.dispose());
+
+  const params = (change: Partial<Record<keyof LruParams, unknown>>) =>
+    wrong({ ...initLru({ dModel: 3, dState: 2 }), ...change });
+
+  // biome-ignore format: a table, a line for each call
+  const calls: Misuse<void>[] = [
+    ["lru(null)", "invalid-argument", /LruParams must be an object with nuLog.*got null/, () => engine.lru(wrong(null))],
+    ["lru without D", "wrong-dtype", /D must be a Float32Array.*got undefined/, () => engine.lru(params({ D: undefined }))],
+    ["lru in float64", "wrong-dtype", /BRe must be a Float32Array.*got Float64Array/, () => engine.lru(params({ BRe: new Float64Array(6) }))],
+    ["lru, B of a wrong size", "shape-mismatch", /BIm has 5 values; \[dState, dModel\] needs 6/, () => engine.lru(params({ BIm: new Float32Array(5) }))],
+    ["lru, theta twice", "invalid-argument", /both thetaLog and theta; give exactly one/, () => engine.lru(params({ theta: new Float32Array(2) }))],
+    ["lru, a NaN", "non-finite", /CRe\[1\] is NaN; every parameter must be finite/, () => engine.lru(params({ CRe: Float32Array.of(0, Number.NaN, 0, 0, 0, 0) }))],
+    ["lru, |lambda| = 1", "unstable", /nuLog\[1\] is -40.*must be above/, () => engine.lru(params({ nuLog: Float32Array.of(0, -40) }))],
+    ["lru, detached", "detached", /D is detached/, () => engine.lru(params({ D: detached(new Float32Array(3)) }))],
+    ["lru from rubbish", "malformed-file", /./, () => engine.lru(new Uint8Array(50))],
+    ["lru from no URL", "load-failed", /not a URL|could not be loaded/, () => engine.lru("http://[")],
+    ["model from rubbish", "malformed-file", /./, () => engine.model(new Uint8Array(50))],
+    ["model from a number", "wrong-dtype", /number/, () => engine.model(wrong(42))],
+    ["model from nothing", "wrong-dtype", /undefined/, () => engine.model(wrong(undefined))],
+    ["model, an unknown architecture", "invalid-argument", /"mamba".*minimal-lru\/classification/, () => engine.model(checkpoint, wrong({ architecture: "mamba" }))],
+    ["model, another architecture", "unknown-model", /./, () => engine.model(checkpoint, { architecture: "minimal-lru/sequence-layer" })],
+    ["allocate(-1)", "invalid-argument", /length must be an integer of at least 0; got -1/, () => engine.allocate(-1)],
+    ["allocate without a length", "invalid-argument", /length.*got undefined/, () => engine.allocate(wrong(undefined))],
+    ["explain an unknown verb", "invalid-argument", /verb must be one of "forward", "step"; got "train"/, () => engine.explain(wrong("train"), { dModel: 1, dState: 1 })],
+    ["explain nothing", "invalid-argument", /problem must be an object; got undefined/, () => engine.explain("forward", wrong(undefined))],
+    ["explain without dModel", "invalid-argument", /dModel must be an integer of at least 1; got undefined/, () => engine.explain("step", wrong({ dState: 1 }))],
+    ["explain a misspelt problem", "invalid-argument", /problem has no option "dmodel".*dModel/, () => engine.explain("step", wrong({ dmodel: 1 }))],
+    ["a cache of -1 rows", "invalid-argument", /batch must be an integer of at least 0; got -1/, () => lru.allocateInferenceCache(-1)],
+    ["a state from rubbish", "malformed-file", /./, () => lru.deserializeState(new Uint8Array(20))],
+    ["a state from a checkpoint", "malformed-file", /no state file/, () => lru.deserializeState(checkpoint)],
+    ["a state of null", "wrong-dtype", /null/, () => lru.deserializeState(wrong(null))],
+    ["initLru without sizes", "invalid-argument", /dModel.*got undefined/, () => initLru(wrong({}))],
+    ["initLru outside the disc", "invalid-argument", /rMax 1\.5/, () => initLru({ dModel: 1, dState: 1, rMax: 1.5 })],
+  ];
+  test.each(calls)("%s", async (_, code, says, call) => {
+    expectLinrecError(await errorOf(() => call()), code, says);
+  });
+
+  test("a state of other parameters is foreign, even of the same sizes", async () => {
+    const other = await engine.lru(initLru({ dModel: 3, dState: 2, seed: 1 }));
+    const bytes = other.serializeState(other.allocateInferenceCache(2));
+    const error = await errorOf(() => lru.deserializeState(bytes));
+    expectLinrecError(error, "foreign-cache", /another model.*fingerprint.*fresh state/);
+    const twin = await engine.lru(initLru({ dModel: 3, dState: 2 }));
+    const mine = lru.serializeState(lru.allocateInferenceCache(2));
+    expect(twin.deserializeState(mine).batch).toBe(2); // the same parameters
+  });
+
+  // biome-ignore format: as above
+  const cacheCalls: Misuse<LruCache>[] = [
+    ["set with too few values", "shape-mismatch", /re of layer 0 has 3 values; batch 2 x dState 2 needs 4/, (cache) => cache.set(new Float32Array(3), new Float32Array(4))],
+    ["set with im missing", "wrong-dtype", /im of layer 0 must be a Float32Array; got undefined/, (cache) => cache.set(new Float32Array(4), wrong(undefined))],
+    ["set in float64", "wrong-dtype", /re of layer 0.*got Float64Array/, (cache) => cache.set(wrong(new Float64Array(4)), new Float32Array(4))],
+    ["reset of a row that is not there", "invalid-argument", /row 2 is to be reset.*from 0 to 1/, (cache) => cache.reset([0, 2])],
+    ["reset of a negative row", "invalid-argument", /row to reset.*got -1/, (cache) => cache.reset([-1])],
+  ];
+  test.each(cacheCalls)("a cache: %s", async (_, code, says, call) => {
+    const { state } = await lru.forward(floats(2 * 40 * 3, 1), { batch: 2 });
+    const before = lru.serializeState(state);
+    expectLinrecError(await errorOf(() => call(state)), code, says);
+    expectSameBits(lru.serializeState(state), before, "the state");
+  });
+
+  test("a model's cache wants one h for each layer", async () => {
+    const { spec } = await loadGolden("ml_cls_03_last");
+    const model = await engine.model(checkpoint, spec);
+    const cache = model.allocateInferenceCache();
+    expectLinrecError(
+      await errorOf(() => cache.set(cache.get().slice(1))),
+      "shape-mismatch",
+      /1 layers; this model has 2/,
+    );
+    expectLinrecError(
+      await errorOf(() => cache.set([], [new Float32Array(8)])),
+      "shape-mismatch",
+      /re of 0 layers and im of 1/,
+    );
+  });
+
+  test.each([[null], [42], [[null, null]], [[{}, {}]]])(
+    "a model's cache.set(%j) is refused",
+    async (layers) => {
+      const { spec } = await loadGolden("ml_cls_03_last");
+      const cache = (await engine.model(checkpoint, spec)).allocateInferenceCache();
+      const error = await errorOf(() => cache.set(wrong(layers)));
+      expect(isLinrecError(error), String(error)).toBe(true);
+    },
+  );
+});
+
+describe("what is disposed of", () => {
+  const verbs = (lru: Lru, cache: LruCache): [string, () => unknown][] => [
+    ["forward", () => lru.forward(new Float32Array(3))],
+    ["step", () => lru.step(new Float32Array(3), cache)],
+    ["stepSync", () => lru.stepSync(new Float32Array(3), cache)],
+    ["allocateInferenceCache", () => lru.allocateInferenceCache()],
+    ["serializeState", () => lru.serializeState(cache)],
+    ["deserializeState", () => lru.deserializeState(new Uint8Array(0))],
+  ];
+
+  test("a layer", async () => {
+    const engine = await createEngine({ backend: "wasm", threads: 0 });
+    const lru = await engine.lru(initLru({ dModel: 3, dState: 2 }));
+    const cache = lru.allocateInferenceCache();
+    lru.dispose();
+    lru.dispose();
+    await lru[Symbol.asyncDispose]();
+    for (const [, call] of verbs(lru, cache)) {
+      expectLinrecError(await errorOf(call), "disposed", /has been disposed of\. Make a new one/);
+    }
+    expect((await engine.lru(initLru({ dModel: 3, dState: 2 }))).dState).toBe(2);
+    await engine.dispose();
+  });
+
+  test("an engine", async () => {
+    const engine = await createEngine({ backend: "wasm", threads: 0 });
+    const lru = await engine.lru(initLru({ dModel: 3, dState: 2 }));
+    const cache = lru.allocateInferenceCache();
+    await engine.dispose();
+    await engine.dispose();
+    const own: [string, () => unknown][] = [
+      ["lru", () => engine.lru(initLru({ dModel: 1, dState: 1 }))],
+      ["model", () => engine.model(new Uint8Array(0))],
+      ["allocate", () => engine.allocate(4)],
+      ["explain", () => engine.explain("step", { dModel: 1, dState: 1 })],
+      ["selfTest", () => engine.selfTest()],
+    ];
+    for (const [, call] of [...verbs(lru, cache), ...own]) {
+      expectLinrecError(await errorOf(call), "disposed", /disposed of\. Make a new one with createEngine/);
+    }
+    lru.dispose();
+  });
+});
+
+test("isLinrecError knows those of other copies of this library", () => {
+  expect(isLinrecError(new LinrecError("timeout", "late"))).toBe(true);
+  expect(isLinrecError(Object.assign(new Error("late"), { name: "LinrecError", code: "timeout" }))).toBe(
+    true,
+  );
+  expect(isLinrecError(new Error("late"))).toBe(false);
+  expect(isLinrecError({ name: "LinrecError", code: "timeout" })).toBe(false);
+  expect(isLinrecError(undefined)).toBe(false);
+});

@@ -1,0 +1,149 @@
+/**
+ * Workers that die, throw or fall silent: a forward gives the right result or an error, and is never left pending
+ * (DESIGN section 3, promises 1 and 2). Whoever listens is told.
+ */
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { createEngine, type Engine, type EngineOptions, type Lru, type LruParams } from "../src/index.js";
+import { expectSameBits, expectSameState } from "./support/bits.js";
+import { createPrivateEngine } from "./support/engines.js";
+import { type Fault, faultyWorkerUrl, isNode, moduleUrl } from "./support/faultyWorker.js";
+import { errorOf, expectLinrecError } from "./support/misuse.js";
+import { floats, hardParams } from "./support/problems.js";
+
+const [dModel, dState, batch] = [6, 9, 3];
+const params: LruParams = hardParams(dModel, dState, 1);
+const x = floats(batch * 3000 * dModel, 2);
+
+/** What the calling thread gives. */
+let expected: Awaited<ReturnType<Lru["forward"]>>;
+let alone: { engine: Engine; lru: Lru };
+const engines: Engine[] = [];
+
+beforeAll(async () => {
+  const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 0 });
+  alone = { engine, lru: await engine.lru(params) };
+  expected = await alone.lru.forward(x, { batch });
+});
+afterAll(() => alone.engine.dispose());
+afterEach(async () => {
+  vi.useRealTimers();
+  await Promise.all(engines.splice(0).map((engine) => engine.dispose()));
+});
+
+const memories = ["shared memory", "private memories"] as const;
+
+async function open(memory: (typeof memories)[number], options: EngineOptions) {
+  const told: string[] = [];
+  const onFallback: EngineOptions["onFallback"] = ({ reason }) => told.push(reason);
+  const all = { backend: "wasm", threads: 2, onFallback, ...options } as const;
+  const engine = await (memory === "shared memory"
+    ? createEngine({ simd: "baseline", ...all })
+    : createPrivateEngine("baseline", all));
+  engines.push(engine);
+  return { engine, lru: await engine.lru(params), told };
+}
+
+async function expectRight(lru: Lru, what: string): Promise<void> {
+  const { y, state } = await lru.forward(x, { batch });
+  expectSameBits(y, expected.y, `y, ${what}`);
+  expectSameState([lru, state], [alone.lru, expected.state], `state, ${what}`);
+}
+
+describe.each(memories)("%s", (memory) => {
+  // A browser's worker that closes itself says nothing: that is a silence.
+  const noticed: Fault[] = isNode ? ["exit", "throw", "reject"] : ["throw", "reject"];
+
+  test.each(noticed)("every second piece of work ends in: %s", async (fault) => {
+    const { lru, told } = await open(memory, { workerUrl: faultyWorkerUrl(fault, 2) });
+    for (let i = 0; i < 5; i++) await expectRight(lru, `forward ${i}`);
+    expect(told.length).toBeGreaterThan(0);
+    expect(told[0]).toMatch(/worker thread.*run again/);
+  });
+
+  test.each(noticed)("all work ends in: %s", async (fault) => {
+    const { engine, lru, told } = await open(memory, { workerUrl: faultyWorkerUrl(fault, 1) });
+    const calls = [0, 1, 2].map((i) => expectRight(lru, `forward ${i}`));
+    await Promise.all(calls);
+    expect(told.length).toBeGreaterThan(0);
+    expect(engine.backends.wasm.available).toBe(true);
+  });
+
+  test("a worker that falls silent is given up at the deadline", async () => {
+    const { lru, told } = await open(memory, { workerUrl: faultyWorkerUrl("silence", 2) });
+    // One window, or one span for each worker: the pool is there, and its next piece of work is the silent one.
+    const short = x.subarray(0, 2 * 64 * dModel);
+    await lru.forward(short, { batch: 2 });
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    const result = lru.forward(short, { batch: 2 });
+    await vi.waitUntil(async () => {
+      if (vi.getTimerCount() === 0) return false;
+      await vi.advanceTimersByTimeAsync(11_000);
+      return true;
+    });
+    const { y } = await result;
+    vi.useRealTimers();
+    expectSameBits(y, (await alone.lru.forward(short, { batch: 2 })).y, "y");
+    expect(told).toEqual([expect.stringMatching(/did not answer within \d+ ms.*run again/)]);
+  });
+
+  test("a pool that cannot start: the calling thread, with the reason", async () => {
+    const missing = isNode ? "file:///no/such/worker.js" : new URL("/no/such/worker.js", location.href);
+    const throwing = moduleUrl('throw new Error("not today");');
+    for (const workerUrl of [missing, throwing]) {
+      const { engine, lru, told } = await open(memory, { workerUrl });
+      await expectRight(lru, `worker ${String(workerUrl).slice(0, 40)}`);
+      await expectRight(lru, "once more");
+      expect(told).toEqual([expect.stringMatching(/could not be started: .*workerUrl.*calling thread/)]);
+      expect(engine.backends.wasm).toEqual({
+        available: true,
+        reason: expect.stringMatching(/could not be started/),
+      });
+      const plan = engine.explain("forward", { dModel, dState, seqLen: 10_000 });
+      expect(plan).toMatchObject({ backend: "wasm", threads: 0 });
+    }
+  });
+
+  test("one layer's failing worker does not disturb another layer's forward", async () => {
+    const { engine, lru } = await open(memory, { workerUrl: faultyWorkerUrl("throw", 3) });
+    const second = await engine.lru(params);
+    const calls = [lru, second, lru, second, lru, second];
+    await Promise.all(calls.map((layer, i) => expectRight(layer, `forward ${i}`)));
+  });
+});
+
+test("an unusable workerUrl is an error at once, or the calling thread: never a hang", async () => {
+  try {
+    const { lru, told } = await open("shared memory", { workerUrl: "not a URL" });
+    await expectRight(lru, "calling thread");
+    expect(told).toHaveLength(1);
+  } catch (error) {
+    expectLinrecError(error, "invalid-argument", /workerUrl/);
+  }
+});
+
+test("an error of the caller's own onProgress is not taken for a worker's", async () => {
+  const { engine, lru, told } = await open("shared memory", {});
+  const thrown = new Error("the caller's own");
+  const onProgress = () => {
+    throw thrown;
+  };
+  const error = await errorOf(() => lru.forward(x, { batch, onProgress }));
+  expect([error, (error as Error).cause]).toContain(thrown);
+  expect(told).toEqual([]);
+  expect(engine.backends.wasm.available).toBe(true);
+  await expectRight(lru, "afterwards");
+});
+
+test("an error of the caller's own onProgress does not end a backend", async () => {
+  const engine = await createEngine({ threads: 0, gpu: { requestAdapter: async () => null } });
+  engines.push(engine);
+  const told: unknown[] = [];
+  const lru = await engine.lru(params);
+  const onProgress = (progress: unknown) => {
+    told.push(progress);
+    throw new Error("the caller's own");
+  };
+  await errorOf(() => lru.forward(x, { batch, onProgress }));
+  expect(told).toHaveLength(1); // and it is not run again on another
+  expect(engine.backends.wasm.available).toBe(true);
+});
