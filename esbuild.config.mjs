@@ -15,7 +15,16 @@ process.chdir(fileURLToPath(new URL(".", import.meta.url)));
 // the two differ in one byte, the flags of the imported memory's limits: only the private one is built and embedded.
 const builds = ["relaxed", "baseline"];
 const ascFlags = (simd) => [
-  ...["-O3", "--noAssert", "--runtime", "stub", "--importMemory", "--noExportMemory", "--maximumMemory", "65536"],
+  ...[
+    "-O3",
+    "--noAssert",
+    "--runtime",
+    "stub",
+    "--importMemory",
+    "--noExportMemory",
+    "--maximumMemory",
+    "65536",
+  ],
   ...["--enable", "simd", "--use", "abort="], // `abort=` turns a would-be import of env.abort into a plain trap
   ...(simd === "relaxed" ? ["--enable", "relaxed-simd"] : []),
 ];
@@ -104,7 +113,10 @@ async function compileKernels() {
     const { default: asc } = await import("assemblyscript/asc");
     for (const simd of builds) {
       const streams = { stdout: process.stdout, stderr: process.stderr };
-      const { error } = await asc.main(["assembly/index.ts", "--outFile", outFile(simd), ...ascFlags(simd)], streams);
+      const { error } = await asc.main(
+        ["assembly/index.ts", "--outFile", outFile(simd), ...ascFlags(simd)],
+        streams,
+      );
       if (error) fail(`AssemblyScript could not compile the ${simd} kernels: ${error.message}`);
     }
     save("build/kernels.sha256", digest); // last, so that an interrupted build is not taken for a finished one
@@ -146,7 +158,8 @@ StaticArray/Array literal. Kernels own no memory; let the caller pass a pointer 
         at += length;
       }
       const [kind, limits] = [wasm[at], wasm[at + 1]];
-      if (kind !== 2 || limits !== 1) fail(`The ${name} kernels' import is no private memory with a maximum.`);
+      if (kind !== 2 || limits !== 1)
+        fail(`The ${name} kernels' import is no private memory with a maximum.`);
       flags = at + 1;
     }
     at = end;

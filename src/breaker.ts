@@ -29,7 +29,11 @@ export class Breaker {
 }
 
 /** Settles as `work` does, or rejects with `onAbort()` as soon as the signal fires. */
-export function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined, onAbort: () => unknown): Promise<T> {
+export function untilAborted<T>(
+  work: Promise<T>,
+  signal: AbortSignal | undefined,
+  onAbort: () => unknown,
+): Promise<T> {
   if (!signal) return work;
   const breaker = new Breaker();
   const stop = () => breaker.break(onAbort());

@@ -40,7 +40,10 @@ abstract class InferenceCache {
     for (const row of rows ?? []) {
       checkCount("a row to reset", row, 0);
       if (row >= this.batch) {
-        throw new LinrecError("invalid-argument", `row ${row} is to be reset, but the cache has ${this.batch}, from 0 to ${this.batch - 1}.`);
+        throw new LinrecError(
+          "invalid-argument",
+          `row ${row} is to be reset, but the cache has ${this.batch}, from 0 to ${this.batch - 1}.`,
+        );
       }
     }
     for (const row of rows ?? Array(this.batch).keys()) this.state.resetRow(row);
@@ -49,7 +52,10 @@ abstract class InferenceCache {
   /** @internal Throws if an asynchronous step is advancing the cache. */
   checkFree(): void {
     if (this.#locked) {
-      throw new LinrecError("cache-busy", "This cache is being advanced by a step that has not finished. Await it first.");
+      throw new LinrecError(
+        "cache-busy",
+        "This cache is being advanced by a step that has not finished. Await it first.",
+      );
     }
   }
 
@@ -65,7 +71,9 @@ abstract class InferenceCache {
   }
 
   protected lruSlots(): (StateSlot & { stage: LruStage })[] {
-    return this.state.layout.slots.filter((slot): slot is StateSlot & { stage: LruStage } => slot.stage.kind === "lru");
+    return this.state.layout.slots.filter(
+      (slot): slot is StateSlot & { stage: LruStage } => slot.stage.kind === "lru",
+    );
   }
 
   protected read(slot: StateSlot): HiddenState {
@@ -84,11 +92,15 @@ abstract class InferenceCache {
     this.checkFree();
     const slots = this.lruSlots();
     if (layers.length !== slots.length) {
-      throw new LinrecError("shape-mismatch", `set() got the states of ${layers.length} layers; this model has ${slots.length}.`);
+      throw new LinrecError(
+        "shape-mismatch",
+        `set() got the states of ${layers.length} layers; this model has ${slots.length}.`,
+      );
     }
     for (const [i, slot] of slots.entries()) {
       const layer = layers[i] as HiddenState;
-      for (const part of ["re", "im"] as const) checkPart(`${part} of layer ${i}`, layer[part], this.batch, slot);
+      for (const part of ["re", "im"] as const)
+        checkPart(`${part} of layer ${i}`, layer[part], this.batch, slot);
     }
     for (let row = 0; row < this.batch; row++) {
       this.state.resetRow(row);
@@ -105,7 +117,10 @@ abstract class InferenceCache {
 function checkPart(name: string, values: unknown, batch: number, { size }: StateSlot): void {
   checkFloat32(name, values);
   if (values.length !== batch * size) {
-    throw new LinrecError("shape-mismatch", `${name} has ${values.length} values; batch ${batch} x dState ${size} needs ${batch * size}.`);
+    throw new LinrecError(
+      "shape-mismatch",
+      `${name} has ${values.length} values; batch ${batch} x dState ${size} needs ${batch * size}.`,
+    );
   }
 }
 
@@ -142,9 +157,14 @@ export class ModelCache extends InferenceCache {
   set(layers: readonly HiddenState[]): void;
   set(re: readonly Float32Array[], im: readonly Float32Array[]): void;
   set(layersOrRe: readonly HiddenState[] | readonly Float32Array[], im?: readonly Float32Array[]): void {
-    const layers = im ? im.map((part, i) => ({ re: layersOrRe[i] as Float32Array, im: part })) : (layersOrRe as HiddenState[]);
+    const layers = im
+      ? im.map((part, i) => ({ re: layersOrRe[i] as Float32Array, im: part }))
+      : (layersOrRe as HiddenState[]);
     if (im && im.length !== layersOrRe.length) {
-      throw new LinrecError("shape-mismatch", `set() got re of ${layersOrRe.length} layers and im of ${im.length}.`);
+      throw new LinrecError(
+        "shape-mismatch",
+        `set() got re of ${layersOrRe.length} layers and im of ${im.length}.`,
+      );
     }
     this.restart(layers);
   }

@@ -5,6 +5,7 @@
 import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { Breaker, untilAborted } from "./breaker.js";
 import { openWasm, type WasmBackend } from "./cpu/backend.js";
+import type { Simd } from "./cpu/kernels.js";
 import { sharedMemorySupport, threadCount } from "./environment.js";
 import { isLinrecError, LinrecError, messageOf } from "./errors.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
@@ -15,8 +16,15 @@ import { buildProgram } from "./models/build.js";
 import { lruProgram } from "./models/lru.js";
 import { Model } from "./models/model.js";
 import { checkEngineOptions, type EngineOptions } from "./options.js";
-import { type BackendName, flopsPerToken, inputWidth, type LruParams, outputWidth, type Program } from "./program.js";
-import { backendNames, type BackendOption, type Host, type Prepared, type Stepper } from "./recurrent.js";
+import {
+  type BackendName,
+  flopsPerToken,
+  inputWidth,
+  type LruParams,
+  outputWidth,
+  type Program,
+} from "./program.js";
+import { type BackendOption, backendNames, type Host, type Prepared, type Stepper } from "./recurrent.js";
 import { ReferenceBackend, runReference } from "./reference.js";
 import { type Hardware, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import { runSelfTest, type SelfTestReport } from "./selfTest.js";
@@ -24,11 +32,18 @@ import type { State } from "./state.js";
 import { checkChoice, checkCount, checkOptions, show } from "./validate.js";
 import { openWebgpu, type WebgpuBackend } from "./webgpu/backend.js";
 
-/** Whether a backend can run here, in words. */
+/** Whether a backend can run here. */
 export interface BackendStatus {
   readonly available: boolean;
-  /** What was found; or why the backend is not available, and what would make it so. */
+  /** In words: what was found; or why the backend is not available, and what would make it so. */
   readonly reason: string;
+  /** Of "wasm": the build of the kernels, the most worker threads of a forward, and whether they share memory. */
+  readonly simd?: Simd | "custom";
+  readonly threads?: number;
+  readonly sharedMemory?: boolean;
+  /** Of "webgpu": the GPU's name, and whether it is the CPU in disguise. */
+  readonly adapter?: string;
+  readonly software?: boolean;
 }
 
 /** The sizes of some work, for {@link Engine.explain}. */
@@ -72,7 +87,8 @@ export class Engine {
     this.#host = {
       nonFinite: options.nonFinite ?? "propagate",
       checkUsable: () => this.#checkUsable(),
-      plan: (verb, program, batch, seqLen) => this.#choose(verb, workOf(program, batch, seqLen), this.#preference, new Set()),
+      plan: (verb, program, batch, seqLen) =>
+        this.#choose(verb, workOf(program, batch, seqLen), this.#preference, new Set()),
       forward: (prepared, job, option) => this.#forward(prepared, job, option),
       release: (prepared) => this.#release(prepared),
     };
@@ -90,8 +106,14 @@ export class Engine {
     if (this.#preference === "auto") return;
     const list = this.#preference;
     const first = list.find((name) => this.#available.has(name));
-    const reasons = list.filter((name) => name !== first).map((name) => `${name}: ${this.#unavailable.get(name) ?? "available"}`);
-    if (first === undefined) throw new LinrecError("backend-unavailable", `No backend that was asked for can run here. ${reasons.join("; ")}.`);
+    const reasons = list
+      .filter((name) => name !== first)
+      .map((name) => `${name}: ${this.#unavailable.get(name) ?? "available"}`);
+    if (first === undefined)
+      throw new LinrecError(
+        "backend-unavailable",
+        `No backend that was asked for can run here. ${reasons.join("; ")}.`,
+      );
     const skipped = list.slice(0, list.indexOf(first));
     for (const name of skipped) this.#tell(name, first, this.#unavailable.get(name) ?? "");
   }
@@ -99,8 +121,10 @@ export class Engine {
   /** Each backend: whether it can run here, what was found, or why not and what would change that. */
   get backends(): Readonly<Record<BackendName, BackendStatus>> {
     const status = (name: BackendName): BackendStatus => {
-      const available = this.#available.has(name);
-      return { available, reason: available ? this.#describeBackend(name) : (this.#unavailable.get(name) ?? "") };
+      if (!this.#available.has(name)) return { available: false, reason: this.#unavailable.get(name) ?? "" };
+      if (name === "wasm") return wasmStatus(this.#wasm as WasmBackend, this.#rates.wasm);
+      if (name === "webgpu") return webgpuStatus(this.#webgpu as WebgpuBackend);
+      return { available: true, reason: "float64, plain TypeScript: for checking" };
     };
     return { reference: status("reference"), wasm: status("wasm"), webgpu: status("webgpu") };
   }
@@ -137,23 +161,35 @@ export class Engine {
       checkCount(name, value, name === "batch" || name === "seqLen" ? 0 : 1);
     }
     const flops = layers * (8 * dModel * dState + 8 * dState + 2 * dModel);
-    return this.#choose(verb, { batch, seqLen, flopsPerToken: flops, bytesPerToken: 8 * dModel }, this.#preference, new Set());
+    return this.#choose(
+      verb,
+      { batch, seqLen, flopsPerToken: flops, bytesPerToken: 8 * dModel },
+      this.#preference,
+      new Set(),
+    );
   }
 
   /** Runs every backend that is here against the float64 reference, and stops using one that is wrong. Takes a second or so. */
   async selfTest(): Promise<SelfTestReport> {
     this.#checkUsable();
-    const report = await runSelfTest([...this.#available.keys()], async (program, job, backend, threads) => {
-      const prepared = await this.#prepare(program);
-      try {
-        return await (await this.#runner(prepared, backend)).forward({ ...job, threads });
-      } finally {
-        this.#release(prepared);
-      }
-    }, this.#wasm?.threads ?? 0);
+    const report = await runSelfTest(
+      [...this.#available.keys()],
+      async (program, job, backend, threads) => {
+        const prepared = await this.#prepare(program);
+        try {
+          return await (await this.#runner(prepared, backend)).forward({ ...job, threads });
+        } finally {
+          this.#release(prepared);
+        }
+      },
+      this.#wasm?.threads ?? 0,
+    );
     for (const { backend, passed, name, error, limit } of report.results) {
       if (passed || backend === "reference") continue;
-      this.#giveUp(backend, `it failed the self-test "${name}" (error ${error.toExponential(1)}, limit ${limit.toExponential(1)})`);
+      this.#giveUp(
+        backend,
+        `it failed the self-test "${name}" (error ${error.toExponential(1)}, limit ${limit.toExponential(1)})`,
+      );
     }
     return report;
   }
@@ -182,7 +218,11 @@ export class Engine {
   }
 
   /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
-  async #forward(prepared: Prepared, job: Omit<ForwardJob, "threads">, option: BackendOption | undefined): Promise<State> {
+  async #forward(
+    prepared: Prepared,
+    job: Omit<ForwardJob, "threads">,
+    option: BackendOption | undefined,
+  ): Promise<State> {
     const preference = this.#preferenceFor(option);
     const demanded = preference !== "auto" && preference.length === 1;
     const work = workOf(prepared.program, job.batch, job.seqLen);
@@ -204,7 +244,9 @@ export class Engine {
   }
 
   #release(prepared: Prepared): void {
-    prepared.breaker.break(new LinrecError("disposed", "The layer or model was disposed of while it was at work."));
+    prepared.breaker.break(
+      new LinrecError("disposed", "The layer or model was disposed of while it was at work."),
+    );
     Promise.allSettled(prepared.underWay).then(async () => {
       for (const runner of prepared.runners.values()) (await runner.catch(() => undefined))?.dispose();
       prepared.runners.clear();
@@ -239,32 +281,43 @@ export class Engine {
     this.#rates = { ...this.#rates, roundTripMs, gpu: flopsPerSecond / 1000 };
   }
 
-  #describeBackend(name: BackendName): string {
-    if (name === "reference") return "float64, plain TypeScript: for checking";
-    if (name === "webgpu") return `${this.#webgpu?.adapter}${this.#webgpu?.software ? " (software: never chosen for speed)" : ""}`;
-    const { compiled, threads = 0, noThreads } = this.#wasm as WasmBackend;
-    const memory = compiled.shared ? "threads share memory" : sharedMemorySupport().reason;
-    const pool = noThreads ?? (threads === 0 ? "calling thread only" : `up to ${threads} worker threads; ${memory}`);
-    return `${compiled.simd} SIMD, ${(this.#rates.wasm / 1e6).toFixed(0)} GFLOP/s on one thread; ${pool}`;
-  }
-
   #hardware(failed: ReadonlySet<BackendName>): Hardware {
     const here = (name: BackendName) => this.#available.has(name) && !failed.has(name);
     const { compiled, threads = 0, noThreads } = this.#wasm ?? {};
     const threadsDemanded = typeof this.#options.threads === "number" && this.#options.threads > 0;
     const wasm = { threads, threadsReason: noThreads, threadsDemanded, flopsPerMs: this.#rates.wasm };
-    const webgpu = { software: this.#webgpu?.software ?? false, roundTripMs: this.#rates.roundTripMs, flopsPerMs: this.#rates.gpu };
-    const unavailable = new Map([...this.#unavailable, ...[...failed].map((name) => [name, "it failed"] as const)]);
-    return { wasm: compiled && here("wasm") ? wasm : undefined, webgpu: here("webgpu") ? webgpu : undefined, unavailable };
+    const webgpu = {
+      software: this.#webgpu?.software ?? false,
+      roundTripMs: this.#rates.roundTripMs,
+      flopsPerMs: this.#rates.gpu,
+    };
+    const unavailable = new Map([
+      ...this.#unavailable,
+      ...[...failed].map((name) => [name, "it failed"] as const),
+    ]);
+    return {
+      wasm: compiled && here("wasm") ? wasm : undefined,
+      webgpu: here("webgpu") ? webgpu : undefined,
+      unavailable,
+    };
   }
 
-  #choose(verb: Verb, work: Work, preference: Preference, failed: ReadonlySet<BackendName>, cause?: unknown): Plan {
+  #choose(
+    verb: Verb,
+    work: Work,
+    preference: Preference,
+    failed: ReadonlySet<BackendName>,
+    cause?: unknown,
+  ): Plan {
     const chosen = plan(verb, work, this.#hardware(failed), preference);
     if (chosen) return chosen;
     if (cause) throw cause;
     const names = preference === "auto" ? backendNames : preference;
     const reasons = names.map((name) => `${name}: ${this.#unavailable.get(name) ?? "it failed"}`);
-    throw new LinrecError("backend-unavailable", `No backend that was asked for can run here. ${reasons.join("; ")}.`);
+    throw new LinrecError(
+      "backend-unavailable",
+      `No backend that was asked for can run here. ${reasons.join("; ")}.`,
+    );
   }
 
   #preferenceFor(option: BackendOption | undefined): Preference {
@@ -281,7 +334,8 @@ export class Engine {
     const runners = new Map<BackendName, Promise<Runner>>();
     const wasm = this.#wasm?.prepare(program);
     if (wasm) runners.set("wasm", Promise.resolve(wasm));
-    const onlyReference = this.#preference !== "auto" && this.#preference.every((name) => name === "reference");
+    const onlyReference =
+      this.#preference !== "auto" && this.#preference.every((name) => name === "reference");
     const stepper = wasm && !onlyReference ? wasm : referenceStepper(program);
     return { program, runners, stepper, breaker: new Breaker(), underWay: new Set() };
   }
@@ -304,7 +358,8 @@ export class Engine {
   #settle(prepared: Prepared, work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
     prepared.underWay.add(work);
     work.catch(() => {}).finally(() => prepared.underWay.delete(work));
-    const aborted = () => new LinrecError("aborted", "The forward was stopped by its AbortSignal.", { cause: signal?.reason });
+    const aborted = () =>
+      new LinrecError("aborted", "The forward was stopped by its AbortSignal.", { cause: signal?.reason });
     return this.#breaker.watch(prepared.breaker.watch(untilAborted(work, signal, aborted)));
   }
 
@@ -328,12 +383,34 @@ export class Engine {
   }
 }
 
+function wasmStatus({ compiled, threads, noThreads }: WasmBackend, flopsPerMs: number): BackendStatus {
+  const memory = compiled.shared ? "threads share memory" : sharedMemorySupport().reason;
+  const pool =
+    noThreads ?? (threads === 0 ? "calling thread only" : `up to ${threads} worker threads; ${memory}`);
+  const reason = `${compiled.simd} SIMD, ${(flopsPerMs / 1e6).toFixed(0)} GFLOP/s on one thread; ${pool}`;
+  return { available: true, reason, simd: compiled.simd, threads, sharedMemory: compiled.shared };
+}
+
+function webgpuStatus({ adapter, software }: WebgpuBackend): BackendStatus {
+  return {
+    available: true,
+    reason: software ? `${adapter} (software: never chosen for speed)` : adapter,
+    adapter,
+    software,
+  };
+}
+
 function toPreference(option: BackendOption): Preference {
   return typeof option === "string" ? (option === "auto" ? option : [option]) : option;
 }
 
 function workOf(program: Program, batch: number, seqLen: number): Work {
-  return { batch, seqLen, flopsPerToken: flopsPerToken(program), bytesPerToken: 4 * (inputWidth(program) + outputWidth(program)) };
+  return {
+    batch,
+    seqLen,
+    flopsPerToken: flopsPerToken(program),
+    bytesPerToken: 4 * (inputWidth(program) + outputWidth(program)),
+  };
 }
 
 function isBytesSource(source: unknown): source is BytesSource {
@@ -356,4 +433,3 @@ function referenceStepper(program: Program): Stepper {
     },
   };
 }
-

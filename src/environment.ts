@@ -17,7 +17,10 @@ export function sharedMemorySupport(): { available: boolean; reason: string } {
   }
   // Browsers that show the constructor may still refuse to post it without isolation.
   if (typeof crossOriginIsolated === "boolean" && !crossOriginIsolated && typeof document !== "undefined") {
-    return { available: false, reason: "this page is not cross-origin isolated (COOP and COEP headers), so threads exchange messages" };
+    return {
+      available: false,
+      reason: "this page is not cross-origin isolated (COOP and COEP headers), so threads exchange messages",
+    };
   }
   return { available: true, reason: "threads share memory" };
 }
@@ -34,6 +37,10 @@ async function nodeCores(): Promise<number> {
     const os = (await importLater("node:os")) as typeof import("node:os");
     return os.availableParallelism();
   } catch (cause) {
-    throw new LinrecError("invalid-argument", "This runtime does not say how many cores it has. Pass `threads` as a number.", { cause });
+    throw new LinrecError(
+      "invalid-argument",
+      "This runtime does not say how many cores it has. Pass `threads` as a number.",
+      { cause },
+    );
   }
 }

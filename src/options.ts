@@ -1,10 +1,14 @@
 /** What `createEngine` takes, and how it is checked. */
 import type { Simd, WasmSource } from "./cpu/kernels.js";
-import { checkBackendOption, type BackendOption } from "./recurrent.js";
+import { type BackendOption, checkBackendOption } from "./recurrent.js";
 import { checkChoice, checkCount, checkFunction, checkOptions } from "./validate.js";
 
 /** Told whenever work goes elsewhere than was wanted. */
-export type FallbackListener = (event: { readonly from: string; readonly to: string; readonly reason: string }) => void;
+export type FallbackListener = (event: {
+  readonly from: string;
+  readonly to: string;
+  readonly reason: string;
+}) => void;
 
 export interface EngineOptions {
   /**
@@ -34,7 +38,7 @@ export function checkEngineOptions(options: EngineOptions): void {
   checkOptions("createEngine's options", options, names);
   const { backend = "auto", threads = "auto", simd = "auto", nonFinite = "propagate" } = options;
   checkBackendOption(backend);
-  if (threads !== "auto") checkCount("threads (if it is not \"auto\")", threads, 0);
+  if (threads !== "auto") checkCount('threads (if it is not "auto")', threads, 0);
   checkChoice("simd", simd, ["auto", "relaxed", "baseline"]);
   checkChoice("nonFinite", nonFinite, ["propagate", "reject"]);
   checkFunction("onFallback", options.onFallback);

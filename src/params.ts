@@ -23,7 +23,10 @@ export function eigenvalues(params: LruParams): Eigenvalues {
 }
 
 function missingPhase(): never {
-  throw new LinrecError("invalid-argument", "LruParams has neither thetaLog nor theta; give one of them, [dState].");
+  throw new LinrecError(
+    "invalid-argument",
+    "LruParams has neither thetaLog nor theta; give one of them, [dState].",
+  );
 }
 
 /** Re lambda_n^k */

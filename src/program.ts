@@ -163,7 +163,8 @@ export function countParameters(program: Program): number {
   let count = 0;
   for (const stage of program.stages) {
     const source = stage.kind === "lru" ? stage.params : stage;
-    for (const value of Object.values(source)) if (ArrayBuffer.isView(value)) count += (value as Float32Array).length;
+    for (const value of Object.values(source))
+      if (ArrayBuffer.isView(value)) count += (value as Float32Array).length;
   }
   return count;
 }

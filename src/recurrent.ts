@@ -9,10 +9,18 @@ import { LinrecError } from "./errors.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
 import { typeName } from "./io/tensor.js";
-import { type BackendName, inputWidth, outputWidth, poolOf, type Program } from "./program.js";
+import { type BackendName, inputWidth, outputWidth, type Program, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
-import { checkChoice, checkCount, checkFinite, checkFloat32, checkFunction, checkOptions, show } from "./validate.js";
+import {
+  checkChoice,
+  checkCount,
+  checkFinite,
+  checkFloat32,
+  checkFunction,
+  checkOptions,
+  show,
+} from "./validate.js";
 
 export type BackendOption = "auto" | BackendName | readonly BackendName[];
 
@@ -70,7 +78,11 @@ export interface Host {
   checkUsable(): void;
   plan(verb: Verb, program: Program, batch: number, seqLen: number): Plan;
   /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
-  forward(prepared: Prepared, job: Omit<ForwardJob, "threads">, option: BackendOption | undefined): Promise<State>;
+  forward(
+    prepared: Prepared,
+    job: Omit<ForwardJob, "threads">,
+    option: BackendOption | undefined,
+  ): Promise<State>;
   /** Rejects the program's work under way, and frees its runners when that has settled. */
   release(prepared: Prepared): void;
 }
@@ -104,9 +116,20 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   protected abstract wrap(state: State): Cache;
 
-  /** The backend that `forward` would run one sequence of 4096 tokens on; `engine.explain` has the rest. */
+  /** The backend that `forward` would run one sequence of 4096 tokens on; {@link explain} has the rest. */
   get backend(): BackendName {
     return this.#host.plan("forward", this.program, 1, TYPICAL_SEQ_LEN).backend;
+  }
+
+  /** What would run a forward of [batch, seqLen], or a step of `batch` streams, why, and each candidate's predicted cost. */
+  explain(verb: Verb, problem: { batch?: number; seqLen?: number } = {}): Plan {
+    this.#checkUsable();
+    checkChoice("verb", verb, ["forward", "step"]);
+    checkOptions("problem", problem, ["batch", "seqLen"]);
+    const { batch = 1, seqLen = 1 } = problem;
+    checkCount("batch", batch, 0);
+    checkCount("seqLen", seqLen, 0);
+    return this.#host.plan(verb, this.program, batch, seqLen);
   }
 
   /**
@@ -161,11 +184,21 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.#checkCache("cache", cache);
     this.#checkToken(xt, cache.batch);
     const { batch } = cache;
-    if (batch === 0 || this.#host.plan("step", this.program, batch, 1).backend !== "webgpu") return this.stepSync(xt, cache);
+    if (batch === 0 || this.#host.plan("step", this.program, batch, 1).backend !== "webgpu")
+      return this.stepSync(xt, cache);
     return cache.whileLocked(async () => {
       const y = new Float32Array(batch * this.outputWidth);
       const lengths = new Int32Array(batch).fill(1);
-      const job = { batch, seqLen: 1, lengths, x: xt, y, state: cache.state, signal: undefined, onProgress: undefined };
+      const job = {
+        batch,
+        seqLen: 1,
+        lengths,
+        x: xt,
+        y,
+        state: cache.state,
+        signal: undefined,
+        onProgress: undefined,
+      };
       cache.state.copyFrom(await this.#host.forward(this.#prepared, job, undefined));
       return y;
     });
@@ -210,7 +243,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   #checkUsable(): void {
     this.#host.checkUsable();
-    if (this.#disposed) throw new LinrecError("disposed", `This ${this.program.architecture} has been disposed of. Make a new one.`);
+    if (this.#disposed)
+      throw new LinrecError(
+        "disposed",
+        `This ${this.program.architecture} has been disposed of. Make a new one.`,
+      );
   }
 
   #seqLen(x: Float32Array, batch: number): number {
@@ -218,8 +255,14 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const seqLen = batch === 0 ? 0 : Math.floor(x.length / token);
     if (seqLen * token !== x.length) {
       const whole = (seqLen + 1) * token;
-      const needs = batch === 0 ? "batch 0 needs 0" : `batch ${batch} x seqLen x ${this.inputWidth} features needs a multiple of ${token}, such as ${whole}`;
-      throw new LinrecError("shape-mismatch", `x has ${x.length} values; ${needs}. Pass \`batch\` if it is not ${batch}.`);
+      const needs =
+        batch === 0
+          ? "batch 0 needs 0"
+          : `batch ${batch} x seqLen x ${this.inputWidth} features needs a multiple of ${token}, such as ${whole}`;
+      throw new LinrecError(
+        "shape-mismatch",
+        `x has ${x.length} values; ${needs}. Pass \`batch\` if it is not ${batch}.`,
+      );
     }
     return seqLen;
   }
@@ -256,11 +299,18 @@ export abstract class Recurrent<Cache extends AnyCache> {
   #checkOut(out: Float32Array, x: Float32Array, batch: number, size: number): void {
     checkFloat32("out", out);
     if (out.length !== size) {
-      throw new LinrecError("shape-mismatch", `out has ${out.length} values; y has ${size} (batch ${batch}, ${this.outputWidth} features).`);
+      throw new LinrecError(
+        "shape-mismatch",
+        `out has ${out.length} values; y has ${size} (batch ${batch}, ${this.outputWidth} features).`,
+      );
     }
-    const apart = out.byteOffset + out.byteLength <= x.byteOffset || x.byteOffset + x.byteLength <= out.byteOffset;
+    const apart =
+      out.byteOffset + out.byteLength <= x.byteOffset || x.byteOffset + x.byteLength <= out.byteOffset;
     if (out.buffer === x.buffer && !apart) {
-      throw new LinrecError("invalid-argument", "out and x overlap in memory: y would be written over x while it is read. Use two arrays.");
+      throw new LinrecError(
+        "invalid-argument",
+        "out and x overlap in memory: y would be written over x while it is read. Use two arrays.",
+      );
     }
   }
 
@@ -270,7 +320,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.#checkCache("state", state);
     state.checkFree();
     if (state.batch !== batch) {
-      throw new LinrecError("shape-mismatch", `state has ${state.batch} rows; batch is ${batch}. They must be the same.`);
+      throw new LinrecError(
+        "shape-mismatch",
+        `state has ${state.batch} rows; batch is ${batch}. They must be the same.`,
+      );
     }
     return state.state.clone();
   }
@@ -278,10 +331,16 @@ export abstract class Recurrent<Cache extends AnyCache> {
   #checkCache(name: string, cache: unknown): asserts cache is Cache {
     const owner = (cache as Partial<AnyCache> | null | undefined)?.owner;
     if (owner === undefined) {
-      throw new LinrecError("invalid-argument", `${name} must come from allocateInferenceCache or a forward; got ${show(cache)}.`);
+      throw new LinrecError(
+        "invalid-argument",
+        `${name} must come from allocateInferenceCache or a forward; got ${show(cache)}.`,
+      );
     }
     if (owner !== this) {
-      throw new LinrecError("foreign-cache", `${name} belongs to another layer or model. Use one of this model's own.`);
+      throw new LinrecError(
+        "foreign-cache",
+        `${name} belongs to another layer or model. Use one of this model's own.`,
+      );
     }
   }
 }
@@ -290,15 +349,24 @@ export abstract class Recurrent<Cache extends AnyCache> {
 function checkLengths(lengths: ArrayLike<number> | undefined, batch: number, seqLen: number): Int32Array {
   if (lengths === undefined) return new Int32Array(batch).fill(seqLen);
   if (typeof lengths !== "object" || lengths === null || typeof lengths.length !== "number") {
-    throw new LinrecError("invalid-argument", `lengths must be an array of integers, [batch]; got ${show(lengths)}.`);
+    throw new LinrecError(
+      "invalid-argument",
+      `lengths must be an array of integers, [batch]; got ${show(lengths)}.`,
+    );
   }
   if (lengths.length !== batch) {
-    throw new LinrecError("shape-mismatch", `lengths has ${lengths.length} values; batch is ${batch}. Give one length for each row.`);
+    throw new LinrecError(
+      "shape-mismatch",
+      `lengths has ${lengths.length} values; batch is ${batch}. Give one length for each row.`,
+    );
   }
   for (let row = 0; row < batch; row++) {
     const length = lengths[row] as number;
     if (!Number.isInteger(length) || length < 0 || length > seqLen) {
-      throw new LinrecError("invalid-argument", `lengths[${row}] is ${show(length)}; it must be an integer from 0 to seqLen, ${seqLen}.`);
+      throw new LinrecError(
+        "invalid-argument",
+        `lengths[${row}] is ${show(length)}; it must be an integer from 0 to seqLen, ${seqLen}.`,
+      );
     }
   }
   return Int32Array.from(lengths);
@@ -319,6 +387,10 @@ export function checkBackendOption(option: unknown): void {
     checkChoice("backend", option, ["auto", ...backendNames]);
     return;
   }
-  if (option.length === 0) throw new LinrecError("invalid-argument", "backend is an empty list; name at least one backend, or \"auto\".");
+  if (option.length === 0)
+    throw new LinrecError(
+      "invalid-argument",
+      'backend is an empty list; name at least one backend, or "auto".',
+    );
   for (const name of option) checkChoice("each backend of the list", name, backendNames);
 }

@@ -29,9 +29,9 @@ export interface WasmHardware {
 export interface GpuHardware {
   /** A software adapter computes on the CPU: right, but never the faster choice. */
   readonly software: boolean;
-  /** Measured: an empty submit and its readback. */
+  /** Measured: an empty submit and its readback. Not for software. */
   readonly roundTripMs: number;
-  /** Measured with a real kernel. */
+  /** Measured with a real kernel. Not for software. */
   readonly flopsPerMs: number;
 }
 
@@ -72,6 +72,8 @@ const WORKER_HOP_MS = 0.15;
 const COPY_BYTES_PER_MS = 5e6;
 /** The float64 oracle is plain JavaScript. */
 const REFERENCE_FLOPS_PER_MS = 5e5;
+/** What a software adapter reaches (SwiftShader on two cores: 0.45 GFLOP/s); it is not measured. */
+const SOFTWARE_FLOPS_PER_MS = 4e5;
 /** Two threads are never quite two: memory and clocks are shared. */
 const THREAD_EFFICIENCY = 0.92;
 /** Tokens that keep a thread busy: two chunks. Shorter sequences cannot be shared in time. */
@@ -82,10 +84,17 @@ export function plan(verb: Verb, work: Work, hardware: Hardware, preference: Pre
   const candidates = price(verb, work, hardware);
   const order: readonly BackendName[] = preference === "auto" ? ["webgpu", "wasm"] : preference;
   const usable = candidates.filter((candidate) => candidate.available && order.includes(candidate.backend));
-  const fair = preference === "auto" ? usable.filter(({ backend }) => !(backend === "webgpu" && hardware.webgpu?.software)) : usable;
-  const chosen = preference === "auto" ? cheapest(fair) : cheapest(usable.filter(({ backend }) => backend === first(order, usable)));
+  const fair =
+    preference === "auto"
+      ? usable.filter(({ backend }) => !(backend === "webgpu" && hardware.webgpu?.software))
+      : usable;
+  const chosen =
+    preference === "auto"
+      ? cheapest(fair)
+      : cheapest(usable.filter(({ backend }) => backend === first(order, usable)));
   // Where WASM itself is missing, slow and right beats nothing.
-  const fallback = preference === "auto" ? candidates.find(({ backend }) => backend === "reference") : undefined;
+  const fallback =
+    preference === "auto" ? candidates.find(({ backend }) => backend === "reference") : undefined;
   const choice = chosen ?? fallback;
   if (!choice) return undefined;
   const reason = explainChoice(choice, fair, hardware, preference);
@@ -104,14 +113,21 @@ function first(order: readonly BackendName[], usable: readonly Candidate[]): Bac
 }
 
 function cheapest(candidates: readonly Candidate[]): Candidate | undefined {
-  return candidates.reduce<Candidate | undefined>((best, next) => (best && best.ms <= next.ms ? best : next), undefined);
+  return candidates.reduce<Candidate | undefined>(
+    (best, next) => (best && best.ms <= next.ms ? best : next),
+    undefined,
+  );
 }
 
 function price(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
   const tokens = work.batch * work.seqLen;
   const flops = tokens * work.flopsPerToken;
   const copies = (tokens * work.bytesPerToken) / COPY_BYTES_PER_MS;
-  return [...priceWasm(verb, work, flops, copies, hardware), priceGpu(verb, flops, copies, hardware), priceReference(flops)];
+  return [
+    ...priceWasm(verb, work, flops, copies, hardware),
+    priceGpu(verb, flops, copies, hardware),
+    priceReference(flops),
+  ];
 }
 
 function missing(backend: BackendName, hardware: Hardware): Candidate {
@@ -119,10 +135,22 @@ function missing(backend: BackendName, hardware: Hardware): Candidate {
   return { backend, threads: 0, ms: Number.POSITIVE_INFINITY, available: false, reason };
 }
 
-function priceWasm(verb: Verb, work: Work, flops: number, copies: number, { wasm, ...hardware }: Hardware): Candidate[] {
+function priceWasm(
+  verb: Verb,
+  work: Work,
+  flops: number,
+  copies: number,
+  { wasm, ...hardware }: Hardware,
+): Candidate[] {
   if (!wasm) return [missing("wasm", { wasm, ...hardware })];
   const alone = flops / wasm.flopsPerMs + copies;
-  const calling = (available: boolean, reason: string): Candidate => ({ backend: "wasm", threads: 0, ms: alone, available, reason });
+  const calling = (available: boolean, reason: string): Candidate => ({
+    backend: "wasm",
+    threads: 0,
+    ms: alone,
+    available,
+    reason,
+  });
   if (verb === "step") return [calling(true, "a step is shorter than waking a worker")];
   if (wasm.threads === 0) return [calling(true, wasm.threadsReason ?? "no worker threads were asked for")];
   const busy = Math.max(1, Math.min(wasm.threads, Math.ceil((work.batch * work.seqLen) / TOKENS_PER_THREAD)));
@@ -134,14 +162,23 @@ function priceWasm(verb: Verb, work: Work, flops: number, copies: number, { wasm
     available: true,
     reason: "waking the workers would cost more than they save",
   };
-  return [calling(!wasm.threadsDemanded, wasm.threadsDemanded ? "`threads` was given as a number" : "the workers are faster"), shared];
+  return [
+    calling(
+      !wasm.threadsDemanded,
+      wasm.threadsDemanded ? "`threads` was given as a number" : "the workers are faster",
+    ),
+    shared,
+  ];
 }
 
 function priceGpu(verb: Verb, flops: number, copies: number, hardware: Hardware): Candidate {
   const gpu = hardware.webgpu;
   if (!gpu) return missing("webgpu", hardware);
-  const ms = gpu.roundTripMs + flops / gpu.flopsPerMs + copies;
-  const slow = verb === "step" ? "its round trip is longer than a step" : "its round trip and copies cost more than it saves";
+  const ms = gpu.roundTripMs + flops / (gpu.software ? SOFTWARE_FLOPS_PER_MS : gpu.flopsPerMs) + copies;
+  const slow =
+    verb === "step"
+      ? "its round trip is longer than a step"
+      : "its round trip and copies cost more than it saves";
   const reason = gpu.software ? "its adapter is software: the CPU under another name" : slow;
   return { backend: "webgpu", threads: 0, ms, available: true, reason };
 }
@@ -151,7 +188,12 @@ function priceReference(flops: number): Candidate {
   return { backend: "reference", threads: 0, ms: flops / REFERENCE_FLOPS_PER_MS, available: true, reason };
 }
 
-function explainChoice(choice: Candidate, fair: readonly Candidate[], hardware: Hardware, preference: Preference): string {
+function explainChoice(
+  choice: Candidate,
+  fair: readonly Candidate[],
+  hardware: Hardware,
+  preference: Preference,
+): string {
   const where = describe(choice);
   if (preference === "auto") {
     if (choice.backend === "reference") return `${where}: neither WebAssembly nor a GPU is available`;
@@ -160,7 +202,9 @@ function explainChoice(choice: Candidate, fair: readonly Candidate[], hardware: 
     if (next) return `${where}: predicted ${ms(choice.ms)}, the next best (${describe(next)}) ${ms(next.ms)}`;
     return `${where}: the only candidate (${choice.reason})`;
   }
-  const skipped = preference.slice(0, preference.indexOf(choice.backend)).map((backend) => `${backend}: ${hardware.unavailable.get(backend)}`);
+  const skipped = preference
+    .slice(0, preference.indexOf(choice.backend))
+    .map((backend) => `${backend}: ${hardware.unavailable.get(backend)}`);
   if (skipped.length > 0) return `${where}: the first of the list that is available (${skipped.join("; ")})`;
   return `${where}: ${preference.length === 1 ? "asked for by name" : "the first of the list"}`;
 }
@@ -168,7 +212,9 @@ function explainChoice(choice: Candidate, fair: readonly Candidate[], hardware: 
 /** "wasm on 2 threads" */
 export function describe({ backend, threads }: { backend: BackendName; threads: number }): string {
   if (backend !== "wasm") return backend;
-  return threads === 0 ? "wasm on the calling thread" : `wasm on ${threads} worker thread${threads === 1 ? "" : "s"}`;
+  return threads === 0
+    ? "wasm on the calling thread"
+    : `wasm on ${threads} worker thread${threads === 1 ? "" : "s"}`;
 }
 
 function ms(value: number): string {

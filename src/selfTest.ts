@@ -24,7 +24,12 @@ export interface SelfTestReport {
   readonly results: readonly SelfTestResult[];
 }
 
-type Run = (program: Program, job: Omit<ForwardJob, "threads">, backend: BackendName, threads: number) => Promise<void>;
+type Run = (
+  program: Program,
+  job: Omit<ForwardJob, "threads">,
+  backend: BackendName,
+  threads: number,
+) => Promise<void>;
 
 interface Case {
   readonly name: string;
@@ -38,7 +43,11 @@ interface Case {
 const MODEL_LIMIT = { reference: 1e-5, wasm: 1e-5, webgpu: 5e-5 } as const;
 
 /** Runs each case on each backend: the CPU on the calling thread and on all threads. */
-export async function runSelfTest(backends: readonly BackendName[], run: Run, threads: number): Promise<SelfTestReport> {
+export async function runSelfTest(
+  backends: readonly BackendName[],
+  run: Run,
+  threads: number,
+): Promise<SelfTestReport> {
   const results: SelfTestResult[] = [];
   for (const { name, program, batch, seqLen, limit } of cases()) {
     const x = wave(batch * seqLen * inputWidth(program));
@@ -48,7 +57,12 @@ export async function runSelfTest(backends: readonly BackendName[], run: Run, th
         const y = new Float32Array(expected.length);
         const state = new State(stateLayout(program), batch);
         const lengths = new Int32Array(batch).fill(seqLen);
-        await run(program, { batch, seqLen, lengths, x, y, state, signal: undefined, onProgress: undefined }, backend, count);
+        await run(
+          program,
+          { batch, seqLen, lengths, x, y, state, signal: undefined, onProgress: undefined },
+          backend,
+          count,
+        );
         const error = relativeError(y, expected);
         const most = limit(backend, x);
         results.push({ backend, threads: count, name, error, limit: most, passed: error <= most });
@@ -82,7 +96,16 @@ function classifier(): Program {
   const floats = (length: number, seed: number) => initLru({ dModel: length, dState: 1, seed }).D;
   const dense = (name: string, src: number, dst: number, inWidth: number, outWidth: number, seed: number) => {
     const kernel = floats(inWidth * outWidth, seed).map((v) => v / Math.sqrt(inWidth));
-    stages.push({ kind: "dense", name, src, dst, inWidth, outWidth, kernel, bias: floats(outWidth, seed + 1) });
+    stages.push({
+      kind: "dense",
+      name,
+      src,
+      dst,
+      inWidth,
+      outWidth,
+      kernel,
+      bias: floats(outWidth, seed + 1),
+    });
   };
   const ones = new Float32Array(width).fill(1);
   const bias = floats(width, 5);
@@ -125,14 +148,29 @@ export function relativeError(y: ArrayLike<number>, expected: ArrayLike<number>)
 }
 
 /** DESIGN section 2: twice what a plain float32 recurrence is off by on this input, and never less than 8 units of 2^-24. */
-export function linearLimit(params: LruParams, x: Float32Array, batch: number, seqLen: number, state?: State): number {
+export function linearLimit(
+  params: LruParams,
+  x: Float32Array,
+  batch: number,
+  seqLen: number,
+  state?: State,
+): number {
   const program = programOf(params, "lru");
   const expected = runReference(program, { x, batch, seqLen, ...(state ? { state } : {}) }).y;
-  return Math.max(2 * relativeError(sequentialFloat32(params, x, batch, seqLen, state), expected), 8 * 2 ** -24);
+  return Math.max(
+    2 * relativeError(sequentialFloat32(params, x, batch, seqLen, state), expected),
+    8 * 2 ** -24,
+  );
 }
 
 /** The recurrence as anybody would write it, every operation rounded to float32: the yardstick, not a backend. */
-export function sequentialFloat32(params: LruParams, x: Float32Array, batch: number, seqLen: number, state?: State): Float32Array {
+export function sequentialFloat32(
+  params: LruParams,
+  x: Float32Array,
+  batch: number,
+  seqLen: number,
+  state?: State,
+): Float32Array {
   const [dModel, dState] = [params.D.length, params.nuLog.length];
   const B = normalizedB(params);
   const eigen = eigenvalues(params);

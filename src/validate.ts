@@ -5,10 +5,16 @@ import { arrayClass, isDetached, typeName } from "./io/tensor.js";
 /** A Float32Array of any realm, not detached. */
 export function checkFloat32(name: string, value: unknown): asserts value is Float32Array {
   if (arrayClass(value) !== "Float32Array") {
-    throw new LinrecError("wrong-dtype", `${name} must be a Float32Array; got ${typeName(value)}. Use Float32Array.from(...).`);
+    throw new LinrecError(
+      "wrong-dtype",
+      `${name} must be a Float32Array; got ${typeName(value)}. Use Float32Array.from(...).`,
+    );
   }
   if (isDetached((value as Float32Array).buffer)) {
-    throw new LinrecError("detached", `${name} is detached: its memory was transferred away. Pass a copy, or transfer a copy.`);
+    throw new LinrecError(
+      "detached",
+      `${name} is detached: its memory was transferred away. Pass a copy, or transfer a copy.`,
+    );
   }
 }
 
@@ -26,7 +32,10 @@ export function checkFinite(name: string, values: Float32Array): void {
 
 export function checkCount(name: string, value: unknown, least: number): asserts value is number {
   if (!Number.isSafeInteger(value) || (value as number) < least) {
-    throw new LinrecError("invalid-argument", `${name} must be an integer of at least ${least}; got ${show(value)}.`);
+    throw new LinrecError(
+      "invalid-argument",
+      `${name} must be an integer of at least ${least}; got ${show(value)}.`,
+    );
   }
 }
 
@@ -37,14 +46,20 @@ export function checkOptions(what: string, options: unknown, known: readonly str
   }
   for (const key of Object.keys(options)) {
     if (!known.includes(key)) {
-      throw new LinrecError("invalid-argument", `${what} has no option "${key}". It has: ${known.join(", ")}.`);
+      throw new LinrecError(
+        "invalid-argument",
+        `${what} has no option "${key}". It has: ${known.join(", ")}.`,
+      );
     }
   }
 }
 
 export function checkChoice(name: string, value: unknown, choices: readonly string[]): void {
   if (!choices.includes(value as string)) {
-    throw new LinrecError("invalid-argument", `${name} must be one of ${choices.map((c) => `"${c}"`).join(", ")}; got ${show(value)}.`);
+    throw new LinrecError(
+      "invalid-argument",
+      `${name} must be one of ${choices.map((c) => `"${c}"`).join(", ")}; got ${show(value)}.`,
+    );
   }
 }
 

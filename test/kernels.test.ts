@@ -1,7 +1,11 @@
 // A kernel has the same name and the same first line on both backends, so that the two read as one algorithm.
 import { expect, test } from "vitest";
 
-const assembly = import.meta.glob<string>("../assembly/*.ts", { query: "?raw", import: "default", eager: true });
+const assembly = import.meta.glob<string>("../assembly/*.ts", {
+  query: "?raw",
+  import: "default",
+  eager: true,
+});
 const shaders = import.meta.glob<string>("../src/webgpu/kernels/*.wgsl", {
   query: "?raw",
   import: "default",
@@ -12,7 +16,9 @@ const shaders = import.meta.glob<string>("../src/webgpu/kernels/*.wgsl", {
 const cpuOnly = ["addCarry", "copyRows", "index", "multiply", "simd"];
 
 const named = (files: Record<string, string>) =>
-  new Map(Object.entries(files).map(([path, text]) => [path.replace(/^.*\/|\.\w+$/g, ""), text.split("\n")[0]]));
+  new Map(
+    Object.entries(files).map(([path, text]) => [path.replace(/^.*\/|\.\w+$/g, ""), text.split("\n")[0]]),
+  );
 
 test("assembly/ and src/webgpu/kernels/ hold the same kernels", () => {
   const [cpu, gpu] = [named(assembly), named(shaders)];

@@ -4,11 +4,18 @@ import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
 import { Arena } from "../src/cpu/arena.js";
 import { createMemory, instantiate, type Kernels } from "../src/cpu/instantiate.js";
 import type { PackedProgram, PackedStage } from "../src/cpu/packed.js";
-import type { SharedJob, Span, SpanReply, WorkerApi, WorkerInit, WorkerProgram } from "../src/cpu/protocol.js";
-import { importLater } from "../src/importLater.js";
-import { CHUNK } from "../src/state.js";
+import type {
+  SharedJob,
+  Span,
+  SpanReply,
+  WorkerApi,
+  WorkerInit,
+  WorkerProgram,
+} from "../src/cpu/protocol.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
 import { runShare } from "../src/cpu/wavefront.js";
+import { importLater } from "../src/importLater.js";
+import { CHUNK } from "../src/state.js";
 
 interface Loaded {
   readonly packed: PackedProgram;
@@ -107,7 +114,11 @@ class Worker implements WorkerApi {
     }
     const { packed } = loaded;
     const rows = packed.pooled ? (span.last ? 1 : 0) : span.tokens;
-    const result = new Float32Array(this.#memory.buffer, y, rows * packed.outputWidth).slice() as Float32Array<ArrayBuffer>;
+    const result = new Float32Array(
+      this.#memory.buffer,
+      y,
+      rows * packed.outputWidth,
+    ).slice() as Float32Array<ArrayBuffer>;
     this.#endSpan();
     return Comlink.transfer({ stage: FINISHED, y: result }, [result.buffer]);
   }

@@ -6,8 +6,24 @@ type Pointer = number;
 /** The exports of assembly/index.ts. Pointers and strides are bytes, counts are elements. */
 export interface Kernels {
   add(y: Pointer, a: Pointer, b: Pointer, count: number): void;
-  addCarry(h: Pointer, powers: Pointer, carries: Pointer, tokens: number, k0: number, chunk: number, groups: number): void;
-  batchNorm(y: Pointer, x: Pointer, mean: Pointer, factor: Pointer, bias: Pointer, tokens: number, width: number): void;
+  addCarry(
+    h: Pointer,
+    powers: Pointer,
+    carries: Pointer,
+    tokens: number,
+    k0: number,
+    chunk: number,
+    groups: number,
+  ): void;
+  batchNorm(
+    y: Pointer,
+    x: Pointer,
+    mean: Pointer,
+    factor: Pointer,
+    bias: Pointer,
+    tokens: number,
+    width: number,
+  ): void;
   // biome-ignore format: the argument order of the kernel, on lines that match its declaration
   carryScan(
     carries: Pointer, carry: Pointer, stateLoc: Pointer, loc: Pointer, lambdaT: Pointer,
@@ -32,8 +48,24 @@ export interface Kernels {
     y: Pointer, yStride: number, h: Pointer, C: Pointer, D: Pointer, u: Pointer, uStride: number,
     tokens: number, hWidth: number, outWidth: number,
   ): void;
-  poolCarry(carry: Pointer, stateLoc: Pointer, sums: Pointer, tokens: number, k0: number, chunk: number, width: number): void;
-  poolLocal(sums: Pointer, x: Pointer, stateLoc: Pointer, tokens: number, k0: number, chunk: number, width: number): void;
+  poolCarry(
+    carry: Pointer,
+    stateLoc: Pointer,
+    sums: Pointer,
+    tokens: number,
+    k0: number,
+    chunk: number,
+    width: number,
+  ): void;
+  poolLocal(
+    sums: Pointer,
+    x: Pointer,
+    stateLoc: Pointer,
+    tokens: number,
+    k0: number,
+    chunk: number,
+    width: number,
+  ): void;
   poolMean(y: Pointer, carry: Pointer, stateLoc: Pointer, count: number, width: number): void;
   // biome-ignore format: as above
   projectScan(
@@ -55,9 +87,13 @@ export function createMemory(shared: boolean, pages: number): WebAssembly.Memory
       return new WebAssembly.Memory({ initial: pages, maximum, shared });
     } catch (error) {
       if (maximum / 2 < Math.max(pages, 1024)) {
-        throw new LinrecError("out-of-memory", `No WASM memory of ${pages * 64} KiB could be had: ${messageOf(error)}`, {
-          cause: error,
-        });
+        throw new LinrecError(
+          "out-of-memory",
+          `No WASM memory of ${pages * 64} KiB could be had: ${messageOf(error)}`,
+          {
+            cause: error,
+          },
+        );
       }
     }
   }

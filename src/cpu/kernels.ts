@@ -23,7 +23,10 @@ export async function compileKernels(
   custom: WasmSource | undefined,
 ): Promise<CompiledKernels> {
   if (typeof WebAssembly === "undefined") {
-    throw new LinrecError("backend-unavailable", "This runtime has no WebAssembly. Use backend \"reference\", or a newer runtime.");
+    throw new LinrecError(
+      "backend-unavailable",
+      'This runtime has no WebAssembly. Use backend "reference", or a newer runtime.',
+    );
   }
   try {
     if (custom !== undefined) return await compileCustom(custom, shared);
@@ -34,8 +37,8 @@ export async function compileKernels(
     if (simd === "relaxed") {
       throw new LinrecError(
         "backend-unavailable",
-        "simd \"relaxed\" was asked for, but this runtime does not validate relaxed SIMD (Node 20 needs " +
-          "--experimental-wasm-relaxed-simd; Node 22 and current browsers have it). Use simd \"auto\" or \"baseline\".",
+        'simd "relaxed" was asked for, but this runtime does not validate relaxed SIMD (Node 20 needs ' +
+          '--experimental-wasm-relaxed-simd; Node 22 and current browsers have it). Use simd "auto" or "baseline".',
       );
     }
     const baseline = kernelBytes("baseline", shared);

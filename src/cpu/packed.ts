@@ -3,7 +3,7 @@
  * All addresses are offsets, from the image's start or the scratch block's, so that any thread can place it anywhere.
  */
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
-import { inputWidth, type LruStage, outputWidth, poolOf, type Program, type Stage } from "../program.js";
+import { inputWidth, type LruStage, outputWidth, type Program, poolOf, type Stage } from "../program.js";
 import { CHUNK, groupIndex, type StateLayout, stateLayout } from "../state.js";
 
 interface Slots {
@@ -29,13 +29,35 @@ export type PackedStage =
       readonly loc: number;
       readonly carryIndex: number;
     })
-  | (Slots & { readonly kind: "dense"; readonly inWidth: number; readonly outWidth: number; readonly W: number; readonly b: number })
-  | (Slots & { readonly kind: "layerNorm"; readonly width: number; readonly epsilon: number; readonly scale: number; readonly bias: number })
-  | (Slots & { readonly kind: "batchNorm"; readonly mean: number; readonly factor: number; readonly bias: number })
+  | (Slots & {
+      readonly kind: "dense";
+      readonly inWidth: number;
+      readonly outWidth: number;
+      readonly W: number;
+      readonly b: number;
+    })
+  | (Slots & {
+      readonly kind: "layerNorm";
+      readonly width: number;
+      readonly epsilon: number;
+      readonly scale: number;
+      readonly bias: number;
+    })
+  | (Slots & {
+      readonly kind: "batchNorm";
+      readonly mean: number;
+      readonly factor: number;
+      readonly bias: number;
+    })
   | (Slots & { readonly kind: "gelu" })
   | (Slots & { readonly kind: "glu"; readonly gate: number })
   | (Slots & { readonly kind: "add"; readonly other: number })
-  | (Slots & { readonly kind: "poolMean"; readonly carry: number; readonly loc: number; readonly carryIndex: number })
+  | (Slots & {
+      readonly kind: "poolMean";
+      readonly carry: number;
+      readonly loc: number;
+      readonly carryIndex: number;
+    })
   | (Slots & { readonly kind: "poolLast" })
   | (Slots & { readonly kind: "logSoftmax"; readonly width: number; readonly group: number });
 
@@ -105,11 +127,21 @@ function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): Packe
     }
     case "layerNorm": {
       const scale = image.padded(stage.scale);
-      return { kind: "layerNorm", src, dst, width: stage.width, epsilon: stage.epsilon, scale, bias: image.padded(stage.bias) };
+      return {
+        kind: "layerNorm",
+        src,
+        dst,
+        width: stage.width,
+        epsilon: stage.epsilon,
+        scale,
+        bias: image.padded(stage.bias),
+      };
     }
     case "batchNorm": {
       const factor = (i: number) =>
-        i < stage.width ? (stage.scale[i] as number) / Math.sqrt((stage.variance[i] as number) + stage.epsilon) : 0;
+        i < stage.width
+          ? (stage.scale[i] as number) / Math.sqrt((stage.variance[i] as number) + stage.epsilon)
+          : 0;
       return {
         kind: "batchNorm",
         src,
@@ -147,14 +179,24 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
   const eigen = eigenvalues(params);
   const B = normalizedB(params);
   /** [groups][re x 4 | im x 4] of some quantity of state n; 0 for the states that only pad the last group */
-  const grouped = (at: number, re: (n: number) => number, im: (n: number) => number, write: (i: number, v: number) => void) => {
+  const grouped = (
+    at: number,
+    re: (n: number) => number,
+    im: (n: number) => number,
+    write: (i: number, v: number) => void,
+  ) => {
     for (let n = 0; n < dState; n++) {
       write(at + groupIndex(n), re(n));
       write(at + groupIndex(n) + 4, im(n));
     }
   };
   const power = (k: number, write: (i: number, v: number) => void, at: number) =>
-    grouped(at, (n) => powerRe(eigen, n, k), (n) => powerIm(eigen, n, k), write);
+    grouped(
+      at,
+      (n) => powerRe(eigen, n, k),
+      (n) => powerIm(eigen, n, k),
+      write,
+    );
 
   const panelB = new Float32Array(groups * dModel * 8);
   for (let n = 0; n < dState; n++) {
@@ -165,11 +207,30 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     }
   }
   const lambda = new Float32Array(groups * 8);
-  power(1, (i, v) => { lambda[i] = v; }, 0);
+  power(
+    1,
+    (i, v) => {
+      lambda[i] = v;
+    },
+    0,
+  );
   const lambdaT = new Float64Array(groups * 8);
-  power(CHUNK, (i, v) => { lambdaT[i] = v; }, 0);
+  power(
+    CHUNK,
+    (i, v) => {
+      lambdaT[i] = v;
+    },
+    0,
+  );
   const powers = new Float32Array(CHUNK * groups * 8);
-  for (let k = 0; k < CHUNK; k++) power(k + 1, (i, v) => { powers[i] = v; }, k * groups * 8);
+  for (let k = 0; k < CHUNK; k++)
+    power(
+      k + 1,
+      (i, v) => {
+        powers[i] = v;
+      },
+      k * groups * 8,
+    );
 
   /** Row r of [C_re | -C_im] in the order of h's groups, column o. */
   const c = (r: number, o: number) => {
@@ -195,7 +256,10 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
 }
 
 /** Bytes of one token in the slots, in h, and (per chunk) in the carries. */
-function tokenBytes(slots: readonly number[], stages: readonly PackedStage[]): { slots: number; h: number; carries: number } {
+function tokenBytes(
+  slots: readonly number[],
+  stages: readonly PackedStage[],
+): { slots: number; h: number; carries: number } {
   let h = 0;
   let carries = 0;
   for (const stage of stages) {

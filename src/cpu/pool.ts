@@ -40,7 +40,9 @@ export class PooledWorker {
   async call<T>(call: (api: Comlink.Remote<WorkerApi>) => Promise<T>, deadline: number): Promise<T> {
     const late = new Breaker();
     const timer = setTimeout(() => {
-      late.break(new LinrecError("timeout", `A worker thread did not answer within ${Math.round(deadline)} ms.`));
+      late.break(
+        new LinrecError("timeout", `A worker thread did not answer within ${Math.round(deadline)} ms.`),
+      );
     }, deadline);
     if (this.#calls++ === 0) this.#thread.ref();
     try {
@@ -67,7 +69,11 @@ export function isWorkerFault(error: unknown): boolean {
 }
 
 /** Starts `count` workers and sets them up. Rejects, with none left running, if one does not start. */
-export async function startWorkers(count: number, init: WorkerInit, workerUrl: string | URL | undefined): Promise<PooledWorker[]> {
+export async function startWorkers(
+  count: number,
+  init: WorkerInit,
+  workerUrl: string | URL | undefined,
+): Promise<PooledWorker[]> {
   const workers: PooledWorker[] = [];
   try {
     for (let i = 0; i < count; i++) workers.push(new PooledWorker(await startThread(workerUrl)));
@@ -77,8 +83,9 @@ export async function startWorkers(count: number, init: WorkerInit, workerUrl: s
     for (const worker of workers) worker.terminate();
     throw new LinrecError(
       "worker-failed",
-      `Worker threads could not be started: ${messageOf(error)} If a Content-Security-Policy forbids blob: workers, ` +
-        "allow worker-src blob:, or serve linrec/worker from your own origin and pass its address as `workerUrl`.",
+      `Worker threads could not be started: ${messageOf(error).replace(/\.?$/, ".")} In a page whose Content-Security-Policy ` +
+        "forbids blob: workers, allow worker-src blob:, or serve linrec/worker from your own origin and pass its " +
+        "address as `workerUrl`; under Node's permission model, run with --allow-worker.",
       { cause: error },
     );
   }

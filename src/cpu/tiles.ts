@@ -13,9 +13,10 @@
  * `local` is all that needs no carry, `commit` the small serial part (a multiply-add for each state and chunk),
  * `apply` what needs the carry. Everything between memory and memory is in the kernels.
  */
+
+import { CHUNK } from "../state.js";
 import type { Kernels } from "./instantiate.js";
 import type { PackedProgram, PackedStage } from "./packed.js";
-import { CHUNK } from "../state.js";
 
 /** Where a tile's data is, all of it in the memory of the kernels. */
 export interface Tile {
@@ -92,7 +93,14 @@ export class TileRunner {
       this.#slots[0] = tile.x;
     } else {
       const to = this.#scratchSlots[0] as number;
-      this.#kernels.copyRows(to, 4 * (slots[0] as number), tile.x, 4 * inputWidth, 4 * inputWidth, tile.tokens);
+      this.#kernels.copyRows(
+        to,
+        4 * (slots[0] as number),
+        tile.x,
+        4 * inputWidth,
+        4 * inputWidth,
+        tile.tokens,
+      );
     }
     // A pool's program writes y only once, so its stages before the pool must not use y's memory.
     const direct = !pooled && slots[output] === outputWidth;
@@ -111,8 +119,13 @@ export class TileRunner {
           return i;
         case "poolMean":
           this.#kernels.poolLocal(
-            this.#carries, this.#slot(stage.src), this.#tile.state + stage.loc,
-            this.#tile.tokens, this.#tile.k0, CHUNK, this.#width(stage.src),
+            this.#carries,
+            this.#slot(stage.src),
+            this.#tile.state + stage.loc,
+            this.#tile.tokens,
+            this.#tile.k0,
+            CHUNK,
+            this.#width(stage.src),
           );
           return i;
         case "poolLast":
@@ -150,7 +163,13 @@ export class TileRunner {
     }
     if (!this.#tile.last) return FINISHED;
     const { state, count } = this.#tile;
-    this.#kernels.poolMean(this.#slot(stage.dst), state + stage.carry, state + stage.loc, count, this.#width(stage.dst));
+    this.#kernels.poolMean(
+      this.#slot(stage.dst),
+      state + stage.carry,
+      state + stage.loc,
+      count,
+      this.#width(stage.dst),
+    );
     this.#rows = 1;
     return at + 1;
   }
@@ -158,23 +177,55 @@ export class TileRunner {
   #projectScan(stage: Stage<"lru">): void {
     const { state, tokens, k0 } = this.#tile;
     this.#kernels.projectScan(
-      this.#h, this.#slot(stage.src), 4 * this.#width(stage.src), this.#image + stage.B, this.#image + stage.lambda,
-      state + stage.loc, tokens, k0, CHUNK, stage.dModel, stage.groups,
+      this.#h,
+      this.#slot(stage.src),
+      4 * this.#width(stage.src),
+      this.#image + stage.B,
+      this.#image + stage.lambda,
+      state + stage.loc,
+      tokens,
+      k0,
+      CHUNK,
+      stage.dModel,
+      stage.groups,
     );
   }
 
   #output(stage: Stage<"lru">): void {
     const { tokens, k0 } = this.#tile;
-    this.#kernels.addCarry(this.#h, this.#image + stage.powers, this.#carries, tokens, k0, CHUNK, stage.groups);
+    this.#kernels.addCarry(
+      this.#h,
+      this.#image + stage.powers,
+      this.#carries,
+      tokens,
+      k0,
+      CHUNK,
+      stage.groups,
+    );
     this.#kernels.output(
-      this.#slot(stage.dst), 4 * this.#width(stage.dst), this.#h, this.#image + stage.C, this.#image + stage.D,
-      this.#slot(stage.src), 4 * this.#width(stage.src), tokens, 8 * stage.groups, stage.outWidth,
+      this.#slot(stage.dst),
+      4 * this.#width(stage.dst),
+      this.#h,
+      this.#image + stage.C,
+      this.#image + stage.D,
+      this.#slot(stage.src),
+      4 * this.#width(stage.src),
+      tokens,
+      8 * stage.groups,
+      stage.outWidth,
     );
   }
 
   #poolLast(stage: Stage<"poolLast">): void {
     const bytes = 4 * this.#width(stage.src);
-    this.#kernels.copyRows(this.#slot(stage.dst), bytes, this.#slot(stage.src) + (this.#rows - 1) * bytes, bytes, bytes, 1);
+    this.#kernels.copyRows(
+      this.#slot(stage.dst),
+      bytes,
+      this.#slot(stage.src) + (this.#rows - 1) * bytes,
+      bytes,
+      bytes,
+      1,
+    );
     this.#rows = 1;
   }
 
@@ -188,11 +239,28 @@ export class TileRunner {
     switch (stage.kind) {
       case "dense":
         kernels.dense(
-          y, 4 * width, x, 4 * this.#width(stage.src), image + stage.W, image + stage.b, rows, stage.inWidth, stage.outWidth,
+          y,
+          4 * width,
+          x,
+          4 * this.#width(stage.src),
+          image + stage.W,
+          image + stage.b,
+          rows,
+          stage.inWidth,
+          stage.outWidth,
         );
         return;
       case "layerNorm":
-        kernels.layerNorm(y, x, 4 * width, image + stage.scale, image + stage.bias, stage.epsilon, rows, stage.width);
+        kernels.layerNorm(
+          y,
+          x,
+          4 * width,
+          image + stage.scale,
+          image + stage.bias,
+          stage.epsilon,
+          rows,
+          stage.width,
+        );
         return;
       case "batchNorm":
         kernels.batchNorm(y, x, image + stage.mean, image + stage.factor, image + stage.bias, rows, width);
@@ -215,7 +283,14 @@ export class TileRunner {
     const { output, outputWidth } = this.#program;
     const from = this.#slot(output);
     if (from === this.#tile.y) return;
-    this.#kernels.copyRows(this.#tile.y, 4 * outputWidth, from, 4 * this.#width(output), 4 * outputWidth, this.#rows);
+    this.#kernels.copyRows(
+      this.#tile.y,
+      4 * outputWidth,
+      from,
+      4 * this.#width(output),
+      4 * outputWidth,
+      this.#rows,
+    );
   }
 
   #slot(index: number): number {

@@ -4,13 +4,13 @@
  * them back. Two rounds for each carry stage, the same kernels, the same bits.
  */
 import type { ForwardJob } from "../backend.js";
-import { FINISHED, TileRunner } from "./tiles.js";
 import { CHUNK } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
 import type { PackedProgram, PackedStage } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import type { Span, SpanReply } from "./protocol.js";
+import { FINISHED, TileRunner } from "./tiles.js";
 import { throwIfAborted } from "./windows.js";
 
 export interface TransferHost {
@@ -41,7 +41,11 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
     job.y.fill(0);
     let done = 0;
     const tasks = spans(host, job);
-    for (let group = take(tasks, host.workers.length); group.length > 0; group = take(tasks, host.workers.length)) {
+    for (
+      let group = take(tasks, host.workers.length);
+      group.length > 0;
+      group = take(tasks, host.workers.length)
+    ) {
       throwIfAborted(job.signal);
       await runGroup(host, job, group, states, temporary);
       done += group.reduce((sum, task) => sum + task.span.tokens, 0);
@@ -74,7 +78,14 @@ function* spans({ program, programId }: TransferHost, job: ForwardJob): Generato
       const initial = state.bytes.slice(row * program.layout.rowBytes, (row + 1) * program.layout.rowBytes);
       const tokens = end - start;
       const part = x.slice(from, from + tokens * width) as Float32Array<ArrayBuffer>;
-      const span = { program: programId, x: part, tokens, k0: index === 0 ? k : 0, last: end === length, state: initial };
+      const span = {
+        program: programId,
+        x: part,
+        tokens,
+        k0: index === 0 ? k : 0,
+        last: end === length,
+        state: initial,
+      };
       yield { row, start, span };
     }
   }
@@ -91,7 +102,13 @@ function take(tasks: Generator<Task, undefined>, count: number): Task[] {
 }
 
 /** Takes the spans of a group, one to each worker, through the program in step. */
-async function runGroup(host: TransferHost, job: ForwardJob, group: Task[], states: number, temporary: number): Promise<void> {
+async function runGroup(
+  host: TransferHost,
+  job: ForwardJob,
+  group: Task[],
+  states: number,
+  temporary: number,
+): Promise<void> {
   const { program, workers, deadline } = host;
   const ask = (i: number, call: Parameters<PooledWorker["call"]>[0]) =>
     (workers[i] as PooledWorker).call(call, deadline) as Promise<SpanReply>;
@@ -118,7 +135,10 @@ async function runGroup(host: TransferHost, job: ForwardJob, group: Task[], stat
   for (const [i, { row, start }] of group.entries()) {
     const reply = replies[i] as SpanReply;
     if (reply.stage !== FINISHED) continue;
-    job.y.set((reply as Extract<SpanReply, { stage: -1 }>).y, (program.pooled ? row : row * job.seqLen + start) * program.outputWidth);
+    job.y.set(
+      (reply as Extract<SpanReply, { stage: -1 }>).y,
+      (program.pooled ? row : row * job.seqLen + start) * program.outputWidth,
+    );
   }
 }
 
@@ -158,13 +178,23 @@ function commit(
 }
 
 /** The stages from a pool on, for a row whose last token has been read: on the calling thread, which has the sums. */
-function finishPool(host: TransferHost, job: ForwardJob, task: Task, at: number, states: number, temporary: number): void {
+function finishPool(
+  host: TransferHost,
+  job: ForwardJob,
+  task: Task,
+  at: number,
+  states: number,
+  temporary: number,
+): void {
   const { runner, program, arena } = host;
   const count = (job.state.count[task.row] as number) + (job.lengths[task.row] as number);
   const state = states + task.row * program.layout.rowBytes;
   runner.begin({ x: 0, y: temporary, tokens: 0, k0: 0, state, last: true, count });
   runner.local(runner.apply(at));
-  job.y.set(new Float32Array(arena.memory.buffer, temporary, program.outputWidth), task.row * program.outputWidth);
+  job.y.set(
+    new Float32Array(arena.memory.buffer, temporary, program.outputWidth),
+    task.row * program.outputWidth,
+  );
 }
 
 /** Room for the finals, or the carries, of the chunks of a span, and for a row of y. */

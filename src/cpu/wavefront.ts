@@ -15,7 +15,12 @@ const NAP = 50;
 const emptyTile = (): Tile => ({ x: 0, y: 0, tokens: 0, k0: 0, state: 0, last: false, count: 0 });
 
 /** Runs a whole window on this thread, row after row. */
-export function runWindow(runner: TileRunner, program: PackedProgram, memory: WebAssembly.Memory, window: Window): void {
+export function runWindow(
+  runner: TileRunner,
+  program: PackedProgram,
+  memory: WebAssembly.Memory,
+  window: Window,
+): void {
   const table = new RowTableView(memory, window.table);
   const tile = emptyTile();
   for (let row = 0; row < window.rows; row++) {
@@ -24,7 +29,12 @@ export function runWindow(runner: TileRunner, program: PackedProgram, memory: We
 }
 
 /** Runs this thread's share of a window in shared memory: returns when no tile is left, or the window is stopped. */
-export function runShare(runner: TileRunner, program: PackedProgram, memory: WebAssembly.Memory, window: Window): void {
+export function runShare(
+  runner: TileRunner,
+  program: PackedProgram,
+  memory: WebAssembly.Memory,
+  window: Window,
+): void {
   const control = new Int32Array(memory.buffer, window.control);
   const table = new RowTableView(memory, window.table);
   const tile = emptyTile();

@@ -146,7 +146,8 @@ class Block {
   /** Runs the window, and lets an abort be heard by whoever computes it. */
   async #execute(window: Window): Promise<void> {
     const { signal } = this.#job;
-    const stop = () => Atomics.store(new Int32Array(this.#host.arena.memory.buffer), window.control / 4 + Control.stop, 1);
+    const stop = () =>
+      Atomics.store(new Int32Array(this.#host.arena.memory.buffer), window.control / 4 + Control.stop, 1);
     signal?.addEventListener("abort", stop);
     try {
       await this.#host.execute(window);
@@ -190,10 +191,17 @@ class Block {
       longest = Math.max(longest, tokens + k0);
       if (this.#x === undefined) {
         const from = (row * seqLen + start) * inputWidth;
-        floats.set(x.subarray(from, from + tokens * inputWidth), buffers.x / 4 + r * (end - start) * inputWidth);
+        floats.set(
+          x.subarray(from, from + tokens * inputWidth),
+          buffers.x / 4 + r * (end - start) * inputWidth,
+        );
       }
     }
-    ints.fill(0, buffers.control / 4, buffers.control / 4 + controlBytes(program.layout.carries, this.#rows) / 4);
+    ints.fill(
+      0,
+      buffers.control / 4,
+      buffers.control / 4 + controlBytes(program.layout.carries, this.#rows) / 4,
+    );
     const tileTokens = this.#tileTokens(total);
     const token = 4 * inputWidth;
     const yToken = 4 * outputWidth;
@@ -203,7 +211,10 @@ class Block {
       tilesPerRow: Math.ceil(longest / tileTokens),
       x: this.#x === undefined ? buffers.x : this.#x + (this.#first * seqLen + start) * token,
       xRowBytes: token * (this.#x === undefined ? end - start : seqLen),
-      y: this.#y === undefined ? buffers.y : this.#y + (pooled ? this.#first : this.#first * seqLen + start) * yToken,
+      y:
+        this.#y === undefined
+          ? buffers.y
+          : this.#y + (pooled ? this.#first : this.#first * seqLen + start) * yToken,
       yRowBytes: pooled ? yToken : yToken * (this.#y === undefined ? end - start : seqLen),
       states: this.#states,
       table: buffers.table,
@@ -232,7 +243,8 @@ class Block {
       const from = buffers.y / 4 + r * rowFloats;
       if (pooled) {
         // The row's only output, there once its last token has been read.
-        if (length > start && length <= end) y.set(floats.subarray(from, from + outputWidth), row * outputWidth);
+        if (length > start && length <= end)
+          y.set(floats.subarray(from, from + outputWidth), row * outputWidth);
       } else {
         const tokens = Math.max(0, Math.min(length, end) - start);
         y.set(floats.subarray(from, from + tokens * outputWidth), (row * seqLen + start) * outputWidth);

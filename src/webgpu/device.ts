@@ -30,7 +30,8 @@ export async function openDevice(
   try {
     const adapter = await within(ADAPTER_DEADLINE_MS, "adapter", found.gpu.requestAdapter());
     if (!adapter) {
-      const help = "update the GPU driver, or allow this GPU in the browser's settings";
+      const help =
+        "a browser may need a newer GPU driver, or this GPU allowed in its settings; Node needs a Vulkan, Metal or D3D12 driver";
       return { reason: `WebGPU is there, but has no adapter: ${help}` };
     }
     // More than the default limits is needed only for weights and activations beyond 128 MiB.
