@@ -11,4 +11,5 @@ export { layerNorm } from "./layerNorm";
 export { logSoftmax } from "./logSoftmax";
 export { output } from "./output";
 export { poolCarry, poolLocal, poolMean } from "./pool";
+export { projectHidden } from "./projectHidden";
 export { projectScan } from "./projectScan";

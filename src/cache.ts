@@ -2,7 +2,7 @@
 import { LinrecError } from "./errors.js";
 import type { LruStage } from "./program.js";
 import type { State, StateSlot } from "./state.js";
-import { checkCount, checkFloat32 } from "./validate.js";
+import { checkCount, checkFloat32, show } from "./validate.js";
 
 /** h of one LRU, for every row of a batch. */
 export interface HiddenState {
@@ -98,9 +98,9 @@ abstract class InferenceCache {
       );
     }
     for (const [i, slot] of slots.entries()) {
-      const layer = layers[i] as HiddenState;
-      for (const part of ["re", "im"] as const)
-        checkPart(`${part} of layer ${i}`, layer[part], this.batch, slot);
+      const layer: Partial<HiddenState> | null | undefined = layers[i];
+      checkPart(`re of layer ${i}`, layer?.re, this.batch, slot);
+      checkPart(`im of layer ${i}`, layer?.im, this.batch, slot);
     }
     for (let row = 0; row < this.batch; row++) {
       this.state.resetRow(row);
@@ -157,16 +157,22 @@ export class ModelCache extends InferenceCache {
   set(layers: readonly HiddenState[]): void;
   set(re: readonly Float32Array[], im: readonly Float32Array[]): void;
   set(layersOrRe: readonly HiddenState[] | readonly Float32Array[], im?: readonly Float32Array[]): void {
-    const layers = im
-      ? im.map((part, i) => ({ re: layersOrRe[i] as Float32Array, im: part }))
-      : (layersOrRe as HiddenState[]);
+    for (const list of im === undefined ? [layersOrRe] : [layersOrRe, im]) {
+      if (!Array.isArray(list)) {
+        throw new LinrecError(
+          "invalid-argument",
+          `set() of a model takes what get() gives, [{ re, im }, ...], or two lists; got ${show(list)}.`,
+        );
+      }
+    }
     if (im && im.length !== layersOrRe.length) {
       throw new LinrecError(
         "shape-mismatch",
         `set() got re of ${layersOrRe.length} layers and im of ${im.length}.`,
       );
     }
-    this.restart(layers);
+    const layers = im?.map((part, i) => ({ re: layersOrRe[i], im: part })) ?? layersOrRe;
+    this.restart(layers as HiddenState[]);
   }
 
   clone(): ModelCache {

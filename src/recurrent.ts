@@ -5,7 +5,7 @@
 import type { ForwardJob, Runner } from "./backend.js";
 import type { Breaker } from "./breaker.js";
 import type { AnyCache } from "./cache.js";
-import { LinrecError } from "./errors.js";
+import { LinrecError, messageOf } from "./errors.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
 import { typeName } from "./io/tensor.js";
@@ -43,7 +43,7 @@ export interface ForwardOptions<Cache> {
   backend?: BackendOption | undefined;
   /** Stops the work: the promise rejects with `aborted` at once. */
   signal?: AbortSignal | undefined;
-  /** Called now and then while the work goes on. */
+  /** Called now and then while the work goes on. If it throws, the work stops: the promise rejects with `aborted`. */
   onProgress?: ((progress: Progress) => void) | undefined;
 }
 
@@ -156,7 +156,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     if (options.backend !== undefined) checkBackendOption(options.backend);
     if (this.#host.nonFinite === "reject") checkFinite("x", x);
     const total = batch * seqLen;
-    const report = onProgress && ((done: number) => onProgress({ done, total }));
+    const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
     const job = { batch, seqLen, lengths, x, y, state: initial, signal, onProgress: report };
     const state = total === 0 ? initial : await this.#host.forward(this.#prepared, job, options.backend);
     return { y, state: this.wrap(state) };
@@ -342,6 +342,17 @@ export abstract class Recurrent<Cache extends AnyCache> {
         `${name} belongs to another layer or model. Use one of this model's own.`,
       );
     }
+  }
+}
+
+/** An error of the caller's own ends the forward, and is no backend's fault. */
+function callBack(onProgress: (progress: Progress) => void, progress: Progress): void {
+  try {
+    onProgress(progress);
+  } catch (cause) {
+    throw new LinrecError("aborted", `The forward was stopped: onProgress threw ${messageOf(cause)}.`, {
+      cause,
+    });
   }
 }
 

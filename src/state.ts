@@ -12,7 +12,7 @@ import { eigenvalues, powerIm, powerRe } from "./params.js";
 import type { LruStage, PoolStage, Program } from "./program.js";
 
 /** T of DESIGN section 2: tokens in a chunk of the fixed grid. Small, so that T powers of lambda stay in cache. */
-export const CHUNK = 32;
+export const CHUNK = 48;
 
 /** Rows of the kernels' state blocks start on cache lines of their own: two threads never write one line. */
 const ROW_ALIGNMENT = 128;

@@ -1,6 +1,7 @@
 /** The CPU's bit-exactness for whole models: what exact.test.ts holds a layer to, with norms, gates and pools around it. */
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { type Engine, type Model, writeSafetensors } from "../src/index.js";
+import { CHUNK } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createEngines, type NamedEngine } from "./support/engines.js";
 import { goldenNames, loadGolden } from "./support/golden.js";
@@ -40,37 +41,43 @@ describe.each(builds)("%s SIMD", (build) => {
       return pooled ? (steps.at(-1) as Float32Array) : join(steps, batch);
     }
 
-    test.each([1, 31, 32, 33, 64, 101])("step after step = forward, %i tokens", async (seqLen) => {
-      const x = input(seqLen, seqLen);
-      const { y, state } = await model.forward(x, { batch });
-      const cache = model.allocateInferenceCache(batch);
-      expectSameBits(steppedY(stepThrough(model, x, cache)), y, "y");
-      expectSameState([model, cache], [model, state], "state");
-    });
+    test.each([1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 101])(
+      "step after step = forward, %i tokens",
+      async (seqLen) => {
+        const x = input(seqLen, seqLen);
+        const { y, state } = await model.forward(x, { batch });
+        const cache = model.allocateInferenceCache(batch);
+        expectSameBits(steppedY(stepThrough(model, x, cache)), y, "y");
+        expectSameState([model, cache], [model, state], "state");
+      },
+    );
 
     test("every step's output = forward over the tokens so far", async () => {
       const seqLen = 67;
       const x = input(seqLen);
       const steps = stepThrough(model, x, model.allocateInferenceCache(batch));
-      for (const length of [1, 2, 30, 32, 33, 66]) {
+      for (const length of [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 66]) {
         const { y } = await model.forward(cut(x, batch, model.inputWidth, 0, length), { batch });
         expectSameBits(steppedY(steps.slice(0, length)), y, `after ${length}`);
       }
     });
 
-    test.each([1, 17, 32, 63, 64, 65, 129])("cut after %i tokens = whole", async (at) => {
-      const seqLen = 131;
-      const x = input(seqLen);
-      const whole = await model.forward(x, { batch });
-      const first = await model.forward(cut(x, batch, model.inputWidth, 0, at), { batch });
-      const rest = cut(x, batch, model.inputWidth, at, seqLen);
-      const restored = model.deserializeState(model.serializeState(first.state));
-      for (const state of [first.state, first.state.clone(), restored]) {
-        const second = await model.forward(rest, { batch, state });
-        expectSameBits(pooled ? second.y : join([first.y, second.y], batch), whole.y, "y");
-        expectSameState([model, second.state], [model, whole.state], "state");
-      }
-    });
+    test.each([1, 17, CHUNK, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 129])(
+      "cut after %i tokens = whole",
+      async (at) => {
+        const seqLen = 131;
+        const x = input(seqLen);
+        const whole = await model.forward(x, { batch });
+        const first = await model.forward(cut(x, batch, model.inputWidth, 0, at), { batch });
+        const rest = cut(x, batch, model.inputWidth, at, seqLen);
+        const restored = model.deserializeState(model.serializeState(first.state));
+        for (const state of [first.state, first.state.clone(), restored]) {
+          const second = await model.forward(rest, { batch, state });
+          expectSameBits(pooled ? second.y : join([first.y, second.y], batch), whole.y, "y");
+          expectSameState([model, second.state], [model, whole.state], "state");
+        }
+      },
+    );
 
     // 1700 tokens are several tiles, even on the calling thread.
     test.each([0b0, 0b11, 0b1001])(

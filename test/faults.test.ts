@@ -94,7 +94,7 @@ describe.each(memories)("%s", (memory) => {
       await expectRight(lru, `worker ${String(workerUrl).slice(0, 40)}`);
       await expectRight(lru, "once more");
       expect(told).toEqual([expect.stringMatching(/could not be started: .*workerUrl.*calling thread/)]);
-      expect(engine.backends.wasm).toEqual({
+      expect(engine.backends.wasm).toMatchObject({
         available: true,
         reason: expect.stringMatching(/could not be started/),
       });
@@ -141,7 +141,7 @@ test("an error of the caller's own onProgress does not end a backend", async () 
   const lru = await engine.lru(params);
   const onProgress = (progress: unknown) => {
     told.push(progress);
-    throw new Error("the caller's own");
+    if (told.length < 5) throw new Error("the caller's own"); // not for ever: a forward that is run again would be, too
   };
   await errorOf(() => lru.forward(x, { batch, onProgress }));
   expect(told).toHaveLength(1); // and it is not run again on another

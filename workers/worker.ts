@@ -109,6 +109,7 @@ class Worker implements WorkerApi {
     const { loaded, span, y } = current;
     if (at !== FINISHED) {
       current.stage = at;
+      this.#runner(loaded, loaded.scratch).project(at);
       const finals = this.#finals(loaded, loaded.packed.stages[at] as PackedStage, span);
       return Comlink.transfer({ stage: at, finals }, [finals.buffer]);
     }

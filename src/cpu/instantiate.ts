@@ -68,8 +68,14 @@ export interface Kernels {
   ): void;
   poolMean(y: Pointer, carry: Pointer, stateLoc: Pointer, count: number, width: number): void;
   // biome-ignore format: as above
+  projectHidden(
+    h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, u: Pointer, uStride: number, B: Pointer,
+    lambda: Pointer, lambdaT: Pointer, powers: Pointer, tokens: number, k0: number, chunk: number,
+    dModel: number, groups: number,
+  ): void;
+  // biome-ignore format: as above
   projectScan(
-    loc: Pointer, u: Pointer, uStride: number, B: Pointer, lambda: Pointer, stateLoc: Pointer,
+    loc: Pointer, last: Pointer, u: Pointer, uStride: number, B: Pointer, lambda: Pointer, stateLoc: Pointer,
     tokens: number, k0: number, chunk: number, dModel: number, groups: number,
   ): void;
 }

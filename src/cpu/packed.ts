@@ -87,7 +87,7 @@ export interface PackedProgram {
 }
 
 /** A tile's activations should leave half of a 1 MiB L2 cache to the weights. */
-const TILE_BYTES = 512 * 1024;
+const TILE_BYTES = 256 * 1024;
 const MAX_TILE_TOKENS = 1024;
 
 export function packProgram(program: Program): PackedProgram {

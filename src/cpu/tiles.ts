@@ -1,19 +1,24 @@
 /**
  * Takes one tile, up to `tileTokens` tokens of one sequence, through a whole program while it is in cache.
  *
- * A tile stops at every stage that carries state, for its driver to bring the carry (from the previous tile, which
- * another thread may still be computing):
+ * A tile stops at every stage that carries state, for its driver to bring the carry from the row's previous tile, which
+ * another thread may still be computing:
  *
- *     for (let at = runner.local(0); at >= 0; at = runner.local(runner.apply(at))) {
- *       ...wait until the previous tile of the row has committed stage `at`...
- *       runner.commit(at);
+ *     for (let at = runner.local(0); at !== FINISHED; at = runner.local(runner.apply(at))) {
+ *       if (...the previous tile has committed stage `at`...) {
+ *         runner.advance(at);
+ *       } else {
+ *         runner.project(at);
+ *         ...wait for it...
+ *         runner.commit(at);
+ *       }
  *       ...tell the next tile...
  *     }
  *
- * `local` is all that needs no carry, `commit` the small serial part (a multiply-add for each state and chunk),
- * `apply` what needs the carry. Everything between memory and memory is in the kernels.
+ * `local` runs the stages in between. `project` is all of the stage that needs no carry, `commit` the small serial part (a
+ * multiply-add for each state and chunk), `apply` what needs the carries. `advance` is project and commit in one pass, faster
+ * and the same to the bit. Everything between memory and memory is in the kernels.
  */
-
 import { CHUNK } from "../state.js";
 import type { Kernels } from "./instantiate.js";
 import type { PackedProgram, PackedStage } from "./packed.js";
@@ -52,6 +57,8 @@ export class TileRunner {
   #tile!: Tile;
   /** Rows of the slots: the tile's tokens, 1 after a pool. */
   #rows = 0;
+  /** Whether the LRU stage under way has h already, and not loc. */
+  #hasHidden = false;
 
   /** @param image address of the program's image; @param scratch address of a block of `program.scratch.bytes` */
   constructor(kernels: Kernels, program: PackedProgram, image: number, scratch: number) {
@@ -82,7 +89,7 @@ export class TileRunner {
   /** Runs a whole tile on this thread, given that the row's earlier tiles are done. */
   run(tile: Tile): void {
     this.begin(tile);
-    for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.commit(at);
+    for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.advance(at);
   }
 
   begin(tile: Tile): void {
@@ -107,42 +114,46 @@ export class TileRunner {
     this.#slots[output] = direct ? tile.y : (this.#scratchSlots[output] as number);
   }
 
-  /** Runs stages from `from` on, until one needs its carry: returns its index, or FINISHED with y written. */
+  /** Runs stages from `from` on, until one carries state: returns its index, or FINISHED with y written. */
   local(from: number): number {
     const { stages } = this.#program;
     if (from === FINISHED) return FINISHED;
     for (let i = from; i < stages.length; i++) {
       const stage = stages[i] as PackedStage;
-      switch (stage.kind) {
-        case "lru":
-          this.#projectScan(stage);
-          return i;
-        case "poolMean":
-          this.#kernels.poolLocal(
-            this.#carries,
-            this.#slot(stage.src),
-            this.#tile.state + stage.loc,
-            this.#tile.tokens,
-            this.#tile.k0,
-            CHUNK,
-            this.#width(stage.src),
-          );
-          return i;
-        case "poolLast":
-          if (!this.#tile.last) return FINISHED;
-          this.#poolLast(stage);
-          break;
-        default:
-          this.#runLocal(stage);
+      if (stage.kind === "lru" || stage.kind === "poolMean") return i;
+      if (stage.kind === "poolLast") {
+        if (!this.#tile.last) return FINISHED;
+        this.#poolLast(stage);
+      } else {
+        this.#runLocal(stage);
       }
     }
     this.#writeOutput();
     return FINISHED;
   }
 
-  /** Advances the row's state past this tile: the previous tile of the row must have committed the stage. */
+  /** The part of a carrying stage that needs no carry: loc of each token, or a pool's sum of each chunk. */
+  project(at: number): void {
+    const stage = this.#carryStage(at);
+    const { state, tokens, k0 } = this.#tile;
+    const x = this.#slot(stage.src);
+    const width = this.#width(stage.src);
+    if (stage.kind === "poolMean") {
+      this.#kernels.poolLocal(this.#carries, x, state + stage.loc, tokens, k0, CHUNK, width);
+      return;
+    }
+    const { dModel, groups } = stage;
+    const [B, lambda] = [this.#image + stage.B, this.#image + stage.lambda];
+    this.#hasHidden = false;
+    // biome-ignore format: the kernel's arguments, outputs first
+    this.#kernels.projectScan(
+      this.#h, this.#carries, x, 4 * width, B, lambda, state + stage.loc, tokens, k0, CHUNK, dModel, groups,
+    );
+  }
+
+  /** Advances the row's state past this tile, after {@link project}: the row's previous tile must have committed the stage. */
   commit(at: number): void {
-    const stage = this.#program.stages[at] as Stage<"lru" | "poolMean">;
+    const stage = this.#carryStage(at);
     const { state, tokens, k0 } = this.#tile;
     const carry = state + stage.carry;
     const loc = state + stage.loc;
@@ -154,9 +165,29 @@ export class TileRunner {
     }
   }
 
+  /** {@link project} and {@link commit} in one: the row's previous tile must have committed the stage. */
+  advance(at: number): void {
+    const stage = this.#carryStage(at);
+    if (stage.kind === "poolMean") {
+      this.project(at);
+      this.commit(at);
+      return;
+    }
+    const { state, tokens, k0 } = this.#tile;
+    const { dModel, groups } = stage;
+    const image = this.#image;
+    this.#hasHidden = true;
+    // biome-ignore format: the kernel's arguments, outputs first
+    this.#kernels.projectHidden(
+      this.#h, this.#carries, state + stage.carry, state + stage.loc, this.#slot(stage.src), 4 * this.#width(stage.src),
+      image + stage.B, image + stage.lambda, image + stage.lambdaT, image + stage.powers,
+      tokens, k0, CHUNK, dModel, groups,
+    );
+  }
+
   /** Finishes a stage whose carries are there. Returns the stage to go on from, or FINISHED if the tile ends here. */
   apply(at: number): number {
-    const stage = this.#program.stages[at] as Stage<"lru" | "poolMean">;
+    const stage = this.#carryStage(at);
     if (stage.kind === "lru") {
       this.#output(stage);
       return at + 1;
@@ -174,46 +205,22 @@ export class TileRunner {
     return at + 1;
   }
 
-  #projectScan(stage: Stage<"lru">): void {
-    const { state, tokens, k0 } = this.#tile;
-    this.#kernels.projectScan(
-      this.#h,
-      this.#slot(stage.src),
-      4 * this.#width(stage.src),
-      this.#image + stage.B,
-      this.#image + stage.lambda,
-      state + stage.loc,
-      tokens,
-      k0,
-      CHUNK,
-      stage.dModel,
-      stage.groups,
+  #output(stage: Stage<"lru">): void {
+    const { tokens, k0 } = this.#tile;
+    const { groups, outWidth } = stage;
+    const image = this.#image;
+    if (!this.#hasHidden) {
+      this.#kernels.addCarry(this.#h, image + stage.powers, this.#carries, tokens, k0, CHUNK, groups);
+    }
+    // biome-ignore format: the kernel's arguments, outputs first
+    this.#kernels.output(
+      this.#slot(stage.dst), 4 * this.#width(stage.dst), this.#h, image + stage.C, image + stage.D,
+      this.#slot(stage.src), 4 * this.#width(stage.src), tokens, 8 * groups, outWidth,
     );
   }
 
-  #output(stage: Stage<"lru">): void {
-    const { tokens, k0 } = this.#tile;
-    this.#kernels.addCarry(
-      this.#h,
-      this.#image + stage.powers,
-      this.#carries,
-      tokens,
-      k0,
-      CHUNK,
-      stage.groups,
-    );
-    this.#kernels.output(
-      this.#slot(stage.dst),
-      4 * this.#width(stage.dst),
-      this.#h,
-      this.#image + stage.C,
-      this.#image + stage.D,
-      this.#slot(stage.src),
-      4 * this.#width(stage.src),
-      tokens,
-      8 * stage.groups,
-      stage.outWidth,
-    );
+  #carryStage(at: number): Stage<"lru" | "poolMean"> {
+    return this.#program.stages[at] as Stage<"lru" | "poolMean">;
   }
 
   #poolLast(stage: Stage<"poolLast">): void {

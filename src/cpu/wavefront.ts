@@ -49,8 +49,13 @@ export function runShare(
     let carry = 0; // carry stages are met in order
     for (let at = runner.local(0); at !== FINISHED; at = runner.local(runner.apply(at))) {
       const cell = Control.committed + Control.spacing * (carry * window.rows + row);
-      if (!waitFor(control, cell, index)) return;
-      runner.commit(at);
+      if (Atomics.load(control, cell) >= index) {
+        runner.advance(at);
+      } else {
+        runner.project(at);
+        if (!waitFor(control, cell, index)) return;
+        runner.commit(at);
+      }
       Atomics.store(control, cell, index + 1);
       Atomics.notify(control, cell);
       carry++;

@@ -1,6 +1,7 @@
 /** Layers and inputs that are built to hurt, from a few numbers that a failing test can print. */
 import fc from "fast-check";
 import type { LruParams } from "../../src/program.js";
+import { CHUNK } from "../../src/state.js";
 
 export interface Sizes {
   readonly dModel: number;
@@ -13,8 +14,9 @@ export interface Sizes {
   readonly magnitude: number;
 }
 
-/** A chunk has 32 tokens. */
-const lengths = [0, 1, 2, 3, 5, 31, 32, 33, 47, 63, 64, 65, 97, 127, 151, 211, 293];
+/** Around one chunk and two, and primes. */
+const edges = [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1];
+const lengths = [0, 1, 2, 3, 5, ...edges, 37, 97, 127, 151, 211, 293];
 const widths = [1, 2, 3, 4, 5, 7, 8, 9, 17, 33];
 
 export const sizes: fc.Arbitrary<Sizes> = fc.record({

@@ -1,0 +1,114 @@
+/** What a fresh process shows: that importing the package does nothing, and what the engine's memory does when collected. */
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import vm from "node:vm";
+import { beforeAll, describe, expect, test } from "vitest";
+
+const dist = new URL("../dist/index.js", import.meta.url);
+beforeAll(() => expect(existsSync(dist), "dist/index.js is missing: npm run build").toBe(true));
+
+/** Runs a module in a process of its own; returns what it prints. */
+function run(source: string, ...flags: string[]): string {
+  const args = [...flags, "--experimental-vm-modules", "--no-warnings", "--input-type=module", "-e", source];
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8", timeout: 60_000 });
+  expect(status, stderr).toBe(0);
+  return stdout.trim();
+}
+
+describe("importing the package", () => {
+  test("needs nothing but the language: no DOM, no Node, no WebAssembly, no timers", () => {
+    // A context of its own has JavaScript and nothing else; what is looked at on import, is not there.
+    const source = `
+      import vm from "node:vm";
+      import { readFileSync } from "node:fs";
+      const context = vm.createContext({});
+      vm.runInContext("delete globalThis.WebAssembly; delete globalThis.SharedArrayBuffer;", context);
+      const code = readFileSync(new URL(${JSON.stringify(dist.href)}), "utf8");
+      const module = new vm.SourceTextModule(code, { context });
+      await module.link((name) => { throw new Error("it imports " + name); });
+      await module.evaluate();
+      console.log(Object.keys(module.namespace).sort().join());`;
+    expect(run(source).split(",")).toEqual(
+      expect.arrayContaining(["LinrecError", "createEngine", "initLru"]),
+    );
+    expect(typeof vm.createContext).toBe("function");
+  });
+
+  test("does no work: it changes no global, starts nothing, keeps no process alive", () => {
+    const source = `
+      const before = Reflect.ownKeys(globalThis).length;
+      const started = performance.now();
+      await import(${JSON.stringify(dist.href)});
+      const took = performance.now() - started;
+      const active = process.getActiveResourcesInfo().filter((name) => !/Pipe|TTY|FS|CloseReq/.test(name));
+      console.log(JSON.stringify([Reflect.ownKeys(globalThis).length - before, active, took]));`;
+    const [globals, active, took] = JSON.parse(run(source)) as [number, string[], number];
+    expect(globals).toBe(0);
+    expect(active).toEqual([]);
+    expect(took).toBeLessThan(500);
+  });
+
+  test("the file says nothing of the machine that built it", () => {
+    expect(readFileSync(dist, "utf8")).not.toMatch(/file:\/\/\/|\/home\/|\/root\/|[A-Z]:\\/);
+  });
+});
+
+describe("memory", () => {
+  test("what engine.allocate lent is not lent again while a part of it is in use", () => {
+    const source = `
+      import { createEngine } from ${JSON.stringify(dist.href)};
+      const engine = await createEngine({ backend: "wasm", threads: 0 });
+      const part = engine.allocate(1e6).subarray(10, 20).fill(3); // the whole is out of reach, the part is not
+      for (let i = 0; i < 20; i++) {
+        gc();
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        engine.allocate(1e6).fill(4);
+      }
+      console.log([...part].join());`;
+    expect(run(source, "--expose-gc")).toBe(Array(10).fill(3).join());
+  });
+
+  test("what was allocated and dropped is used again", () => {
+    const source = `
+      import { createEngine } from ${JSON.stringify(dist.href)};
+      const engine = await createEngine({ backend: "wasm", threads: 0 });
+      for (let i = 0; i < 60; i++) {
+        engine.allocate(2 ** 24).fill(1); // 64 MiB each: 60 of them are nearly all that WASM can have
+        gc();
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      const last = engine.allocate(1);
+      console.log(last.buffer.byteLength < 2 ** 30);`;
+    expect(run(source, "--expose-gc")).toBe("true");
+  });
+
+  test.each(["shared", "private"])(
+    "layers that are disposed of leave nothing behind (%s memory)",
+    (memory) => {
+      // 8 MB of weights each: 60 layers would be 480 MB, in every worker.
+      const source = `
+      import { readFileSync } from "node:fs";
+      const options = ${memory === "private" ? `{ wasm: readFileSync(new URL("kernels.wasm", ${JSON.stringify(dist.href)})) }` : "{}"};
+      const { createEngine, initLru } = await import(${JSON.stringify(dist.href)});
+      const engine = await createEngine({ backend: "wasm", threads: 2, ...options });
+      const params = initLru({ dModel: 512, dState: 512 });
+      const x = new Float32Array(512 * 256).fill(0.1);
+      const round = async () => {
+        const lru = await engine.lru(params);
+        await lru.forward(x);
+        lru.dispose();
+      };
+      const used = async () => {
+        gc();
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        gc();
+        return process.memoryUsage().rss / 2 ** 20;
+      };
+      for (let i = 0; i < 10; i++) await round();
+      const before = await used();
+      for (let i = 0; i < 40; i++) await round();
+      console.log(Math.round((await used()) - before));`;
+      expect(Number(run(source, "--expose-gc"))).toBeLessThan(120); // MB
+    },
+  );
+});

@@ -1,0 +1,256 @@
+/** What an engine and its layers do beyond computing: states, outputs, progress, empty work, the self-test, disposal. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { kernelBytes } from "../src/cpu/kernels.js";
+import { createEngine, type Engine, type Lru, type Progress, writeSafetensors } from "../src/index.js";
+import { lruProgram } from "../src/models/lru.js";
+import { runReference } from "../src/reference.js";
+import { expectSameBits, expectSameState } from "./support/bits.js";
+import { builds, createPrivateEngine } from "./support/engines.js";
+import { loadGolden, relativeError } from "./support/golden.js";
+import { floats, hardParams } from "./support/problems.js";
+
+const [dModel, dState] = [5, 7];
+const params = hardParams(dModel, dState, 1);
+const x = floats(2 * 50 * dModel, 2);
+
+const modes: [string, () => Promise<Engine>][] = [
+  ["reference", () => createEngine({ backend: "reference" })],
+  ["wasm, calling thread", () => createEngine({ backend: "wasm", threads: 0 })],
+  ["wasm, 2 threads", () => createEngine({ backend: "wasm", threads: 2 })],
+  ["wasm, 2 threads, private memories", () => createPrivateEngine("baseline", { threads: 2 })],
+  ["webgpu", () => createEngine({ backend: ["webgpu", "reference"] })],
+];
+
+describe.each(modes)("%s", (name, open) => {
+  let engine: Engine;
+  let lru: Lru;
+  beforeAll(async () => {
+    engine = await open();
+    lru = await engine.lru(params);
+  });
+  afterAll(() => engine.dispose());
+
+  const onBackend = (title: string, body: () => Promise<void>) =>
+    test(title, async (context) => {
+      const { available, reason } = engine.backends.webgpu;
+      if (name === "webgpu" && !available) context.skip(reason);
+      await body();
+    });
+
+  onBackend("forward goes on from a state and does not change it", async () => {
+    const first = await lru.forward(x, { batch: 2 });
+    const before = lru.serializeState(first.state);
+    const second = await lru.forward(x, { batch: 2, state: first.state });
+    expectSameBits(lru.serializeState(first.state), before, "the state that was passed in");
+    expect(second.state).not.toBe(first.state);
+    const { re, im } = first.state.get();
+    const again = lru.allocateInferenceCache(2);
+    again.set(re, im);
+    const third = await lru.forward(x, { batch: 2, state: again });
+    expect(relativeError(third.y, second.y)).toBeLessThan(1e-6);
+    expect(relativeError(first.y, second.y)).toBeGreaterThan(1e-3); // it did make a difference
+  });
+
+  // DESIGN section 1: `lru.forward(x2, { state })` after `lru.forward(x, { batch: 8 })`.
+  onBackend("a state brings its batch along", async () => {
+    const { state } = await lru.forward(x, { batch: 2 });
+    const { y } = await lru.forward(x, { state });
+    expectSameBits(y, (await lru.forward(x, { state, batch: 2 })).y, "y");
+  });
+
+  onBackend("x, lengths and the parameters are only read", async () => {
+    const own = hardParams(dModel, dState, 4);
+    const copies = structuredClone(own);
+    const layer = await engine.lru(own);
+    const input = x.slice();
+    const lengths = [50, 20];
+    await layer.forward(input, { batch: 2, lengths });
+    layer.stepSync(input.subarray(0, dModel), layer.allocateInferenceCache());
+    expectSameBits(input, x, "x");
+    expect(lengths).toEqual([50, 20]);
+    expect(own).toEqual(copies);
+    const { y } = await layer.forward(x, { batch: 2 });
+    for (const values of Object.values(own)) values.fill(9); // nothing of it is retained
+    expectSameBits((await layer.forward(x, { batch: 2 })).y, y, "y");
+    layer.dispose();
+  });
+
+  onBackend("out is written whole and returned, whatever was in it", async () => {
+    const { y } = await lru.forward(x, { batch: 2, lengths: [50, 13] });
+    const memory = new Float32Array(x.length + 20).fill(Number.NaN);
+    const out = memory.subarray(10, 10 + x.length);
+    expect((await lru.forward(x, { batch: 2, lengths: [50, 13], out })).y).toBe(out);
+    expectSameBits(out, y, "out");
+    expect(memory.subarray(0, 10).every(Number.isNaN) && memory.subarray(-10).every(Number.isNaN)).toBe(true);
+    expect(out.subarray((50 + 13) * dModel).every((value) => Object.is(value, 0))).toBe(true);
+  });
+
+  onBackend("x that is a part of a larger array", async () => {
+    const memory = floats(x.length + 33, 9);
+    memory.set(x, 17);
+    const { y } = await lru.forward(memory.subarray(17, 17 + x.length), { batch: 2 });
+    expectSameBits(y, (await lru.forward(x, { batch: 2 })).y, "y");
+  });
+
+  onBackend("progress never falls, and ends at the total", async () => {
+    const long = floats(2 * 30_000 * dModel, 3);
+    const seen: Progress[] = [];
+    await lru.forward(long, { batch: 2, onProgress: (progress) => seen.push(progress) });
+    expect(seen.length).toBeGreaterThan(0);
+    expect(seen.every(({ total }) => total === 60_000)).toBe(true);
+    const done = seen.map((progress) => progress.done);
+    expect(done).toEqual([...done].sort((a, b) => a - b));
+    expect(done.at(-1)).toBe(60_000);
+  });
+
+  onBackend("no tokens, no rows: an empty y, and the state as it was", async () => {
+    const { state } = await lru.forward(x, { batch: 2 });
+    const nothing = await lru.forward(new Float32Array(0), { batch: 2, state });
+    expect(nothing.y).toHaveLength(0);
+    expectSameState([lru, nothing.state], [lru, state], "no tokens");
+    const ragged = await lru.forward(x, { batch: 2, state, lengths: [0, 0] });
+    expect(ragged.y.every((value) => value === 0)).toBe(true);
+    expectSameState([lru, ragged.state], [lru, state], "rows without tokens");
+    const noRows = await lru.forward(new Float32Array(0), { batch: 0 });
+    expect([noRows.y.length, noRows.state.batch]).toEqual([0, 0]);
+    const cache = lru.allocateInferenceCache(0);
+    expect(lru.stepSync(new Float32Array(0), cache)).toHaveLength(0);
+    expect(await lru.step(new Float32Array(0), cache)).toHaveLength(0);
+    expect(lru.deserializeState(lru.serializeState(cache)).batch).toBe(0);
+  });
+
+  onBackend("step = stepSync, within what the backend promises", async () => {
+    const [a, b] = [lru.allocateInferenceCache(2), lru.allocateInferenceCache(2)];
+    for (let t = 0; t < 35; t++) {
+      const xt = x.subarray(t * 2 * dModel, (t + 1) * 2 * dModel).slice(0, 2 * dModel);
+      if (xt.length < 2 * dModel) break;
+      expect(relativeError(await lru.step(xt, a), lru.stepSync(xt, b))).toBeLessThan(2e-6);
+    }
+    expect(relativeError(a.get().re, b.get().re)).toBeLessThan(2e-6);
+  });
+
+  onBackend("a model's state, too", async () => {
+    const golden = await loadGolden("ml_cls_01_mean_prenorm");
+    const model = await engine.model(writeSafetensors(golden.checkpoint), golden.spec);
+    const input = floats(3 * 60 * 2, 4);
+    const first = await model.forward(input, { batch: 3 });
+    const second = await model.forward(input, { batch: 3, state: first.state });
+    const twice = new Float32Array(2 * input.length);
+    for (let row = 0; row < 3; row++) {
+      const values = input.subarray(row * 120, (row + 1) * 120);
+      twice.set(values, row * 240);
+      twice.set(values, row * 240 + 120);
+    }
+    const expected = runReference(golden.program, { x: twice, batch: 3, seqLen: 120 }).y;
+    expect(relativeError(second.y, expected)).toBeLessThan(name === "webgpu" ? 5e-5 : 1e-5);
+    model.dispose();
+  });
+});
+
+test("a state goes from one backend to another", async () => {
+  const engine = await createEngine({ backend: ["webgpu", "wasm"], threads: 1 });
+  const backends = (["reference", "wasm", "webgpu"] as const).filter(
+    (name) => engine.backends[name].available,
+  );
+  const lru = await engine.lru(params);
+  const twice = floats(2 * 100 * dModel, 8);
+  const halves = [0, 47].map((from, i) => {
+    const part = [0, 1].map((row) =>
+      twice.slice((row * 100 + from) * dModel, (row * 100 + [47, 100][i]!) * dModel),
+    );
+    return Float32Array.from(part.flatMap((values) => [...values]));
+  }) as [Float32Array, Float32Array];
+  const whole = await lru.forward(twice, { batch: 2, backend: "reference" });
+  for (const from of backends) {
+    const first = await lru.forward(halves[0], { batch: 2, backend: from });
+    const saved = lru.deserializeState(lru.serializeState(first.state));
+    for (const to of backends) {
+      const second = await lru.forward(halves[1], { batch: 2, state: saved, backend: to });
+      const { re, im } = second.state.get();
+      const expected = whole.state.get();
+      expect(
+        relativeError([...re, ...im], [...expected.re, ...expected.im]),
+        `${from} to ${to}`,
+      ).toBeLessThan(2e-6);
+    }
+  }
+  await engine.dispose();
+});
+
+describe("the self-test", () => {
+  test("passes on every backend that is here", async () => {
+    const engine = await createEngine({ threads: 2 });
+    const report = await engine.selfTest();
+    expect(report.results.filter(({ passed }) => !passed)).toEqual([]);
+    expect(report.passed).toBe(true);
+    const tested = new Set(report.results.map(({ backend }) => backend));
+    const here = (["reference", "wasm", "webgpu"] as const).filter((name) => engine.backends[name].available);
+    expect([...tested].sort()).toEqual(here);
+    expect(
+      report.results.filter(({ backend }) => backend === "wasm").map(({ threads }) => threads),
+    ).toContain(2);
+    for (const { error, limit } of report.results) expect(error).toBeLessThanOrEqual(limit);
+    await engine.dispose();
+  });
+
+  describe.each(builds)("finds kernels that are wrong (%s)", (build) => {
+    /** The kernels with every f32x4.add made an f32x4.sub. */
+    function wrongKernels(): Uint8Array<ArrayBuffer> {
+      const bytes = kernelBytes(build, false);
+      let found = 0;
+      for (let i = 0; i + 2 < bytes.length; i++) {
+        if (bytes[i] === 0xfd && bytes[i + 1] === 0xe4 && bytes[i + 2] === 0x01) {
+          bytes[i + 1] = 0xe5;
+          found++;
+        }
+      }
+      expect(found).toBeGreaterThan(0);
+      return bytes;
+    }
+
+    async function openWrong() {
+      const gpu = { requestAdapter: async () => null };
+      const engine = await createEngine({ wasm: wrongKernels(), threads: 0, gpu });
+      const before = await engine.lru(params);
+      const report = await engine.selfTest();
+      return { engine, before, report };
+    }
+
+    test("and stops using them for forward", async () => {
+      const { engine, before, report } = await openWrong();
+      expect(report.passed).toBe(false);
+      expect(report.results.some(({ backend, passed }) => backend === "wasm" && !passed)).toBe(true);
+      expect(report.results.every(({ backend, passed }) => backend !== "reference" || passed)).toBe(true);
+      expect(engine.backends.wasm).toMatchObject({
+        available: false,
+        reason: expect.stringMatching(/failed the self-test/),
+      });
+      const expected = runReference(lruProgram(params), { x, batch: 2, seqLen: 50 }).y;
+      for (const lru of [before, await engine.lru(params)]) {
+        expect(lru.backend).toBe("reference");
+        expect(relativeError((await lru.forward(x, { batch: 2 })).y, expected)).toBeLessThan(1e-6);
+      }
+      await engine.dispose();
+    });
+
+    test.each(["older", "newer"] as const)("and stops using them for stepSync of %s layers", async (age) => {
+      const { engine, before } = await openWrong();
+      const lru = age === "older" ? before : await engine.lru(params);
+      const cache = lru.allocateInferenceCache();
+      const xt = x.subarray(0, dModel);
+      const expected = runReference(lruProgram(params), { x: xt, batch: 1, seqLen: 1 }).y;
+      expect(relativeError(lru.stepSync(xt, cache), expected)).toBeLessThan(1e-6);
+      await engine.dispose();
+    });
+  });
+});
+
+test("dispose is idempotent, at once and later, and `await using` calls it", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 1 });
+  const lru = await engine.lru(params);
+  await lru.forward(x, { batch: 2 });
+  await Promise.all([engine.dispose(), engine.dispose(), engine[Symbol.asyncDispose]()]);
+  await engine.dispose();
+  expect(() => lru.dispose()).not.toThrow();
+  await lru[Symbol.asyncDispose]();
+});

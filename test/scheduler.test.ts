@@ -1,0 +1,259 @@
+/** The choice of a backend: a pure function of the work, the hardware and the preference, with its reasons in words. */
+import fc from "fast-check";
+import { afterAll, describe, expect, test } from "vitest";
+import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
+import type { BackendName } from "../src/program.js";
+import { type Hardware, type Preference, plan, type Work } from "../src/scheduler.js";
+import { loadGolden } from "./support/golden.js";
+
+/** Two threads; a GPU 50 times as fast as one thread, half a millisecond away. */
+const wasm = {
+  threads: 2,
+  threadsReason: undefined,
+  threadsDemanded: false,
+  flopsPerMs: 2e7,
+};
+const webgpu = { software: false, roundTripMs: 0.5, flopsPerMs: 1e9 };
+const all: Hardware = { wasm, webgpu, unavailable: new Map() };
+
+function without(...names: BackendName[]): Hardware {
+  const unavailable = new Map(names.map((name) => [name, `no ${name} here`] as const));
+  return {
+    wasm: names.includes("wasm") ? undefined : wasm,
+    webgpu: names.includes("webgpu") ? undefined : webgpu,
+    unavailable,
+  };
+}
+
+const work = (seqLen: number, batch = 1, flopsPerToken = 1e5): Work => ({
+  batch,
+  seqLen,
+  flopsPerToken,
+  bytesPerToken: 512,
+});
+const small = work(8);
+const middling = work(400);
+const large = work(1e6);
+
+const choose = (...args: Parameters<typeof plan>) => {
+  const result = plan(...args);
+  return result && { backend: result.backend, threads: result.threads };
+};
+
+describe("auto", () => {
+  test("small work stays on the calling thread", () => {
+    expect(choose("forward", small, all, "auto")).toEqual({ backend: "wasm", threads: 0 });
+    expect(choose("forward", work(0), all, "auto")).toEqual({ backend: "wasm", threads: 0 });
+  });
+
+  test("middling work goes to the workers, large work to the GPU", () => {
+    expect(choose("forward", middling, without("webgpu"), "auto")).toEqual({ backend: "wasm", threads: 2 });
+    expect(choose("forward", large, all, "auto")).toEqual({ backend: "webgpu", threads: 0 });
+    expect(choose("forward", large, without("webgpu"), "auto")).toEqual({ backend: "wasm", threads: 2 });
+  });
+
+  test("one sequence that is too short to share stays on the calling thread, a batch of them does not", () => {
+    const heavy = 1e7;
+    expect(choose("forward", work(60, 1, heavy), without("webgpu"), "auto")).toMatchObject({ threads: 0 });
+    expect(choose("forward", work(60, 8, heavy), without("webgpu"), "auto")).toMatchObject({ threads: 2 });
+  });
+
+  test("a step never goes to a worker, and to a GPU only where its round trip pays", () => {
+    const demanding = { ...all, wasm: { ...wasm, threadsDemanded: true } };
+    expect(choose("step", work(1, 4), demanding, "auto")).toEqual({ backend: "wasm", threads: 0 });
+    expect(choose("step", work(1, 256, 1e7), demanding, "auto")).toEqual({ backend: "webgpu", threads: 0 });
+  });
+
+  test("a software adapter is never chosen, however fast it may look", () => {
+    const software: Hardware = { ...all, webgpu: { software: true, roundTripMs: 0, flopsPerMs: 1e12 } };
+    for (const piece of [small, middling, large]) {
+      expect(choose("forward", piece, software, "auto")?.backend).toBe("wasm");
+      expect(choose("step", piece, software, "auto")?.backend).toBe("wasm");
+    }
+    const onlySoftware = { ...software, wasm: undefined };
+    expect(choose("forward", large, onlySoftware, "auto")?.backend).toBe("reference");
+    const candidate = plan("forward", large, software, "auto")?.candidates.find(
+      (c) => c.backend === "webgpu",
+    );
+    expect(candidate?.reason).toMatch(/software/);
+  });
+
+  test("threads that were demanded are used, for anything", () => {
+    const demanded = { ...all, wasm: { ...wasm, threads: 3, threadsDemanded: true }, webgpu: undefined };
+    for (const piece of [small, middling, large]) {
+      expect(choose("forward", piece, demanded, "auto")).toEqual({ backend: "wasm", threads: 3 });
+    }
+  });
+
+  test("without threads the calling thread says why", () => {
+    const none = {
+      ...without("webgpu"),
+      wasm: { ...wasm, threads: 0, threadsReason: "workers are forbidden" },
+    };
+    const result = plan("forward", large, none, "auto") as Plan;
+    expect(result).toMatchObject({ backend: "wasm", threads: 0 });
+    expect(result.reason).toMatch(/workers are forbidden/);
+  });
+
+  test("where there is neither WASM nor a GPU, slow and right beats nothing", () => {
+    const result = plan("forward", large, without("wasm", "webgpu"), "auto") as Plan;
+    expect(result.backend).toBe("reference");
+    expect(result.reason).toMatch(/neither WebAssembly nor a GPU/);
+    expect(result.candidates.filter(({ available }) => !available).map(({ reason }) => reason)).toEqual([
+      "no wasm here",
+      "no webgpu here",
+    ]);
+  });
+
+  // Otherwise a forward that fails there would be run there again, for ever.
+  test("a reference that has failed is not chosen again", () => {
+    expect(plan("forward", small, without("wasm", "webgpu", "reference"), "auto")).toBeUndefined();
+    expect(plan("forward", small, without("reference"), ["reference"])).toBeUndefined();
+    expect(choose("forward", small, without("reference"), ["reference", "wasm"])?.backend).toBe("wasm");
+  });
+});
+
+describe("names and lists", () => {
+  test.each(["reference", "wasm", "webgpu"] as const)("a name is a demand: %s", (name) => {
+    for (const piece of [small, large]) {
+      expect(choose("forward", piece, all, [name])?.backend).toBe(name);
+      expect(choose("step", piece, all, [name])?.backend).toBe(name);
+    }
+    expect(plan("forward", small, all, [name])?.reason).toMatch(/asked for by name/);
+  });
+
+  test.each(["wasm", "webgpu"] as const)("nothing is chosen in its place: %s", (name) => {
+    expect(plan("forward", large, without(name), [name])).toBeUndefined();
+    expect(plan("forward", large, without("wasm", "webgpu"), ["wasm", "webgpu"])).toBeUndefined();
+  });
+
+  test("a list's first that is here, whatever the cost, software too", () => {
+    expect(choose("forward", small, all, ["webgpu", "wasm"])?.backend).toBe("webgpu");
+    expect(choose("forward", large, all, ["wasm", "webgpu"])?.backend).toBe("wasm");
+    const software: Hardware = { ...all, webgpu: { ...webgpu, software: true } };
+    expect(choose("forward", large, software, ["webgpu", "wasm"])?.backend).toBe("webgpu");
+    const result = plan("forward", large, without("webgpu"), ["webgpu", "wasm"]) as Plan;
+    expect(result).toMatchObject({ backend: "wasm", threads: 2 });
+    expect(result.reason).toMatch(/no webgpu here/);
+  });
+});
+
+test("every plan is one of its candidates, the cheapest that may be, and gives its reasons", () => {
+  const hardware = fc.record({
+    wasm: fc.option(
+      fc.record({
+        threads: fc.integer({ min: 0, max: 16 }),
+        threadsReason: fc.constant(undefined),
+        threadsDemanded: fc.boolean(),
+        flopsPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
+      }),
+      { nil: undefined },
+    ),
+    webgpu: fc.option(
+      fc.record({
+        software: fc.boolean(),
+        roundTripMs: fc.double({ min: 0, max: 10, noNaN: true }),
+        flopsPerMs: fc.double({ min: 1e4, max: 1e11, noNaN: true }),
+      }),
+      { nil: undefined },
+    ),
+    unavailable: fc.constant(new Map()),
+  });
+  const pieces = fc.record({
+    batch: fc.integer({ min: 0, max: 1000 }),
+    seqLen: fc.integer({ min: 0, max: 1e6 }),
+    flopsPerToken: fc.integer({ min: 1, max: 1e9 }),
+    bytesPerToken: fc.integer({ min: 8, max: 1e5 }),
+  });
+  const names = fc.constantFrom<BackendName>("reference", "wasm", "webgpu");
+  const preferences = fc.oneof(fc.constant("auto" as const), fc.uniqueArray(names, { minLength: 1 }));
+  const verbs = fc.constantFrom("forward" as const, "step" as const);
+  fc.assert(
+    fc.property(verbs, pieces, hardware, preferences, (verb, piece, machine, preference: Preference) => {
+      const result = plan(verb, piece, machine, preference);
+      expect(plan(verb, piece, machine, preference)).toEqual(result); // a pure function
+      const here = (name: BackendName) => name === "reference" || machine[name] !== undefined;
+      if (!result) {
+        expect(preference).not.toBe("auto");
+        expect((preference as BackendName[]).some(here)).toBe(false);
+        return;
+      }
+      const { backend, threads, ms, reason, candidates } = result;
+      expect(here(backend)).toBe(true);
+      expect(reason).not.toBe("");
+      expect(candidates).toContainEqual({ backend, threads, ms, reason, available: true });
+      for (const candidate of candidates) expect(candidate.reason).not.toBe("");
+      expect(new Set(candidates.map((c) => c.backend))).toEqual(new Set(["wasm", "webgpu", "reference"]));
+      if (preference !== "auto") {
+        expect(backend).toBe(preference.find(here));
+      } else if (backend !== "reference") {
+        const fair = candidates.filter(({ backend, available }) => {
+          return available && backend !== "reference" && !(backend === "webgpu" && machine.webgpu?.software);
+        });
+        expect(ms).toBe(Math.min(...fair.map((candidate) => candidate.ms)));
+      }
+    }),
+    { numRuns: 300 },
+  );
+});
+
+describe("an engine", () => {
+  const engines: Engine[] = [];
+  const open = async (options: Parameters<typeof createEngine>[0]) => {
+    const engine = await createEngine(options);
+    engines.push(engine);
+    return engine;
+  };
+  afterAll(() => Promise.all(engines.map((engine) => engine.dispose())));
+
+  test("explain says what would run, and why", async () => {
+    const engine = await open({ backend: ["wasm", "webgpu"], threads: 2 });
+    const problem = { dModel: 64, dState: 64, seqLen: 4096, batch: 4 };
+    expect(engine.explain("forward", problem)).toMatchObject({
+      backend: "wasm",
+      threads: 2,
+      verb: "forward",
+    });
+    expect(engine.explain("step", problem)).toMatchObject({ backend: "wasm", threads: 0, verb: "step" });
+    const costs = [1, 2, 4].map((layers) => engine.explain("forward", { ...problem, layers }).ms);
+    expect(costs).toEqual([...costs].sort((a, b) => a - b));
+    expect(costs[2]).toBeGreaterThan(costs[0] as number);
+  });
+
+  test("backends: what is here, and why what is not here is not", async () => {
+    const engine = await open({ backend: "wasm", threads: 1 });
+    const { reference, wasm, webgpu } = engine.backends;
+    expect([reference.available, wasm.available, webgpu.available]).toEqual([true, true, false]);
+    expect(wasm.reason).toMatch(/(baseline|relaxed) SIMD, \d+ GFLOP\/s on one thread; up to 1 worker thread/);
+    expect(webgpu.reason).toMatch(/not looked for.*"wasm"/);
+    const alone = await open({ backend: "wasm", threads: 0 });
+    expect(alone.backends.wasm.reason).toMatch(/calling thread only/);
+    const all = await open({ threads: 0 });
+    expect(all.backends.webgpu.reason).not.toBe("");
+    const adapterless = await open({ threads: 0, gpu: { requestAdapter: async () => null } });
+    expect(adapterless.backends.webgpu).toMatchObject({
+      available: false,
+      reason: expect.stringMatching(/adapter/),
+    });
+  });
+
+  test("backend of a layer and of a model", async () => {
+    const { checkpoint, spec } = await loadGolden("ml_cls_03_last");
+    for (const backend of ["reference", "wasm"] as const) {
+      const engine = await open({ backend, threads: 0 });
+      const lru = await engine.lru(initLru({ dModel: 4, dState: 4 }));
+      const model = await engine.model(writeSafetensors(checkpoint), spec);
+      expect([lru.backend, model.backend]).toEqual([backend, backend]);
+    }
+  });
+
+  test("a software GPU is right, and not chosen by auto", async (context) => {
+    const engine = await open({ threads: 0 });
+    const { available, reason } = engine.backends.webgpu;
+    if (!available) context.skip(reason);
+    if (!/software/.test(reason)) context.skip(`this GPU is no software: ${reason}`);
+    const lru = await engine.lru(initLru({ dModel: 4, dState: 4 }));
+    expect(lru.backend).toBe("wasm");
+    expect(engine.explain("forward", { dModel: 512, dState: 512, seqLen: 1e6 }).backend).toBe("wasm");
+  });
+});
