@@ -28,16 +28,15 @@ export class Breaker {
   }
 }
 
-/** Settles as `work` does, or rejects with `onAbort()` as soon as the signal fires. */
-export function untilAborted<T>(
-  work: Promise<T>,
-  signal: AbortSignal | undefined,
-  onAbort: () => unknown,
-): Promise<T> {
-  if (!signal) return work;
+/** Settles as `work` does, or rejects with the signal's reason as soon as it fires. */
+export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   const breaker = new Breaker();
-  const stop = () => breaker.break(onAbort());
+  const stop = () => breaker.break(signal.reason);
   if (signal.aborted) stop();
   signal.addEventListener("abort", stop);
-  return breaker.watch(work).finally(() => signal.removeEventListener("abort", stop));
+  try {
+    return await breaker.watch(work);
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
 }

@@ -2,15 +2,13 @@
  * The engine: it finds out what this machine has, makes layers and models, and runs their work on the backend that the
  * scheduler picks, falling back where that is allowed and never in silence.
  */
-import type { Backend, ForwardJob, Runner } from "./backend.js";
-import { Breaker, untilAborted } from "./breaker.js";
-import { openWasm, type WasmBackend } from "./cpu/backend.js";
-import type { Simd } from "./cpu/kernels.js";
-import { sharedMemorySupport, threadCount } from "./environment.js";
+import type { ForwardJob, Runner } from "./backend.js";
+import { untilAborted } from "./breaker.js";
 import { isLinrecError, LinrecError, messageOf } from "./errors.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
 import { readSafetensors } from "./io/safetensors.js";
 import { Lru } from "./lru.js";
+import { type BackendStatus, Machine } from "./machine.js";
 import type { ModelSpec } from "./models/architecture.js";
 import { buildProgram } from "./models/build.js";
 import { lruProgram } from "./models/lru.js";
@@ -25,26 +23,12 @@ import {
   type Program,
 } from "./program.js";
 import { type BackendOption, backendNames, type Host, type Prepared, type Stepper } from "./recurrent.js";
-import { ReferenceBackend, runReference } from "./reference.js";
-import { type Hardware, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
-import { runSelfTest, type SelfTestReport } from "./selfTest.js";
+import { runReference } from "./reference.js";
+import { type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
+import { type Run, runSelfTest, type SelfTestReport } from "./selfTest.js";
+import { abortedError } from "./signal.js";
 import type { State } from "./state.js";
-import { checkChoice, checkCount, checkOptions, show } from "./validate.js";
-import { openWebgpu, type WebgpuBackend } from "./webgpu/backend.js";
-
-/** Whether a backend can run here. */
-export interface BackendStatus {
-  readonly available: boolean;
-  /** In words: what was found; or why the backend is not available, and what would make it so. */
-  readonly reason: string;
-  /** Of "wasm": the build of the kernels, the most worker threads of a forward, and whether they share memory. */
-  readonly simd?: Simd | "custom";
-  readonly threads?: number;
-  readonly sharedMemory?: boolean;
-  /** Of "webgpu": the GPU's name, and whether it is the CPU in disguise. */
-  readonly adapter?: string;
-  readonly software?: boolean;
-}
+import { checkChoice, checkCount, checkOptions } from "./validate.js";
 
 /** The sizes of some work, for {@link Engine.explain}. */
 export interface Problem {
@@ -61,31 +45,46 @@ export interface Problem {
 /** Makes an engine: probes the machine once, and never rejects for want of a GPU or of threads. */
 export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
   checkEngineOptions(options);
-  const engine = new Engine(options);
-  await engine.open();
-  return engine;
+  const preference = toPreference(options.backend ?? "auto");
+  const wanted = (name: BackendName) => preference === "auto" || preference.includes(name);
+  const tell = (from: string, to: string, reason: string) => options.onFallback?.({ from, to, reason });
+  const machine = await Machine.probe(options, wanted, (reason) => tell("wasm", "wasm", reason));
+  if (preference !== "auto") checkPreference(preference, machine, tell);
+  return new Engine(machine, preference, options.nonFinite ?? "propagate", tell);
 }
+
+/** Rejects a list of which nothing runs here, and tells what of it is passed over. */
+function checkPreference(list: readonly BackendName[], machine: Machine, tell: Tell): void {
+  const first = list.find((name) => machine.names.includes(name));
+  if (first === undefined) throw noBackend(list, machine);
+  for (const name of list.slice(0, list.indexOf(first))) tell(name, first, machine.reason(name));
+}
+
+function noBackend(names: readonly BackendName[], machine: Machine): LinrecError {
+  const reasons = names.map((name) => `${name}: ${machine.reason(name)}`).join("; ");
+  return new LinrecError("backend-unavailable", `No backend that was asked for can run here. ${reasons}.`);
+}
+
+type Tell = (from: string, to: string, reason: string) => void;
 
 /** Runs layers and models. Made by {@link createEngine}. */
 export class Engine {
-  readonly #options: EngineOptions;
+  readonly #machine: Machine;
   readonly #preference: Preference;
-  readonly #available = new Map<BackendName, Backend>([["reference", new ReferenceBackend()]]);
-  readonly #unavailable = new Map<BackendName, string>();
-  readonly #breaker = new Breaker();
+  readonly #tell: Tell;
   /** What layers and models see of the engine. */
   readonly #host: Host;
-  #wasm: WasmBackend | undefined;
-  #webgpu: WebgpuBackend | undefined;
-  #rates = { wasm: 0, gpu: 0, roundTripMs: 0 };
+  /** One for each forward under way. */
+  readonly #stops = new Set<AbortController>();
   #disposed = false;
 
   /** @internal Use {@link createEngine}. */
-  constructor(options: EngineOptions) {
-    this.#options = options;
-    this.#preference = toPreference(options.backend ?? "auto");
+  constructor(machine: Machine, preference: Preference, nonFinite: "propagate" | "reject", tell: Tell) {
+    this.#machine = machine;
+    this.#preference = preference;
+    this.#tell = tell;
     this.#host = {
-      nonFinite: options.nonFinite ?? "propagate",
+      nonFinite,
       checkUsable: () => this.#checkUsable(),
       plan: (verb, program, batch, seqLen) =>
         this.#choose(verb, workOf(program, batch, seqLen), this.#preference, new Set()),
@@ -94,38 +93,9 @@ export class Engine {
     };
   }
 
-  /** @internal Probes the backends that may be wanted. */
-  async open(): Promise<void> {
-    const wanted = (name: BackendName) => this.#preference === "auto" || this.#preference.includes(name);
-    const unwanted = `it was not looked for: the engine was created with backend ${show(this.#options.backend)}`;
-    // Steps run on the calling thread whatever the backend, so WASM is opened for a GPU's engine too.
-    if (wanted("wasm") || wanted("webgpu")) await this.#openWasm();
-    else this.#unavailable.set("wasm", unwanted);
-    if (wanted("webgpu")) await this.#openWebgpu();
-    else this.#unavailable.set("webgpu", unwanted);
-    if (this.#preference === "auto") return;
-    const list = this.#preference;
-    const first = list.find((name) => this.#available.has(name));
-    const reasons = list
-      .filter((name) => name !== first)
-      .map((name) => `${name}: ${this.#unavailable.get(name) ?? "available"}`);
-    if (first === undefined)
-      throw new LinrecError(
-        "backend-unavailable",
-        `No backend that was asked for can run here. ${reasons.join("; ")}.`,
-      );
-    const skipped = list.slice(0, list.indexOf(first));
-    for (const name of skipped) this.#tell(name, first, this.#unavailable.get(name) ?? "");
-  }
-
   /** Each backend: whether it can run here, what was found, or why not and what would change that. */
   get backends(): Readonly<Record<BackendName, BackendStatus>> {
-    const status = (name: BackendName): BackendStatus => {
-      if (!this.#available.has(name)) return { available: false, reason: this.#unavailable.get(name) ?? "" };
-      if (name === "wasm") return wasmStatus(this.#wasm as WasmBackend, this.#rates.wasm);
-      if (name === "webgpu") return webgpuStatus(this.#webgpu as WebgpuBackend);
-      return { available: true, reason: "float64, plain TypeScript: for checking" };
-    };
+    const status = (name: BackendName) => this.#machine.status(name);
     return { reference: status("reference"), wasm: status("wasm"), webgpu: status("webgpu") };
   }
 
@@ -139,7 +109,7 @@ export class Engine {
     const program = isBytesSource(source)
       ? await this.#read(source, { architecture: "lrnnx/lru" })
       : lruProgram(source);
-    return new Lru(this.#host, await this.#prepare(program));
+    return new Lru(this.#host, this.#prepare(program));
   }
 
   /**
@@ -148,7 +118,7 @@ export class Engine {
    */
   async model(source: BytesSource, spec?: ModelSpec): Promise<Model> {
     this.#checkUsable();
-    return new Model(this.#host, await this.#prepare(await this.#read(source, spec)));
+    return new Model(this.#host, this.#prepare(await this.#read(source, spec)));
   }
 
   /** What would run a piece of work, why, and the predicted cost of every candidate. */
@@ -172,41 +142,43 @@ export class Engine {
   /** Runs every backend that is here against the float64 reference, and stops using one that is wrong. Takes a second or so. */
   async selfTest(): Promise<SelfTestReport> {
     this.#checkUsable();
-    const report = await runSelfTest(
-      [...this.#available.keys()],
-      async (program, job, backend, threads) => {
-        const prepared = await this.#prepare(program);
-        try {
-          return await (await this.#runner(prepared, backend)).forward({ ...job, threads });
-        } finally {
-          this.#release(prepared);
-        }
-      },
-      this.#wasm?.threads ?? 0,
-    );
-    for (const { backend, passed, name, error, limit } of report.results) {
+    const run: Run = async (program, job, backend, threads) => {
+      const prepared = this.#prepare(program);
+      try {
+        await (await this.#runner(prepared, backend)).forward({ ...job, threads });
+      } finally {
+        this.#release(prepared);
+      }
+    };
+    const report = await runSelfTest(this.#machine.names, run, this.#machine.wasm?.threads ?? 0);
+    for (const { backend, passed, name, reason } of report.results) {
       if (passed || backend === "reference") continue;
-      this.#giveUp(
-        backend,
-        `it failed the self-test "${name}" (error ${error.toExponential(1)}, limit ${limit.toExponential(1)})`,
-      );
+      this.#machine.giveUp(backend, `it failed the self-test "${name}": ${reason}`);
     }
     return report;
   }
 
-  /** Zeros in the engine's own memory: as x or `out` of a forward on the CPU they are not copied. Freed when collected. */
+  /**
+   * Zeros in the engine's own memory: as x or `out` of a forward on the CPU they are not copied. It is the caller's until
+   * {@link free}, or the engine's end.
+   */
   allocate(length: number): Float32Array {
     this.#checkUsable();
     checkCount("length", length, 0);
-    return this.#wasm?.allocate(length) ?? new Float32Array(length);
+    return this.#machine.wasm?.allocate(length) ?? new Float32Array(length);
+  }
+
+  /** Gives an array of {@link allocate} back. Neither it nor a view of it may be used again. */
+  free(array: Float32Array): void {
+    this.#machine.wasm?.free(array);
   }
 
   /** Ends workers and GPU work, and frees all memory. Work under way rejects with `disposed`. Idempotent. */
   async dispose(): Promise<void> {
     if (this.#disposed) return;
     this.#disposed = true;
-    this.#breaker.break(disposedError());
-    for (const backend of this.#available.values()) await backend.dispose();
+    for (const stop of this.#stops) stop.abort(disposedError());
+    await this.#machine.dispose();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -229,77 +201,60 @@ export class Engine {
     const failed = new Set<BackendName>();
     for (;;) {
       const { backend, threads } = this.#choose("forward", work, preference, failed);
-      const attempt = { ...job, state: job.state.clone(), threads };
       try {
-        await this.#settle(prepared, this.#run(prepared, backend, attempt), job.signal);
-        return attempt.state;
+        return await this.#attempt(prepared, backend, { ...job, threads });
       } catch (error) {
-        if (demanded || !this.#mayRunElsewhere(error, backend)) throw error;
+        if (error instanceof Stopped) throw error.cause;
+        if (demanded) throw error;
         failed.add(backend);
-        if (backend === "webgpu") this.#giveUp(backend, messageOf(error));
+        if (backend === "webgpu") this.#machine.giveUp(backend, messageOf(error));
         const next = this.#choose("forward", work, preference, failed, error);
         this.#tell(backend, next.backend, messageOf(error));
       }
     }
   }
 
+  /**
+   * One try on one backend. Rejects with Stopped at once when the caller's signal fires, or the layer or the engine is
+   * disposed of; the backend then hears of it through its own signal, and may go on for a moment.
+   */
+  async #attempt(prepared: Prepared, backend: BackendName, job: ForwardJob): Promise<State> {
+    const state = job.state.clone();
+    const stop = new AbortController();
+    const abort = () => stop.abort(abortedError(job.signal));
+    const onProgress = (done: number) => {
+      if (!stop.signal.aborted) job.onProgress?.(done);
+    };
+    job.signal?.addEventListener("abort", abort);
+    this.#stops.add(stop);
+    const work = this.#run(prepared, backend, { ...job, state, signal: stop.signal, onProgress });
+    prepared.underWay.set(stop, work);
+    work
+      .catch(() => {})
+      .finally(() => {
+        prepared.underWay.delete(stop);
+        this.#stops.delete(stop);
+        job.signal?.removeEventListener("abort", abort);
+      });
+    try {
+      await untilAborted(work, stop.signal);
+      return state;
+    } catch (error) {
+      // An error of the caller's own callback stops the work as its signal does.
+      const own = isLinrecError(error) && error.code === "aborted";
+      if (stop.signal.aborted || own) throw new Stopped(stop.signal.aborted ? stop.signal.reason : error);
+      throw error;
+    }
+  }
+
   #release(prepared: Prepared): void {
-    prepared.breaker.break(
-      new LinrecError("disposed", "The layer or model was disposed of while it was at work."),
-    );
-    Promise.allSettled(prepared.underWay).then(async () => {
+    const error = new LinrecError("disposed", "The layer or model was disposed of while it was at work.");
+    for (const stop of prepared.underWay.keys()) stop.abort(error);
+    // The runners are needed until the work has noticed.
+    Promise.allSettled(prepared.underWay.values()).then(async () => {
       for (const runner of prepared.runners.values()) (await runner.catch(() => undefined))?.dispose();
       prepared.runners.clear();
     });
-  }
-
-  async #openWasm(): Promise<void> {
-    const { simd = "auto", threads = "auto", workerUrl, wasm } = this.#options;
-    try {
-      const onTrouble = (reason: string) => this.#tell("wasm", "wasm", reason);
-      const common = { simd, workerUrl, wasm, onTrouble, sharedMemory: sharedMemorySupport().available };
-      this.#wasm = await openWasm({ ...common, threads: await threadCount(threads) });
-      this.#rates.wasm = this.#wasm.measure();
-      this.#available.set("wasm", this.#wasm);
-    } catch (error) {
-      this.#unavailable.set("wasm", messageOf(error));
-      if (isLinrecError(error) && simd === "relaxed") throw error; // asked for by name
-    }
-  }
-
-  async #openWebgpu(): Promise<void> {
-    const opened = await openWebgpu(this.#options.gpu);
-    if ("reason" in opened) {
-      this.#unavailable.set("webgpu", opened.reason);
-      return;
-    }
-    this.#webgpu = opened.backend;
-    this.#available.set("webgpu", opened.backend);
-    // A software adapter is never chosen for its speed, so there is nothing to measure.
-    if (opened.backend.software) return;
-    const { roundTripMs, flopsPerSecond } = await opened.backend.measure();
-    this.#rates = { ...this.#rates, roundTripMs, gpu: flopsPerSecond / 1000 };
-  }
-
-  #hardware(failed: ReadonlySet<BackendName>): Hardware {
-    const here = (name: BackendName) => this.#available.has(name) && !failed.has(name);
-    const { compiled, threads = 0, noThreads } = this.#wasm ?? {};
-    const threadsDemanded = typeof this.#options.threads === "number" && this.#options.threads > 0;
-    const wasm = { threads, threadsReason: noThreads, threadsDemanded, flopsPerMs: this.#rates.wasm };
-    const webgpu = {
-      software: this.#webgpu?.software ?? false,
-      roundTripMs: this.#rates.roundTripMs,
-      flopsPerMs: this.#rates.gpu,
-    };
-    const unavailable = new Map([
-      ...this.#unavailable,
-      ...[...failed].map((name) => [name, "it failed"] as const),
-    ]);
-    return {
-      wasm: compiled && here("wasm") ? wasm : undefined,
-      webgpu: here("webgpu") ? webgpu : undefined,
-      unavailable,
-    };
   }
 
   #choose(
@@ -309,15 +264,9 @@ export class Engine {
     failed: ReadonlySet<BackendName>,
     cause?: unknown,
   ): Plan {
-    const chosen = plan(verb, work, this.#hardware(failed), preference);
+    const chosen = plan(verb, work, this.#machine.hardware(failed), preference);
     if (chosen) return chosen;
-    if (cause) throw cause;
-    const names = preference === "auto" ? backendNames : preference;
-    const reasons = names.map((name) => `${name}: ${this.#unavailable.get(name) ?? "it failed"}`);
-    throw new LinrecError(
-      "backend-unavailable",
-      `No backend that was asked for can run here. ${reasons.join("; ")}.`,
-    );
+    throw cause ?? noBackend(preference === "auto" ? backendNames : preference, this.#machine);
   }
 
   #preferenceFor(option: BackendOption | undefined): Preference {
@@ -330,20 +279,25 @@ export class Engine {
     return buildProgram(tensors, metadata, spec);
   }
 
-  async #prepare(program: Program): Promise<Prepared> {
+  #prepare(program: Program): Prepared {
     const runners = new Map<BackendName, Promise<Runner>>();
-    const wasm = this.#wasm?.prepare(program);
-    if (wasm) runners.set("wasm", Promise.resolve(wasm));
     const onlyReference =
       this.#preference !== "auto" && this.#preference.every((name) => name === "reference");
-    const stepper = wasm && !onlyReference ? wasm : referenceStepper(program);
-    return { program, runners, stepper, breaker: new Breaker(), underWay: new Set() };
+    const wasm = onlyReference ? undefined : this.#machine.wasm?.prepare(program);
+    if (wasm) runners.set("wasm", Promise.resolve(wasm));
+    const oracle = referenceStepper(program);
+    // Asked at every step: kernels that turn out to be wrong are not stepped with any more.
+    const trusted = () => (this.#machine.wasm ? wasm : undefined) ?? oracle;
+    const stepper: Stepper = { step: (x, y, state) => trusted().step(x, y, state) };
+    return { program, runners, stepper, underWay: new Map() };
   }
 
   async #runner(prepared: Prepared, name: BackendName): Promise<Runner> {
     let runner = prepared.runners.get(name);
     if (!runner) {
-      runner = Promise.resolve((this.#available.get(name) as Backend).prepare(prepared.program));
+      const backend = this.#machine.backend(name);
+      if (!backend) throw noBackend([name], this.#machine);
+      runner = Promise.resolve(backend.prepare(prepared.program));
       prepared.runners.set(name, runner);
       runner.catch(() => prepared.runners.delete(name));
     }
@@ -353,51 +307,13 @@ export class Engine {
   async #run(prepared: Prepared, backend: BackendName, job: ForwardJob): Promise<void> {
     await (await this.#runner(prepared, backend)).forward(job);
   }
-
-  /** Settles as the work does, or at once when it is aborted or disposed of; the work itself may go on for a moment. */
-  #settle(prepared: Prepared, work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-    prepared.underWay.add(work);
-    work.catch(() => {}).finally(() => prepared.underWay.delete(work));
-    const aborted = () =>
-      new LinrecError("aborted", "The forward was stopped by its AbortSignal.", { cause: signal?.reason });
-    return this.#breaker.watch(prepared.breaker.watch(untilAborted(work, signal, aborted)));
-  }
-
-  /** Whether another backend may do what one could not: not where the caller stopped the work. */
-  #mayRunElsewhere(error: unknown, backend: BackendName): boolean {
-    if (!isLinrecError(error)) return true;
-    // A backend that was given up while this work was under way rejects it with `disposed`, though nothing else was.
-    if (error.code === "disposed") return !this.#disposed && !this.#available.has(backend);
-    return error.code !== "aborted";
-  }
-
-  /** Stops using a backend. */
-  #giveUp(name: BackendName, reason: string): void {
-    this.#available.get(name)?.dispose();
-    this.#available.delete(name);
-    this.#unavailable.set(name, reason);
-  }
-
-  #tell(from: string, to: string, reason: string): void {
-    this.#options.onFallback?.({ from, to, reason });
-  }
 }
 
-function wasmStatus({ compiled, threads, noThreads }: WasmBackend, flopsPerMs: number): BackendStatus {
-  const memory = compiled.shared ? "threads share memory" : sharedMemorySupport().reason;
-  const pool =
-    noThreads ?? (threads === 0 ? "calling thread only" : `up to ${threads} worker threads; ${memory}`);
-  const reason = `${compiled.simd} SIMD, ${(flopsPerMs / 1e6).toFixed(0)} GFLOP/s on one thread; ${pool}`;
-  return { available: true, reason, simd: compiled.simd, threads, sharedMemory: compiled.shared };
-}
-
-function webgpuStatus({ adapter, software }: WebgpuBackend): BackendStatus {
-  return {
-    available: true,
-    reason: software ? `${adapter} (software: never chosen for speed)` : adapter,
-    adapter,
-    software,
-  };
+/** The work was stopped by its caller, for the reason in `cause`: no backend is to blame, and none tries again. */
+class Stopped extends Error {
+  constructor(cause: unknown) {
+    super("stopped", { cause });
+  }
 }
 
 function toPreference(option: BackendOption): Preference {

@@ -1,6 +1,6 @@
 /** linrec: Linear Recurrent Units for web and Node. Importing this does no work and needs no DOM. */
 export type { HiddenState, LruCache, ModelCache } from "./cache.js";
-export { type BackendStatus, createEngine, type Engine, type Problem } from "./engine.js";
+export { createEngine, type Engine, type Problem } from "./engine.js";
 export { errorCodes, isLinrecError, LinrecError, type LinrecErrorCode } from "./errors.js";
 export { type InitLruOptions, initLru } from "./init.js";
 export type { BytesSource } from "./io/load.js";
@@ -13,6 +13,7 @@ export {
   writeSafetensors,
 } from "./io/safetensors.js";
 export type { Lru } from "./lru.js";
+export type { BackendStatus } from "./machine.js";
 export type { ModelSpec } from "./models/architecture.js";
 export { fromLruParams, toLruParams } from "./models/lru.js";
 export type { Model, StageInfo } from "./models/model.js";

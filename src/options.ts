@@ -1,5 +1,6 @@
 /** What `createEngine` takes, and how it is checked. */
 import type { Simd, WasmSource } from "./cpu/kernels.js";
+import { LinrecError } from "./errors.js";
 import { type BackendOption, checkBackendOption } from "./recurrent.js";
 import { checkChoice, checkCount, checkFunction, checkOptions } from "./validate.js";
 
@@ -31,6 +32,9 @@ export interface EngineOptions {
   onFallback?: FallbackListener | undefined;
 }
 
+/** More than any machine has cores to spare; each costs memory. */
+const MOST_THREADS = 256;
+
 const names = ["backend", "threads", "gpu", "simd", "workerUrl", "wasm", "nonFinite", "onFallback"];
 
 /** Throws `invalid-argument`. */
@@ -39,6 +43,12 @@ export function checkEngineOptions(options: EngineOptions): void {
   const { backend = "auto", threads = "auto", simd = "auto", nonFinite = "propagate" } = options;
   checkBackendOption(backend);
   if (threads !== "auto") checkCount('threads (if it is not "auto")', threads, 0);
+  if (Number(threads) > MOST_THREADS) {
+    throw new LinrecError(
+      "invalid-argument",
+      `threads is ${threads}; the most is ${MOST_THREADS}. Give the number of cores, or "auto".`,
+    );
+  }
   checkChoice("simd", simd, ["auto", "relaxed", "baseline"]);
   checkChoice("nonFinite", nonFinite, ["propagate", "reject"]);
   checkFunction("onFallback", options.onFallback);

@@ -3,7 +3,6 @@
  * Arguments are checked here, before any side effect; the engine behind decides where the work runs.
  */
 import type { ForwardJob, Runner } from "./backend.js";
-import type { Breaker } from "./breaker.js";
 import type { AnyCache } from "./cache.js";
 import { LinrecError, messageOf } from "./errors.js";
 import { fingerprint } from "./io/fingerprint.js";
@@ -11,6 +10,7 @@ import { decodeState, encodeState } from "./io/state.js";
 import { typeName } from "./io/tensor.js";
 import { type BackendName, inputWidth, outputWidth, type Program, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
+import { throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
 import {
   checkChoice,
@@ -31,7 +31,7 @@ export interface Progress {
 }
 
 export interface ForwardOptions<Cache> {
-  /** Rows of x (1). seqLen follows from the length of x. */
+  /** Rows of x (those of `state`, else 1). seqLen follows from the length of x. */
   batch?: number;
   /** Where each row starts from: a cache of this layer or model, of the same batch. It is not changed. Zeros if left out. */
   state?: Cache | undefined;
@@ -43,6 +43,8 @@ export interface ForwardOptions<Cache> {
   backend?: BackendOption | undefined;
   /** Stops the work: the promise rejects with `aborted` at once. */
   signal?: AbortSignal | undefined;
+  /** Allows x to be detached, where that saves a copy. Nothing does at present: x stays as it is. */
+  transfer?: boolean | undefined;
   /** Called now and then while the work goes on. If it throws, the work stops: the promise rejects with `aborted`. */
   onProgress?: ((progress: Progress) => void) | undefined;
 }
@@ -61,10 +63,8 @@ export interface Prepared {
   readonly runners: Map<BackendName, Promise<Runner>>;
   /** Runs single tokens on the calling thread. */
   readonly stepper: Stepper;
-  /** Breaks what is under way when the program is released. */
-  readonly breaker: Breaker;
-  /** Forwards that have not settled yet: the runners are needed until then. */
-  readonly underWay: Set<Promise<unknown>>;
+  /** Work that has not settled yet, by what stops it. */
+  readonly underWay: Map<AbortController, Promise<unknown>>;
 }
 
 export interface Stepper {
@@ -87,7 +87,16 @@ export interface Host {
   release(prepared: Prepared): void;
 }
 
-const forwardOptionNames = ["batch", "state", "lengths", "out", "backend", "signal", "onProgress"];
+const forwardOptionNames = [
+  "batch",
+  "state",
+  "lengths",
+  "out",
+  "backend",
+  "signal",
+  "transfer",
+  "onProgress",
+];
 
 /** Tokens of the sequence that {@link Recurrent.backend} speaks of. */
 const TYPICAL_SEQ_LEN = 4096;
@@ -143,7 +152,9 @@ export abstract class Recurrent<Cache extends AnyCache> {
   async forward(x: Float32Array, options: ForwardOptions<Cache> = {}): Promise<ForwardResult<Cache>> {
     this.#checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
-    const { batch = 1, signal, onProgress } = options;
+    const { signal, onProgress } = options;
+    if (options.state !== undefined) this.#checkCache("state", options.state);
+    const batch = options.batch === undefined ? (options.state?.batch ?? 1) : options.batch;
     checkCount("batch", batch, 0);
     checkFloat32("x", x);
     const seqLen = this.#seqLen(x, batch);
@@ -155,6 +166,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     checkSignal(signal);
     if (options.backend !== undefined) checkBackendOption(options.backend);
     if (this.#host.nonFinite === "reject") checkFinite("x", x);
+    throwIfAborted(signal);
     const total = batch * seqLen;
     const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
     const job = { batch, seqLen, lengths, x, y, state: initial, signal, onProgress: report };
@@ -317,7 +329,6 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** A private copy, so that a state that is passed in is never changed. */
   #initialState(state: Cache | undefined, batch: number): State {
     if (state === undefined) return new State(this.#layout, batch);
-    this.#checkCache("state", state);
     state.checkFree();
     if (state.batch !== batch) {
       throw new LinrecError(

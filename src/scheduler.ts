@@ -94,7 +94,9 @@ export function plan(verb: Verb, work: Work, hardware: Hardware, preference: Pre
       : cheapest(usable.filter(({ backend }) => backend === first(order, usable)));
   // Where WASM itself is missing, slow and right beats nothing.
   const fallback =
-    preference === "auto" ? candidates.find(({ backend }) => backend === "reference") : undefined;
+    preference === "auto"
+      ? candidates.find(({ backend, available }) => available && backend === "reference")
+      : undefined;
   const choice = chosen ?? fallback;
   if (!choice) return undefined;
   const reason = explainChoice(choice, fair, hardware, preference);
@@ -126,7 +128,7 @@ function price(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
   return [
     ...priceWasm(verb, work, flops, copies, hardware),
     priceGpu(verb, flops, copies, hardware),
-    priceReference(flops),
+    priceReference(flops, hardware),
   ];
 }
 
@@ -183,7 +185,8 @@ function priceGpu(verb: Verb, flops: number, copies: number, hardware: Hardware)
   return { backend: "webgpu", threads: 0, ms, available: true, reason };
 }
 
-function priceReference(flops: number): Candidate {
+function priceReference(flops: number, hardware: Hardware): Candidate {
+  if (hardware.unavailable.has("reference")) return missing("reference", hardware);
   const reason = "it is the slow float64 oracle, for checking";
   return { backend: "reference", threads: 0, ms: flops / REFERENCE_FLOPS_PER_MS, available: true, reason };
 }

@@ -1,5 +1,6 @@
 /** The cross-backend consistency check that users run on their own machines: `engine.selfTest()`. */
 import type { ForwardJob } from "./backend.js";
+import { messageOf } from "./errors.js";
 import { initLru } from "./init.js";
 import { programOf } from "./models/lru.js";
 import { eigenvalues, normalizedB, powerIm, powerRe } from "./params.js";
@@ -17,6 +18,8 @@ export interface SelfTestResult {
   readonly error: number;
   readonly limit: number;
   readonly passed: boolean;
+  /** In words: how large the error was, or what the backend threw. */
+  readonly reason: string;
 }
 
 export interface SelfTestReport {
@@ -24,7 +27,7 @@ export interface SelfTestReport {
   readonly results: readonly SelfTestResult[];
 }
 
-type Run = (
+export type Run = (
   program: Program,
   job: Omit<ForwardJob, "threads">,
   backend: BackendName,
@@ -57,15 +60,12 @@ export async function runSelfTest(
         const y = new Float32Array(expected.length);
         const state = new State(stateLayout(program), batch);
         const lengths = new Int32Array(batch).fill(seqLen);
-        await run(
-          program,
-          { batch, seqLen, lengths, x, y, state, signal: undefined, onProgress: undefined },
-          backend,
-          count,
-        );
-        const error = relativeError(y, expected);
+        const job = { batch, seqLen, lengths, x, y, state, signal: undefined, onProgress: undefined };
+        const thrown = await run(program, job, backend, count).then(() => undefined, messageOf);
+        const error = thrown === undefined ? relativeError(y, expected) : Number.POSITIVE_INFINITY;
         const most = limit(backend, x);
-        results.push({ backend, threads: count, name, error, limit: most, passed: error <= most });
+        const reason = thrown ?? `error ${error.toExponential(1)}, limit ${most.toExponential(1)}`;
+        results.push({ backend, threads: count, name, error, limit: most, passed: error <= most, reason });
       }
     }
   }

@@ -1,4 +1,4 @@
-/** What a fresh process shows: that importing the package does nothing, and what the engine's memory does when collected. */
+/** What a fresh process shows: that importing the package does nothing, and what becomes of the engine's memory. */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import vm from "node:vm";
@@ -68,24 +68,22 @@ describe("memory", () => {
     expect(run(source, "--expose-gc")).toBe(Array(10).fill(3).join());
   });
 
-  test("what was allocated and dropped is used again", () => {
+  test("what engine.free was given is used again", () => {
     const source = `
       import { createEngine } from ${JSON.stringify(dist.href)};
       const engine = await createEngine({ backend: "wasm", threads: 0 });
       for (let i = 0; i < 60; i++) {
-        engine.allocate(2 ** 24).fill(1); // 64 MiB each: 60 of them are nearly all that WASM can have
-        gc();
-        await new Promise((resolve) => setTimeout(resolve, 5));
+        engine.free(engine.allocate(2 ** 24).fill(1)); // 64 MiB each: 60 of them are nearly all that WASM can have
       }
       const last = engine.allocate(1);
       console.log(last.buffer.byteLength < 2 ** 30);`;
-    expect(run(source, "--expose-gc")).toBe("true");
+    expect(run(source)).toBe("true");
   });
 
   test.each(["shared", "private"])(
     "layers that are disposed of leave nothing behind (%s memory)",
     (memory) => {
-      // 8 MB of weights each: 60 layers would be 480 MB, in every worker.
+      // 8 MB of weights each: 70 layers would be 560 MB, in every worker.
       const source = `
       import { readFileSync } from "node:fs";
       const options = ${memory === "private" ? `{ wasm: readFileSync(new URL("kernels.wasm", ${JSON.stringify(dist.href)})) }` : "{}"};
@@ -104,11 +102,11 @@ describe("memory", () => {
         gc();
         return process.memoryUsage().rss / 2 ** 20;
       };
-      for (let i = 0; i < 10; i++) await round();
+      for (let i = 0; i < 30; i++) await round(); // memory grows to what the work needs at a time
       const before = await used();
       for (let i = 0; i < 40; i++) await round();
       console.log(Math.round((await used()) - before));`;
-      expect(Number(run(source, "--expose-gc"))).toBeLessThan(120); // MB
+      expect(Number(run(source, "--expose-gc"))).toBeLessThan(80); // MB
     },
   );
 });

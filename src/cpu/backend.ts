@@ -49,7 +49,6 @@ export class WasmBackend implements Backend {
   readonly #options: WasmOptions;
   /** Every buffer object that this memory has had: growing a shared memory makes a new one over the same bytes. */
   readonly #buffers = new WeakSet<ArrayBufferLike>();
-  readonly #freeOnCollect: FinalizationRegistry<number>;
   #workers: Promise<PooledWorker[]> | undefined;
   #noThreads: string | undefined;
   #disposed = false;
@@ -59,7 +58,6 @@ export class WasmBackend implements Backend {
     this.compiled = compiled;
     this.kernels = kernels;
     this.arena = new Arena(memory);
-    this.#freeOnCollect = new FinalizationRegistry((address) => this.arena.free(address));
   }
 
   /** How many workers may be used: 0 once they have been found not to start, with the reason in {@link noThreads}. */
@@ -82,9 +80,13 @@ export class WasmBackend implements Backend {
     const address = this.arena.allocate(4 * length);
     const buffer = this.arena.memory.buffer;
     this.#buffers.add(buffer);
-    const array = new Float32Array(buffer, address, length).fill(0);
-    this.#freeOnCollect.register(array, address);
-    return array;
+    return new Float32Array(buffer, address, length).fill(0);
+  }
+
+  /** Gives an array of {@link allocate} back; any other is left alone. */
+  free(array: Float32Array): void {
+    const address = this.addressOf(array);
+    if (address !== undefined) this.arena.free(address);
   }
 
   addressOf(array: Float32Array): number | undefined {
@@ -175,7 +177,8 @@ export class WasmRunner implements Runner {
   readonly #image: number;
   readonly #scratch: number;
   readonly #runner: TileRunner;
-  readonly #loaded = new WeakSet<PooledWorker>();
+  /** The workers that have the program. */
+  readonly #loaded = new Set<PooledWorker>();
   #threadScratch: number[] = [];
   #step = { x: 0, y: 0, state: 0, batch: -1 };
   /** Views of the whole memory, made again when it has grown. */
@@ -242,6 +245,10 @@ export class WasmRunner implements Runner {
     for (const address of [this.#image, this.#scratch, this.#step.x, ...this.#threadScratch])
       arena.free(address);
     this.#threadScratch = [];
+    // A worker that has died or dies meanwhile has nothing to unload.
+    for (const worker of this.#loaded)
+      worker.call((api) => api.unload(this.#id), DEADLINE_MS).catch(() => {});
+    this.#loaded.clear();
     this.#step = { x: 0, y: 0, state: 0, batch: -1 };
   }
 
@@ -253,7 +260,7 @@ export class WasmRunner implements Runner {
       try {
         return await this.#onWorkers(job, threads);
       } catch (error) {
-        if (!isWorkerFault(error)) throw error;
+        if (!isWorkerFault(error) || job.signal?.aborted) throw error;
         if (this.#backend.threads > 0)
           this.#backend.discardWorkers(`${messageOf(error)} The forward is run again.`);
         this.#threadScratch = []; // given up: an ended worker may write on for a moment

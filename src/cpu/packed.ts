@@ -276,7 +276,7 @@ function tokenBytes(
 function pickTileTokens(slots: readonly number[], stages: readonly PackedStage[]): number {
   const bytes = tokenBytes(slots, stages);
   const chunks = Math.floor(TILE_BYTES / (bytes.slots + bytes.h) / CHUNK);
-  return CHUNK * Math.min(Math.max(chunks, 1), MAX_TILE_TOKENS / CHUNK);
+  return CHUNK * Math.min(Math.max(chunks, 1), Math.floor(MAX_TILE_TOKENS / CHUNK));
 }
 
 function planScratch(slots: readonly number[], stages: readonly PackedStage[], tileTokens: number): Scratch {

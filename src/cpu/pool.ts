@@ -102,7 +102,10 @@ function startWebThread(workerUrl: string | URL | undefined): Thread {
   return {
     endpoint: worker,
     onFailure(report) {
-      worker.addEventListener("error", (event) => report(event.message || "its script could not be loaded"));
+      worker.addEventListener("error", (event) => {
+        event.preventDefault(); // it is reported, and need not be in the page's console as well
+        report(event.message || "its script could not be loaded");
+      });
       worker.addEventListener("messageerror", () => report("a message to or from it could not be cloned"));
     },
     terminate() {

@@ -4,6 +4,7 @@
  * them back. Two rounds for each carry stage, the same kernels, the same bits.
  */
 import type { ForwardJob } from "../backend.js";
+import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
@@ -11,7 +12,6 @@ import type { PackedProgram, PackedStage } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import type { Span, SpanReply } from "./protocol.js";
 import { FINISHED, TileRunner } from "./tiles.js";
-import { throwIfAborted } from "./windows.js";
 
 export interface TransferHost {
   readonly program: PackedProgram;
@@ -38,6 +38,7 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
   const temporary = arena.allocate(2 * temporaryBytes(program));
   try {
     new Uint8Array(arena.memory.buffer).set(state.bytes, states);
+    throwIfAborted(job.signal);
     job.y.fill(0);
     let done = 0;
     const tasks = spans(host, job);
@@ -132,6 +133,7 @@ async function runGroup(
       }),
     );
   }
+  throwIfAborted(job.signal); // before y is written: its owner may have gone on
   for (const [i, { row, start }] of group.entries()) {
     const reply = replies[i] as SpanReply;
     if (reply.stage !== FINISHED) continue;

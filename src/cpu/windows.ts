@@ -3,7 +3,7 @@
  * y copied out window by window (while workers compute the one before), unless they are engine memory already.
  */
 import type { ForwardJob } from "../backend.js";
-import { LinrecError } from "../errors.js";
+import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { PackedProgram } from "./packed.js";
@@ -49,13 +49,6 @@ export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promi
       throw error;
     }
     block.free();
-  }
-}
-
-/** Throws `aborted` once the caller's signal has fired. */
-export function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) {
-    throw new LinrecError("aborted", "The forward was stopped by its AbortSignal.", { cause: signal.reason });
   }
 }
 

@@ -82,6 +82,7 @@ class GpuRunner implements Runner {
         );
         const deadline = SUBMIT_DEADLINE_MS + slowestMs(segment, this.#layout.flopsPerToken);
         const [values] = await this.#device.wait(Promise.all([read, clean]), deadline);
+        this.#check(job); // before y is written: its owner may have gone on
         collectPiece(this.#layout, piece, values);
         workspace.area(this.#layout.readback).unmap();
       } catch (error) {

@@ -1,0 +1,158 @@
+/** What this machine has: the backends that run here, why the others do not, and how fast they are. */
+import type { Backend } from "./backend.js";
+import { openWasm, type WasmBackend } from "./cpu/backend.js";
+import type { Simd } from "./cpu/kernels.js";
+import { sharedMemorySupport, threadCount } from "./environment.js";
+import { isLinrecError, messageOf } from "./errors.js";
+import type { EngineOptions } from "./options.js";
+import type { BackendName } from "./program.js";
+import { ReferenceBackend } from "./reference.js";
+import type { Hardware } from "./scheduler.js";
+import { openWebgpu, type WebgpuBackend } from "./webgpu/backend.js";
+
+/** Whether a backend can run here. */
+export interface BackendStatus {
+  readonly available: boolean;
+  /** In words: what was found; or why the backend is not available, and what would make it so. */
+  readonly reason: string;
+  /** Of "wasm": the build of the kernels, the most worker threads of a forward, and whether they share memory. */
+  readonly simd?: Simd | "custom";
+  readonly threads?: number;
+  readonly sharedMemory?: boolean;
+  /** Of "webgpu": the GPU's name, and whether it is the CPU in disguise. */
+  readonly adapter?: string;
+  readonly software?: boolean;
+}
+
+export class Machine {
+  readonly #options: EngineOptions;
+  readonly #backends = new Map<BackendName, Backend>([["reference", new ReferenceBackend()]]);
+  readonly #unavailable = new Map<BackendName, string>();
+  #wasm: WasmBackend | undefined;
+  #webgpu: WebgpuBackend | undefined;
+  #rates = { wasm: 0, gpu: 0, roundTripMs: 0 };
+
+  private constructor(options: EngineOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Probes the backends that are wanted. WASM is opened for a GPU's engine too: steps run on the calling thread.
+   * @param onTrouble told when threads cannot be had, or work of theirs had to be run again
+   */
+  static async probe(
+    options: EngineOptions,
+    wanted: (name: BackendName) => boolean,
+    onTrouble: (reason: string) => void,
+  ): Promise<Machine> {
+    const machine = new Machine(options);
+    const unwanted = `it was not looked for: the engine was created with backend ${JSON.stringify(options.backend)}`;
+    if (wanted("wasm") || wanted("webgpu")) await machine.#openWasm(onTrouble);
+    else machine.#unavailable.set("wasm", unwanted);
+    if (wanted("webgpu")) await machine.#openWebgpu();
+    else machine.#unavailable.set("webgpu", unwanted);
+    return machine;
+  }
+
+  /** The backends that run here. */
+  get names(): BackendName[] {
+    return [...this.#backends.keys()];
+  }
+
+  /** The CPU's kernels, while they can be trusted. */
+  get wasm(): WasmBackend | undefined {
+    return this.#backends.has("wasm") ? this.#wasm : undefined;
+  }
+
+  backend(name: BackendName): Backend | undefined {
+    return this.#backends.get(name);
+  }
+
+  /** Why a backend does not run here. */
+  reason(name: BackendName): string {
+    return this.#unavailable.get(name) ?? "it failed";
+  }
+
+  status(name: BackendName): BackendStatus {
+    if (!this.#backends.has(name)) return { available: false, reason: this.reason(name) };
+    if (this.#wasm && name === "wasm") return wasmStatus(this.#wasm, this.#rates.wasm);
+    if (this.#webgpu && name === "webgpu") return webgpuStatus(this.#webgpu);
+    return { available: true, reason: "float64, plain TypeScript: for checking" };
+  }
+
+  /** What the scheduler needs to know, but for the backends in `failed`. */
+  hardware(failed: ReadonlySet<BackendName>): Hardware {
+    const here = (name: BackendName) => this.#backends.has(name) && !failed.has(name);
+    const unavailable = new Map(this.#unavailable);
+    for (const name of failed) unavailable.set(name, "it failed");
+    const { roundTripMs, gpu } = this.#rates;
+    const wasm = this.#wasm && {
+      threads: this.#wasm.threads,
+      threadsReason: this.#wasm.noThreads,
+      threadsDemanded: typeof this.#options.threads === "number" && this.#options.threads > 0,
+      flopsPerMs: this.#rates.wasm,
+    };
+    const webgpu = this.#webgpu && { software: this.#webgpu.software, roundTripMs, flopsPerMs: gpu };
+    return {
+      wasm: here("wasm") ? wasm : undefined,
+      webgpu: here("webgpu") ? webgpu : undefined,
+      unavailable,
+    };
+  }
+
+  /** Stops using a backend, for good. */
+  giveUp(name: BackendName, reason: string): void {
+    this.#backends.get(name)?.dispose();
+    this.#backends.delete(name);
+    this.#unavailable.set(name, reason);
+  }
+
+  async dispose(): Promise<void> {
+    for (const backend of this.#backends.values()) await backend.dispose();
+  }
+
+  async #openWasm(onTrouble: (reason: string) => void): Promise<void> {
+    const { simd = "auto", threads = "auto", workerUrl, wasm } = this.#options;
+    try {
+      const sharedMemory = sharedMemorySupport().available;
+      const most = await threadCount(threads);
+      this.#wasm = await openWasm({ simd, workerUrl, wasm, onTrouble, sharedMemory, threads: most });
+      this.#rates.wasm = this.#wasm.measure();
+      this.#backends.set("wasm", this.#wasm);
+    } catch (error) {
+      this.#unavailable.set("wasm", messageOf(error));
+      if (isLinrecError(error) && simd === "relaxed") throw error; // asked for by name
+    }
+  }
+
+  async #openWebgpu(): Promise<void> {
+    const opened = await openWebgpu(this.#options.gpu);
+    if ("reason" in opened) {
+      this.#unavailable.set("webgpu", opened.reason);
+      return;
+    }
+    this.#webgpu = opened.backend;
+    this.#backends.set("webgpu", opened.backend);
+    // A software adapter is never chosen for its speed, so there is nothing to measure.
+    if (opened.backend.software) return;
+    try {
+      const { roundTripMs, flopsPerSecond } = await opened.backend.measure();
+      this.#rates = { ...this.#rates, roundTripMs, gpu: flopsPerSecond / 1000 };
+    } catch (error) {
+      this.giveUp("webgpu", `it failed its first piece of work: ${messageOf(error)}`);
+    }
+  }
+}
+
+function wasmStatus({ compiled, threads, noThreads }: WasmBackend, flopsPerMs: number): BackendStatus {
+  const memory = compiled.shared ? "threads share memory" : sharedMemorySupport().reason;
+  const pool =
+    noThreads ?? (threads === 0 ? "calling thread only" : `up to ${threads} worker threads; ${memory}`);
+  const reason = `${compiled.simd} SIMD, ${(flopsPerMs / 1e6).toFixed(0)} GFLOP/s on one thread; ${pool}`;
+  return { available: true, reason, simd: compiled.simd, threads, sharedMemory: compiled.shared };
+}
+
+function webgpuStatus({ adapter, software }: WebgpuBackend): BackendStatus {
+  const reason = software ? `${adapter} (software: never chosen for speed)` : adapter;
+  return { available: true, reason, adapter, software };
+}
