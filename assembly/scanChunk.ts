@@ -41,10 +41,9 @@ export function scanChunk(
 /** Stores loc, or h = loc + power carry. */
 // @ts-ignore: decorator
 @inline
-function write(fused: bool, out: usize, r: v128, i: v128, power: usize, carry: usize): void {
+function write(fused: bool, out: usize, r: v128, i: v128, power: usize, cr: v128, ci: v128): void {
   if (fused) {
     const pr = v128.load(power), pi = v128.load(power, 16);
-    const cr = v128.load(carry), ci = v128.load(carry, 16);
     v128.store(out, cmaddRe(pr, pi, cr, ci, r));
     v128.store(out, cmaddIm(pr, pi, cr, ci, i), 16);
   } else {
@@ -99,28 +98,40 @@ function rows6(
   }
   const lr = v128.load(lambda);
   const li = v128.load(lambda, 16);
+  const cr = fused ? v128.load(carry) : f32x4.splat(0);
+  const ci = fused ? v128.load(carry, 16) : f32x4.splat(0);
   const sr = v128.load(state);
   const si = v128.load(state, 16);
   r0 = cmaddRe(lr, li, sr, si, r0);
   i0 = cmaddIm(lr, li, sr, si, i0);
+  write(fused, out, r0, i0, power, cr, ci);
+  out += stride;
+  power += stride;
   r1 = cmaddRe(lr, li, r0, i0, r1);
   i1 = cmaddIm(lr, li, r0, i0, i1);
+  write(fused, out, r1, i1, power, cr, ci);
+  out += stride;
+  power += stride;
   r2 = cmaddRe(lr, li, r1, i1, r2);
   i2 = cmaddIm(lr, li, r1, i1, i2);
+  write(fused, out, r2, i2, power, cr, ci);
+  out += stride;
+  power += stride;
   r3 = cmaddRe(lr, li, r2, i2, r3);
   i3 = cmaddIm(lr, li, r2, i2, i3);
+  write(fused, out, r3, i3, power, cr, ci);
+  out += stride;
+  power += stride;
   r4 = cmaddRe(lr, li, r3, i3, r4);
   i4 = cmaddIm(lr, li, r3, i3, i4);
+  write(fused, out, r4, i4, power, cr, ci);
+  out += stride;
+  power += stride;
   r5 = cmaddRe(lr, li, r4, i4, r5);
   i5 = cmaddIm(lr, li, r4, i4, i5);
+  write(fused, out, r5, i5, power, cr, ci);
   v128.store(state, r5);
   v128.store(state, i5, 16);
-  write(fused, out, r0, i0, power, carry);
-  write(fused, out + stride, r1, i1, power + stride, carry);
-  write(fused, out + 2 * stride, r2, i2, power + 2 * stride, carry);
-  write(fused, out + 3 * stride, r3, i3, power + 3 * stride, carry);
-  write(fused, out + 4 * stride, r4, i4, power + 4 * stride, carry);
-  write(fused, out + 5 * stride, r5, i5, power + 5 * stride, carry);
 }
 
 /** bu of 4 rows and four states, then the scan through them, on from `state`. */
@@ -159,22 +170,30 @@ function rows4(
   }
   const lr = v128.load(lambda);
   const li = v128.load(lambda, 16);
+  const cr = fused ? v128.load(carry) : f32x4.splat(0);
+  const ci = fused ? v128.load(carry, 16) : f32x4.splat(0);
   const sr = v128.load(state);
   const si = v128.load(state, 16);
   r0 = cmaddRe(lr, li, sr, si, r0);
   i0 = cmaddIm(lr, li, sr, si, i0);
+  write(fused, out, r0, i0, power, cr, ci);
+  out += stride;
+  power += stride;
   r1 = cmaddRe(lr, li, r0, i0, r1);
   i1 = cmaddIm(lr, li, r0, i0, i1);
+  write(fused, out, r1, i1, power, cr, ci);
+  out += stride;
+  power += stride;
   r2 = cmaddRe(lr, li, r1, i1, r2);
   i2 = cmaddIm(lr, li, r1, i1, i2);
+  write(fused, out, r2, i2, power, cr, ci);
+  out += stride;
+  power += stride;
   r3 = cmaddRe(lr, li, r2, i2, r3);
   i3 = cmaddIm(lr, li, r2, i2, i3);
+  write(fused, out, r3, i3, power, cr, ci);
   v128.store(state, r3);
   v128.store(state, i3, 16);
-  write(fused, out, r0, i0, power, carry);
-  write(fused, out + stride, r1, i1, power + stride, carry);
-  write(fused, out + 2 * stride, r2, i2, power + 2 * stride, carry);
-  write(fused, out + 3 * stride, r3, i3, power + 3 * stride, carry);
 }
 
 /** bu of one row and four states, then the scan through them, on from `state`. */
@@ -198,11 +217,13 @@ function rows1(
   }
   const lr = v128.load(lambda);
   const li = v128.load(lambda, 16);
+  const cr = fused ? v128.load(carry) : f32x4.splat(0);
+  const ci = fused ? v128.load(carry, 16) : f32x4.splat(0);
   const sr = v128.load(state);
   const si = v128.load(state, 16);
   r0 = cmaddRe(lr, li, sr, si, r0);
   i0 = cmaddIm(lr, li, sr, si, i0);
+  write(fused, out, r0, i0, power, cr, ci);
   v128.store(state, r0);
   v128.store(state, i0, 16);
-  write(fused, out, r0, i0, power, carry);
 }

@@ -1,0 +1,5 @@
+/** One of several threads that measure the peak at the same time. */
+import { parentPort, workerData } from "node:worker_threads";
+import { peakHere } from "./peak.mjs";
+
+parentPort.postMessage(peakHere(workerData.bytes, workerData.ms));
