@@ -15,32 +15,41 @@ export function multiply(
   tokens: i32, inWidth: i32, outWidth: i32,
 ): void {
   const xBytes = <usize>inWidth << 2;
-  const wide = <usize>(outWidth & ~7) << 2;
-  for (let column: usize = 0; column < wide; column += 32) {
-    let t = 0;
+  const panelBytes = xBytes << 3;
+  const panels = <usize>outWidth >> 3;
+  // Rows that fill tiles, panel by panel: a panel of W stays in L1 while they pass by.
+  let tiled = 0;
+  for (let p: usize = 0; p < panels; p++) {
+    const at = p << 5;
+    const panel = W + p * panelBytes;
+    tiled = 0;
     if (ASC_FEATURE_RELAXED_SIMD) {
-      for (; t + 6 <= tokens; t += 6) {
-        rows6(skips, y + <usize>t * yStride, yStride, x + <usize>t * xStride, xStride, xBytes, W, v, u + <usize>t * uStride, uStride);
+      for (; tiled + 6 <= tokens; tiled += 6) {
+        const t = <usize>tiled;
+        rows6(skips, y + t * yStride + at, yStride, x + t * xStride, xStride, xBytes, panel, v + at, u + t * uStride + at, uStride);
       }
     }
-    for (; t + 4 <= tokens; t += 4) {
-      rows4(skips, y + <usize>t * yStride, yStride, x + <usize>t * xStride, xStride, xBytes, W, v, u + <usize>t * uStride, uStride);
+    for (; tiled + 4 <= tokens; tiled += 4) {
+      const t = <usize>tiled;
+      rows4(skips, y + t * yStride + at, yStride, x + t * xStride, xStride, xBytes, panel, v + at, u + t * uStride + at, uStride);
     }
-    for (; t < tokens; t++) {
-      rows1(skips, y + <usize>t * yStride, yStride, x + <usize>t * xStride, xStride, xBytes, W, v, u + <usize>t * uStride, uStride);
-    }
-    W += xBytes << 3;
-    y += 32;
-    v += 32;
-    u += 32;
+  }
+  // The last few rows, and the one row of a step: four panels at a time, or the additions would wait for each other.
+  for (let t = <usize>tiled; t < <usize>tokens; t++) {
+    const to = y + t * yStride, row = x + t * xStride, skip = u + t * uStride;
+    let p: usize = 0;
+    for (; p + 4 <= panels; p += 4) rowBy32(skips, to + (p << 5), row, xBytes, W + p * panelBytes, v + (p << 5), skip + (p << 5));
+    for (; p < panels; p++) rowBy8(skips, to + (p << 5), row, xBytes, W + p * panelBytes, v + (p << 5), skip + (p << 5));
   }
   if (outWidth & 4) {
-    let t = 0;
-    for (; t + 8 <= tokens; t += 8) {
-      half8(skips, y + <usize>t * yStride, yStride, x + <usize>t * xStride, xStride, xBytes, W, v, u + <usize>t * uStride, uStride);
+    const at = panels << 5;
+    const panel = W + panels * panelBytes;
+    let t: usize = 0;
+    for (; t + 8 <= <usize>tokens; t += 8) {
+      half8(skips, y + t * yStride + at, yStride, x + t * xStride, xStride, xBytes, panel, v + at, u + t * uStride + at, uStride);
     }
-    for (; t < tokens; t++) {
-      half1(skips, y + <usize>t * yStride, x + <usize>t * xStride, xBytes, W, v, u + <usize>t * uStride);
+    for (; t < <usize>tokens; t++) {
+      half1(skips, y + t * yStride + at, x + t * xStride, xBytes, panel, v + at, u + t * uStride + at);
     }
   }
 }
@@ -148,23 +157,50 @@ function rows4(
   finish(skips, y + 3 * yStride, a3, b3, v, u + 3 * uStride);
 }
 
-/** Columns [0, 8) of one row: 2 accumulators. */
+/** 32 columns of one row: 8 accumulators. */
 // @ts-ignore: decorator
 @inline
-function rows1(
-  skips: bool, y: usize, yStride: usize, x: usize, xStride: usize, xBytes: usize, W: usize, v: usize, u: usize, uStride: usize,
-): void {
-  let x0 = x;
-  let a0 = f32x4.splat(0);
-  let b0 = f32x4.splat(0);
-  const end = x0 + xBytes;
-  for (let w = W; x0 < end; w += 32) {
-    const w0 = v128.load(w);
-    const w1 = v128.load(w, 16);
-    let s = v128.load32_splat(x0);
-    a0 = madd(s, w0, a0);
-    b0 = madd(s, w1, b0);
-    x0 += 4;
+function rowBy32(skips: bool, y: usize, x: usize, xBytes: usize, W: usize, v: usize, u: usize): void {
+  const panelBytes = xBytes << 3;
+  let w0 = W;
+  let w1 = w0 + panelBytes;
+  let w2 = w1 + panelBytes;
+  let w3 = w2 + panelBytes;
+  let a0 = f32x4.splat(0), b0 = f32x4.splat(0), a1 = f32x4.splat(0), b1 = f32x4.splat(0), a2 = f32x4.splat(0), b2 = f32x4.splat(0), a3 = f32x4.splat(0), b3 = f32x4.splat(0);
+  const end = x + xBytes;
+  for (; x < end; x += 4) {
+    const s = v128.load32_splat(x);
+    a0 = madd(s, v128.load(w0), a0);
+    b0 = madd(s, v128.load(w0, 16), b0);
+    w0 += 32;
+    a1 = madd(s, v128.load(w1), a1);
+    b1 = madd(s, v128.load(w1, 16), b1);
+    w1 += 32;
+    a2 = madd(s, v128.load(w2), a2);
+    b2 = madd(s, v128.load(w2, 16), b2);
+    w2 += 32;
+    a3 = madd(s, v128.load(w3), a3);
+    b3 = madd(s, v128.load(w3, 16), b3);
+    w3 += 32;
+  }
+  finish(skips, y, a0, b0, v, u);
+  finish(skips, y + 32, a1, b1, v + 32, u + 32);
+  finish(skips, y + 64, a2, b2, v + 64, u + 64);
+  finish(skips, y + 96, a3, b3, v + 96, u + 96);
+}
+
+/** 8 columns of one row: 2 accumulators. */
+// @ts-ignore: decorator
+@inline
+function rowBy8(skips: bool, y: usize, x: usize, xBytes: usize, W: usize, v: usize, u: usize): void {
+  let w0 = W;
+  let a0 = f32x4.splat(0), b0 = f32x4.splat(0);
+  const end = x + xBytes;
+  for (; x < end; x += 4) {
+    const s = v128.load32_splat(x);
+    a0 = madd(s, v128.load(w0), a0);
+    b0 = madd(s, v128.load(w0, 16), b0);
+    w0 += 32;
   }
   finish(skips, y, a0, b0, v, u);
 }

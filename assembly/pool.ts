@@ -59,3 +59,29 @@ export function poolMean(y: usize, carry: usize, stateLoc: usize, count: f64, wi
     store<f32>(y + (i << 2), <f32>((load<f64>(carry + (i << 3)) + load<f64>(stateLoc + (i << 3))) / count));
   }
 }
+
+/**
+ * poolLocal, poolCarry and poolMean of one token of each row.
+ *
+ * y, x            [rows, width] float32
+ * sums            [width] float64: working memory
+ * carry, stateLoc [width] float64 of the first row; the rows' state blocks are `stateStride` bytes apart
+ * ks              [rows] int32: tokens of its chunk that each row has read
+ * counts          [rows] float64: what each row's sum is divided by
+ */
+export function poolStep(
+  y: usize, x: usize, sums: usize, carry: usize, stateLoc: usize, stateStride: usize, ks: usize, counts: usize,
+  chunk: i32, rows: i32, width: i32,
+): void {
+  const rowBytes = <usize>width << 2;
+  for (let row = 0; row < rows; row++) {
+    const k = load<i32>(ks + (<usize>row << 2));
+    poolLocal(sums, x, stateLoc, 1, k, chunk, width);
+    poolCarry(carry, stateLoc, sums, 1, k, chunk, width);
+    poolMean(y, carry, stateLoc, load<f64>(counts + (<usize>row << 3)), width);
+    y += rowBytes;
+    x += rowBytes;
+    carry += stateStride;
+    stateLoc += stateStride;
+  }
+}

@@ -16,7 +16,7 @@ import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from
 import { type PackedProgram, packProgram } from "./packed.js";
 import { isWorkerFault, type PooledWorker, startWorkers } from "./pool.js";
 import type { Window } from "./protocol.js";
-import { TileRunner } from "./tiles.js";
+import { type Step, TileRunner } from "./tiles.js";
 import { forwardByTransfer } from "./transfer.js";
 import { runWindow } from "./wavefront.js";
 import { forwardInWindows } from "./windows.js";
@@ -180,11 +180,14 @@ export class WasmRunner implements Runner {
   /** The workers that have the program. */
   readonly #loaded = new Set<PooledWorker>();
   #threadScratch: number[] = [];
-  #step = { x: 0, y: 0, state: 0, batch: -1 };
+  #area = noStepArea;
   /** Views of the whole memory, made again when it has grown. */
   #floats: Float32Array;
   #bytes: Uint8Array;
-  readonly #tile = { x: 0, y: 0, tokens: 1, k0: 0, state: 0, last: true, count: 0 };
+  #ints: Int32Array;
+  #doubles: Float64Array;
+  /** Made once: a step allocates nothing. */
+  readonly #step: Step = { x: 0, y: 0, rows: 0, states: 0, ks: 0, counts: 0 };
 
   constructor(backend: WasmBackend, program: Program) {
     this.#backend = backend;
@@ -195,6 +198,8 @@ export class WasmRunner implements Runner {
     this.#scratch = arena.allocate(this.packed.scratch.bytes);
     this.#floats = new Float32Array(arena.memory.buffer);
     this.#bytes = new Uint8Array(arena.memory.buffer);
+    this.#ints = new Int32Array(arena.memory.buffer);
+    this.#doubles = new Float64Array(arena.memory.buffer);
     this.#bytes.set(this.packed.image, this.#image);
     this.#runner = new TileRunner(kernels, this.packed, this.#image, this.#scratch);
   }
@@ -208,24 +213,27 @@ export class WasmRunner implements Runner {
    * place. The same kernels on a tile of one token, hence the same bits as forward.
    */
   step(x: Float32Array, y: Float32Array, state: State): void {
-    const { inputWidth, outputWidth, layout } = this.packed;
-    this.#reserveStep(state.batch);
-    const at = this.#step;
+    const { inputWidth, outputWidth, layout, tileTokens } = this.packed;
+    const { batch, k, count } = state;
+    const at = this.#reserveStep(batch);
+    for (let row = 0; row < batch; row++) count[row] = (count[row] as number) + 1;
     this.#floats.set(x, at.x / 4);
-    this.#bytes.set(state.bytes, at.state);
-    const tile = this.#tile;
-    for (let row = 0; row < state.batch; row++) {
-      tile.x = at.x + 4 * row * inputWidth;
-      tile.y = at.y + 4 * row * outputWidth;
-      tile.state = at.state + row * layout.rowBytes;
-      tile.k0 = state.k[row] as number;
-      tile.count = (state.count[row] as number) + 1;
-      this.#runner.run(tile);
-      state.k[row] = (tile.k0 + 1) % CHUNK;
-      state.count[row] = tile.count;
+    this.#bytes.set(state.bytes, at.states);
+    this.#ints.set(k, at.ks / 4);
+    this.#doubles.set(count, at.counts / 8);
+    const step = this.#step;
+    for (let first = 0; first < batch; first += tileTokens) {
+      step.rows = Math.min(tileTokens, batch - first);
+      step.x = at.x + 4 * first * inputWidth;
+      step.y = at.y + 4 * first * outputWidth;
+      step.states = at.states + first * layout.rowBytes;
+      step.ks = at.ks + 4 * first;
+      step.counts = at.counts + 8 * first;
+      this.#runner.step(step);
     }
+    for (let row = 0; row < batch; row++) k[row] = ((k[row] as number) + 1) % CHUNK;
     y.set(this.#floats.subarray(at.y / 4, at.y / 4 + y.length));
-    state.bytes.set(this.#bytes.subarray(at.state, at.state + state.bytes.length));
+    state.bytes.set(this.#bytes.subarray(at.states, at.states + state.bytes.length));
   }
 
   /** Computes on whatever is in memory, for its time only. */
@@ -242,14 +250,14 @@ export class WasmRunner implements Runner {
 
   dispose(): void {
     const { arena } = this.#backend;
-    for (const address of [this.#image, this.#scratch, this.#step.x, ...this.#threadScratch])
+    for (const address of [this.#image, this.#scratch, this.#area.x, ...this.#threadScratch])
       arena.free(address);
     this.#threadScratch = [];
     // A worker that has died or dies meanwhile has nothing to unload.
     for (const worker of this.#loaded)
       worker.call((api) => api.unload(this.#id), DEADLINE_MS).catch(() => {});
     this.#loaded.clear();
-    this.#step = { x: 0, y: 0, state: 0, batch: -1 };
+    this.#area = noStepArea;
   }
 
   async #forward(job: ForwardJob): Promise<void> {
@@ -350,22 +358,45 @@ export class WasmRunner implements Runner {
     };
   }
 
-  #reserveStep(batch: number): void {
+  /** Room for the arrays of a step of `batch` rows, and views of the memory as it is now. */
+  #reserveStep(batch: number): StepArea {
     const { arena } = this.#backend;
-    if (this.#step.batch < batch) {
+    if (this.#area.batch < batch) {
       const { inputWidth, outputWidth, layout } = this.packed;
-      arena.free(this.#step.x);
+      arena.free(this.#area.x);
       const line = (bytes: number) => Math.ceil(bytes / 128) * 128;
-      const [x, y] = [line(4 * batch * inputWidth), line(4 * batch * outputWidth)];
-      const start = arena.allocate(x + y + batch * layout.rowBytes);
-      this.#step = { x: start, y: start + x, state: start + x + y, batch };
+      const sizes = [4 * inputWidth, 4 * outputWidth, layout.rowBytes, 4, 8].map((bytes) =>
+        line(batch * bytes),
+      );
+      let end = arena.allocate(sizes.reduce((sum, bytes) => sum + bytes));
+      const take = (bytes: number) => {
+        end += bytes;
+        return end - bytes;
+      };
+      const [x, y, states, ks, counts] = sizes.map(take) as [number, number, number, number, number];
+      this.#area = { batch, x, y, states, ks, counts };
     }
     if (this.#floats.buffer !== arena.memory.buffer) {
       this.#floats = new Float32Array(arena.memory.buffer);
       this.#bytes = new Uint8Array(arena.memory.buffer);
+      this.#ints = new Int32Array(arena.memory.buffer);
+      this.#doubles = new Float64Array(arena.memory.buffer);
     }
+    return this.#area;
   }
 }
+
+/** Where a step's arrays are: see {@link Step}. */
+interface StepArea {
+  readonly batch: number;
+  readonly x: number;
+  readonly y: number;
+  readonly states: number;
+  readonly ks: number;
+  readonly counts: number;
+}
+
+const noStepArea: StepArea = { batch: -1, x: 0, y: 0, states: 0, ks: 0, counts: 0 };
 
 /** The calling thread may be a page's: let it breathe this often during a long forward. */
 const YIELD_MS = 12;

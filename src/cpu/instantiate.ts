@@ -68,6 +68,11 @@ export interface Kernels {
   ): void;
   poolMean(y: Pointer, carry: Pointer, stateLoc: Pointer, count: number, width: number): void;
   // biome-ignore format: as above
+  poolStep(
+    y: Pointer, x: Pointer, sums: Pointer, carry: Pointer, stateLoc: Pointer, stateStride: number, ks: Pointer, counts: Pointer,
+    chunk: number, rows: number, width: number,
+  ): void;
+  // biome-ignore format: as above
   projectHidden(
     h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, u: Pointer, uStride: number, B: Pointer,
     lambda: Pointer, lambdaT: Pointer, powers: Pointer, tokens: number, k0: number, chunk: number,
@@ -77,6 +82,11 @@ export interface Kernels {
   projectScan(
     loc: Pointer, last: Pointer, u: Pointer, uStride: number, B: Pointer, lambda: Pointer, stateLoc: Pointer,
     tokens: number, k0: number, chunk: number, dModel: number, groups: number,
+  ): void;
+  // biome-ignore format: as above
+  stepScan(
+    h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, stateStride: number, ks: Pointer,
+    lambda: Pointer, lambdaT: Pointer, powers: Pointer, chunk: number, rows: number, groups: number,
   ): void;
 }
 

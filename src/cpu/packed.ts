@@ -19,6 +19,8 @@ export type PackedStage =
       readonly outWidth: number;
       readonly groups: number;
       readonly B: number;
+      /** [groups, 8] float32: what a step's projection adds. */
+      readonly zeros: number;
       readonly lambda: number;
       readonly lambdaT: number;
       readonly powers: number;
@@ -246,6 +248,7 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     outWidth: pad4(dModel),
     groups,
     B: image.append(panelB),
+    zeros: image.append(new Float32Array(groups * 8)),
     lambda: image.append(lambda),
     lambdaT: image.append(lambdaT),
     powers: image.append(powers),

@@ -41,6 +41,22 @@ export interface Tile {
   count: number;
 }
 
+/** One token of each of some rows, in the memory of the kernels. */
+export interface Step {
+  /** [rows, inputWidth] float32 */
+  x: number;
+  /** [rows, outputWidth] float32 */
+  y: number;
+  /** > 0, at most the program's tileTokens */
+  rows: number;
+  /** The first row's state block; the others follow. */
+  states: number;
+  /** [rows] int32: tokens of its chunk that each row has read; left for the caller to advance */
+  ks: number;
+  /** [rows] float64: tokens since each state's origin, this one included */
+  counts: number;
+}
+
 type Stage<K extends PackedStage["kind"]> = Extract<PackedStage, { kind: K }>;
 
 export const FINISHED = -1;
@@ -92,26 +108,36 @@ export class TileRunner {
     for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.advance(at);
   }
 
+  /** Reads one token of each row: the operations of {@link run}, stage by stage over all rows, so the same bits. */
+  step({ x, y, rows, states, ks, counts }: Step): void {
+    this.#place(x, y, rows);
+    for (const stage of this.#program.stages) {
+      if (stage.kind === "lru") this.#stepLru(stage, states, ks);
+      else if (stage.kind === "poolMean") this.#stepMean(stage, states, ks, counts);
+      else if (stage.kind === "poolLast") this.#copyRows(stage, this.#slot(stage.src));
+      else this.#runLocal(stage);
+    }
+    this.#writeOutput(y);
+  }
+
   begin(tile: Tile): void {
-    const { inputWidth, outputWidth, output, pooled, slots } = this.#program;
     this.#tile = tile;
-    this.#rows = tile.tokens;
+    this.#place(tile.x, tile.y, tile.tokens);
+  }
+
+  /** Points the slots at x and y where these need no padding, else at scratch. */
+  #place(x: number, y: number, rows: number): void {
+    const { inputWidth, outputWidth, output, pooled, slots } = this.#program;
+    this.#rows = rows;
     if (slots[0] === inputWidth) {
-      this.#slots[0] = tile.x;
+      this.#slots[0] = x;
     } else {
       const to = this.#scratchSlots[0] as number;
-      this.#kernels.copyRows(
-        to,
-        4 * (slots[0] as number),
-        tile.x,
-        4 * inputWidth,
-        4 * inputWidth,
-        tile.tokens,
-      );
+      this.#kernels.copyRows(to, 4 * (slots[0] as number), x, 4 * inputWidth, 4 * inputWidth, rows);
     }
     // A pool's program writes y only once, so its stages before the pool must not use y's memory.
     const direct = !pooled && slots[output] === outputWidth;
-    this.#slots[output] = direct ? tile.y : (this.#scratchSlots[output] as number);
+    this.#slots[output] = direct ? y : (this.#scratchSlots[output] as number);
   }
 
   /** Runs stages from `from` on, until one carries state: returns its index, or FINISHED with y written. */
@@ -123,12 +149,12 @@ export class TileRunner {
       if (stage.kind === "lru" || stage.kind === "poolMean") return i;
       if (stage.kind === "poolLast") {
         if (!this.#tile.last) return FINISHED;
-        this.#poolLast(stage);
+        this.#copyRows(stage, this.#slot(stage.src) + 4 * (this.#rows - 1) * this.#width(stage.src), 1);
       } else {
         this.#runLocal(stage);
       }
     }
-    this.#writeOutput();
+    this.#writeOutput(this.#tile.y);
     return FINISHED;
   }
 
@@ -207,33 +233,64 @@ export class TileRunner {
 
   #output(stage: Stage<"lru">): void {
     const { tokens, k0 } = this.#tile;
-    const { groups, outWidth } = stage;
-    const image = this.#image;
     if (!this.#hasHidden) {
-      this.#kernels.addCarry(this.#h, image + stage.powers, this.#carries, tokens, k0, CHUNK, groups);
+      const powers = this.#image + stage.powers;
+      this.#kernels.addCarry(this.#h, powers, this.#carries, tokens, k0, CHUNK, stage.groups);
     }
-    // biome-ignore format: the kernel's arguments, outputs first
-    this.#kernels.output(
-      this.#slot(stage.dst), 4 * this.#width(stage.dst), this.#h, image + stage.C, image + stage.D,
-      this.#slot(stage.src), 4 * this.#width(stage.src), tokens, 8 * groups, outWidth,
-    );
+    this.#projectOutput(stage);
   }
 
   #carryStage(at: number): Stage<"lru" | "poolMean"> {
     return this.#program.stages[at] as Stage<"lru" | "poolMean">;
   }
 
-  #poolLast(stage: Stage<"poolLast">): void {
-    const bytes = 4 * this.#width(stage.src);
-    this.#kernels.copyRows(
-      this.#slot(stage.dst),
-      bytes,
-      this.#slot(stage.src) + (this.#rows - 1) * bytes,
-      bytes,
-      bytes,
-      1,
+  /** y = Re(C h) + D * u */
+  #projectOutput({ src, dst, C, D, groups, outWidth }: Stage<"lru">): void {
+    // biome-ignore format: the kernel's arguments, outputs first
+    this.#kernels.output(
+      this.#slot(dst), 4 * this.#width(dst), this.#h, this.#image + C, this.#image + D,
+      this.#slot(src), 4 * this.#width(src), this.#rows, 8 * groups, outWidth,
     );
-    this.#rows = 1;
+  }
+
+  #stepLru(stage: Stage<"lru">, states: number, ks: number): void {
+    const { src, dModel, groups } = stage;
+    const image = this.#image;
+    const bytes = 32 * groups;
+    const x = this.#slot(src);
+    // The panels of B are those of a dense stage with a column for each part of a state: bu for all rows at once.
+    this.#kernels.dense(
+      this.#h,
+      bytes,
+      x,
+      4 * this.#width(src),
+      image + stage.B,
+      image + stage.zeros,
+      this.#rows,
+      dModel,
+      8 * groups,
+    );
+    // biome-ignore format: the kernel's arguments, outputs first
+    this.#kernels.stepScan(
+      this.#h, this.#carries, states + stage.carry, states + stage.loc, this.#program.layout.rowBytes, ks,
+      image + stage.lambda, image + stage.lambdaT, image + stage.powers, CHUNK, this.#rows, groups,
+    );
+    this.#projectOutput(stage);
+  }
+
+  #stepMean({ src, dst, carry, loc }: Stage<"poolMean">, states: number, ks: number, counts: number): void {
+    // biome-ignore format: the kernel's arguments, outputs first
+    this.#kernels.poolStep(
+      this.#slot(dst), this.#slot(src), this.#carries, states + carry, states + loc, this.#program.layout.rowBytes, ks, counts,
+      CHUNK, this.#rows, this.#width(src),
+    );
+  }
+
+  /** dst = rows of src from an address on. */
+  #copyRows({ dst }: Stage<"poolLast">, from: number, rows = this.#rows): void {
+    const bytes = 4 * this.#width(dst);
+    this.#kernels.copyRows(this.#slot(dst), bytes, from, bytes, bytes, rows);
+    this.#rows = rows;
   }
 
   #runLocal(stage: Exclude<PackedStage, { kind: "lru" | "poolMean" | "poolLast" }>): void {
@@ -286,10 +343,10 @@ export class TileRunner {
     }
   }
 
-  #writeOutput(): void {
+  #writeOutput(y: number): void {
     const { output, outputWidth } = this.#program;
     const from = this.#slot(output);
-    if (from === this.#tile.y) return;
+    if (from === y) return;
     this.#kernels.copyRows(
       this.#tile.y,
       4 * outputWidth,
