@@ -347,14 +347,8 @@ export class TileRunner {
     const { output, outputWidth } = this.#program;
     const from = this.#slot(output);
     if (from === y) return;
-    this.#kernels.copyRows(
-      this.#tile.y,
-      4 * outputWidth,
-      from,
-      4 * this.#width(output),
-      4 * outputWidth,
-      this.#rows,
-    );
+    const bytes = 4 * outputWidth;
+    this.#kernels.copyRows(y, bytes, from, 4 * this.#width(output), bytes, this.#rows);
   }
 
   #slot(index: number): number {
