@@ -15,6 +15,25 @@ export function multiply(
   tokens: i32, inWidth: i32, outWidth: i32,
 ): void {
   const xBytes = <usize>inWidth << 2;
+  // A multiple of both tiles' rows.
+  const block = max(12, <i32>(BLOCK_BYTES / xBytes) / 12 * 12);
+  for (; tokens > 0; tokens -= block) {
+    multiplyBlock(skips, y, yStride, x, xStride, xBytes, W, v, u, uStride, min(tokens, block), outWidth);
+    y += <usize>block * yStride;
+    x += <usize>block * xStride;
+    u += <usize>block * uStride;
+  }
+}
+
+/** Bytes of x that stay in a 1 MiB L2 cache, with room for y and W, while all panels of W pass by. */
+const BLOCK_BYTES: usize = 196608;
+
+// @ts-ignore: decorator
+@inline
+function multiplyBlock(
+  skips: bool, y: usize, yStride: usize, x: usize, xStride: usize, xBytes: usize, W: usize, v: usize, u: usize, uStride: usize,
+  tokens: i32, outWidth: i32,
+): void {
   const panelBytes = xBytes << 3;
   const panels = <usize>outWidth >> 3;
   // Rows that fill tiles, panel by panel: a panel of W stays in L1 while they pass by.

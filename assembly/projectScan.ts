@@ -16,19 +16,19 @@ export function projectScan(
 ): void {
   const stride = <usize>groups << 5;
   const uBytes = <usize>dModel << 2;
-  for (let g = 0; g < groups; g++) {
-    let k = k0;
-    for (let t = 0; t < tokens; k = 0) {
-      const length = min(tokens - t, chunk - k);
-      const zero = f32x4.splat(0);
-      v128.store(last, k > 0 ? v128.load(stateLoc) : zero);
-      v128.store(last, k > 0 ? v128.load(stateLoc, 16) : zero, 16);
-      scanChunk(false, loc + <usize>t * stride, stride, u + <usize>t * uStride, uStride, uBytes, B, lambda, last, 0, 0, length);
-      t += length;
+  const panelBytes = uBytes << 3;
+  const zero = f32x4.splat(0);
+  // Chunk by chunk, so that u is read while it is in cache, however many tokens there are.
+  for (let t = 0, k = k0; t < tokens; k = 0) {
+    const length = min(tokens - t, chunk - k);
+    for (let g: usize = 0; g < <usize>groups; g++) {
+      const at = g << 5;
+      v128.store(last, k > 0 ? v128.load(stateLoc + at) : zero);
+      v128.store(last, k > 0 ? v128.load(stateLoc + at, 16) : zero, 16);
+      scanChunk(false, loc + at, stride, u, uStride, uBytes, B + g * panelBytes, lambda + at, last, 0, 0, length);
     }
-    loc += 32;
-    B += uBytes << 3;
-    lambda += 32;
-    stateLoc += 32;
+    t += length;
+    loc += <usize>length * stride;
+    u += <usize>length * uStride;
   }
 }

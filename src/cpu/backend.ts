@@ -13,11 +13,11 @@ import { CHUNK, type State } from "../state.js";
 import { Arena } from "./arena.js";
 import { createMemory, instantiate, type Kernels } from "./instantiate.js";
 import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from "./kernels.js";
-import { type PackedProgram, packProgram } from "./packed.js";
+import { type PackedProgram, packProgram, withTiles } from "./packed.js";
 import { isWorkerFault, type PooledWorker, startWorkers } from "./pool.js";
 import type { Window } from "./protocol.js";
 import { type Step, TileRunner } from "./tiles.js";
-import { forwardByTransfer } from "./transfer.js";
+import { forwardByTransfer, spanLimits } from "./transfer.js";
 import { runWindow } from "./wavefront.js";
 import { forwardInWindows } from "./windows.js";
 
@@ -171,6 +171,8 @@ let programs = 0;
 
 export class WasmRunner implements Runner {
   readonly packed: PackedProgram;
+  /** What workers with memories of their own run. */
+  readonly #spans: PackedProgram;
   readonly #backend: WasmBackend;
   readonly #id = programs++;
   readonly #flopsPerToken: number;
@@ -193,6 +195,7 @@ export class WasmRunner implements Runner {
     this.#backend = backend;
     this.#flopsPerToken = flopsPerToken(program);
     this.packed = packProgram(program);
+    this.#spans = withTiles(this.packed, spanLimits);
     const { arena, kernels } = backend;
     this.#image = arena.allocate(this.packed.image.length);
     this.#scratch = arena.allocate(this.packed.scratch.bytes);
@@ -327,7 +330,7 @@ export class WasmRunner implements Runner {
   #byTransfer(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
     const { kernels, arena } = this.#backend;
     const host = {
-      program: this.packed,
+      program: this.#spans,
       programId: this.#id,
       kernels,
       arena,
@@ -340,7 +343,7 @@ export class WasmRunner implements Runner {
   async #load(worker: PooledWorker, deadline: number): Promise<void> {
     if (this.#loaded.has(worker)) return;
     const shared = this.#backend.compiled.shared;
-    const packed = shared ? { ...this.packed, image: new Uint8Array() } : this.packed;
+    const packed = shared ? { ...this.packed, image: new Uint8Array() } : this.#spans;
     await worker.call(
       (api) => api.load({ id: this.#id, packed, image: shared ? this.#image : null }),
       deadline,

@@ -88,16 +88,21 @@ export interface PackedProgram {
   readonly image: Uint8Array<ArrayBuffer>;
 }
 
-/** A tile's activations should leave half of a 1 MiB L2 cache to the weights. */
-const TILE_BYTES = 256 * 1024;
-const MAX_TILE_TOKENS = 1024;
+/** How large a tile may be. */
+export interface TileLimits {
+  /** Of activations. */
+  readonly bytes: number;
+  readonly tokens: number;
+}
+
+/** Tiles that follow each other through shared memory: most of a 1 MiB L2 cache is left to the weights. */
+const cacheTiles: TileLimits = { bytes: 256 * 1024, tokens: 1024 };
 
 export function packProgram(program: Program): PackedProgram {
   const image = new ImageWriter();
   const layout = stateLayout(program);
   const stages = program.stages.map((stage) => packStage(stage, image, layout));
   const slots = program.slots.map(pad4);
-  const tileTokens = pickTileTokens(slots, stages);
   return {
     stages,
     layout: { rowBytes: layout.rowBytes, carries: layout.slots.length },
@@ -106,10 +111,19 @@ export function packProgram(program: Program): PackedProgram {
     outputWidth: outputWidth(program),
     output: program.output,
     pooled: poolOf(program) !== undefined,
-    tileTokens,
-    scratch: planScratch(slots, stages, tileTokens),
+    ...planTiles(slots, stages, cacheTiles),
     image: image.bytes(),
   };
+}
+
+/** The same program in tiles of another size. */
+export function withTiles(packed: PackedProgram, limits: TileLimits): PackedProgram {
+  return { ...packed, ...planTiles(packed.slots, packed.stages, limits) };
+}
+
+function planTiles(slots: readonly number[], stages: readonly PackedStage[], limits: TileLimits) {
+  const tileTokens = pickTileTokens(slots, stages, limits);
+  return { tileTokens, scratch: planScratch(slots, stages, tileTokens) };
 }
 
 export function pad4(width: number): number {
@@ -276,10 +290,14 @@ function tokenBytes(
   return { slots: slots.reduce((sum, width) => sum + 4 * width, 0), h, carries };
 }
 
-function pickTileTokens(slots: readonly number[], stages: readonly PackedStage[]): number {
+function pickTileTokens(
+  slots: readonly number[],
+  stages: readonly PackedStage[],
+  limits: TileLimits,
+): number {
   const bytes = tokenBytes(slots, stages);
-  const chunks = Math.floor(TILE_BYTES / (bytes.slots + bytes.h) / CHUNK);
-  return CHUNK * Math.min(Math.max(chunks, 1), Math.floor(MAX_TILE_TOKENS / CHUNK));
+  const tokens = Math.min(limits.bytes / (bytes.slots + bytes.h), limits.tokens);
+  return CHUNK * Math.max(Math.floor(tokens / CHUNK), 1);
 }
 
 function planScratch(slots: readonly number[], stages: readonly PackedStage[], tileTokens: number): Scratch {

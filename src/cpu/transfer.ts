@@ -3,15 +3,17 @@
  * memories of their own, which answer with what each chunk ends on; the calling thread works out the carries and sends
  * them back. Two rounds for each carry stage, the same kernels, the same bits.
  */
+import * as Comlink from "comlink";
 import type { ForwardJob } from "../backend.js";
 import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
-import type { PackedProgram, PackedStage } from "./packed.js";
+import type { PackedProgram, PackedStage, TileLimits } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import type { Span, SpanReply } from "./protocol.js";
 import { FINISHED, TileRunner } from "./tiles.js";
+import { clearPastLengths } from "./windows.js";
 
 export interface TransferHost {
   readonly program: PackedProgram;
@@ -31,6 +33,12 @@ interface Task {
   readonly span: Span;
 }
 
+/**
+ * Spans are the tiles of this mode, and each costs messages: they are as large as a few milliseconds of work, and what
+ * they work on stays in a large cache.
+ */
+export const spanLimits: TileLimits = { bytes: 4 * 1024 * 1024, tokens: 16384 };
+
 export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Promise<void> {
   const { program, arena } = host;
   const { state, batch } = job;
@@ -39,19 +47,27 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
   try {
     new Uint8Array(arena.memory.buffer).set(state.bytes, states);
     throwIfAborted(job.signal);
-    job.y.fill(0);
+    clearPastLengths(program, job);
     let done = 0;
     const tasks = spans(host, job);
-    for (
-      let group = take(tasks, host.workers.length);
-      group.length > 0;
-      group = take(tasks, host.workers.length)
-    ) {
-      throwIfAborted(job.signal);
-      await runGroup(host, job, group, states, temporary);
-      done += group.reduce((sum, task) => sum + task.span.tokens, 0);
-      job.onProgress?.(done);
+    let finish = () => {};
+    for (let group = take(tasks, host.workers.length); group.length > 0; ) {
+      const begun = begin(host, group);
+      begun.catch(() => {}); // awaited below, after work that the workers' time is good for
+      const next = take(tasks, host.workers.length);
+      finish();
+      const outputs = await runGroup(host, job, group, await begun, states, temporary);
+      throwIfAborted(job.signal); // before y is written: its owner may have gone on
+      const tokens = group.reduce((sum, task) => sum + task.span.tokens, 0);
+      const written = group;
+      finish = () => {
+        for (const [i, task] of written.entries()) writeOutput(program, job, task, outputs[i]);
+        done += tokens;
+        job.onProgress?.(done);
+      };
+      group = next;
     }
+    finish();
     state.bytes.set(new Uint8Array(arena.memory.buffer, states, state.bytes.length));
     for (let row = 0; row < batch; row++) {
       const length = job.lengths[row] as number;
@@ -62,6 +78,23 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
     arena.free(states);
     arena.free(temporary);
   }
+}
+
+function begin({ workers, deadline }: TransferHost, group: readonly Task[]): Promise<SpanReply[]> {
+  const calls = group.map(({ span }, i) => {
+    const moved = Comlink.transfer(span, [span.x.buffer, span.state.buffer]);
+    return (workers[i] as PooledWorker).call<SpanReply>((api) => api.begin(moved), deadline);
+  });
+  return Promise.all(calls);
+}
+
+function writeOutput(
+  program: PackedProgram,
+  job: ForwardJob,
+  { row, start }: Task,
+  y: Float32Array | undefined,
+): void {
+  if (y) job.y.set(y, (program.pooled ? row : row * job.seqLen + start) * program.outputWidth);
 }
 
 /** Spans in time order, rows interleaved, so that the spans of a group mostly belong to different rows. */
@@ -102,46 +135,35 @@ function take(tasks: Generator<Task, undefined>, count: number): Task[] {
   return group;
 }
 
-/** Takes the spans of a group, one to each worker, through the program in step. */
+/** Takes the spans of a group, begun on a worker each, through the program in step. Returns each span's y, if it has one. */
 async function runGroup(
   host: TransferHost,
   job: ForwardJob,
-  group: Task[],
+  group: readonly Task[],
+  begun: readonly SpanReply[],
   states: number,
   temporary: number,
-): Promise<void> {
+): Promise<(Float32Array | undefined)[]> {
   const { program, workers, deadline } = host;
-  const ask = (i: number, call: Parameters<PooledWorker["call"]>[0]) =>
-    (workers[i] as PooledWorker).call(call, deadline) as Promise<SpanReply>;
-  let replies = await Promise.all(group.map((task, i) => ask(i, (api) => api.begin(task.span))));
+  const pooled = new Map<Task, Float32Array>();
+  let replies = begun;
   while (replies.some((reply) => reply.stage !== FINISHED)) {
-    const carries = group.map((task, i) => {
+    // In the order of time: a span's carry comes from the row's span before it.
+    const calls = group.map((task, i) => {
       const reply = replies[i] as SpanReply;
-      if (reply.stage === FINISHED) return undefined;
-      const state = states + task.row * program.layout.rowBytes;
-      return commit(host, reply, task.span, state, temporary);
+      if (reply.stage === FINISHED) return reply;
+      const carries = commit(host, reply, task.span, states + task.row * program.layout.rowBytes, temporary);
+      if (carries === null && task.span.last)
+        pooled.set(task, finishPool(host, job, task, reply.stage, states, temporary));
+      const moved = carries && Comlink.transfer(carries, [carries.buffer]);
+      return (workers[i] as PooledWorker).call<SpanReply>((api) => api.resume(moved), deadline);
     });
-    for (const [i, task] of group.entries()) {
-      const reply = replies[i] as SpanReply;
-      if (carries[i] === null && task.span.last) finishPool(host, job, task, reply.stage, states, temporary);
-    }
-    const before = replies;
-    replies = await Promise.all(
-      before.map((reply, i) => {
-        const carry = carries[i];
-        return carry === undefined ? reply : ask(i, (api) => api.resume(carry));
-      }),
-    );
+    replies = await Promise.all(calls);
   }
-  throwIfAborted(job.signal); // before y is written: its owner may have gone on
-  for (const [i, { row, start }] of group.entries()) {
-    const reply = replies[i] as SpanReply;
-    if (reply.stage !== FINISHED) continue;
-    job.y.set(
-      (reply as Extract<SpanReply, { stage: -1 }>).y,
-      (program.pooled ? row : row * job.seqLen + start) * program.outputWidth,
-    );
-  }
+  return group.map((task, i) => {
+    const reply = replies[i] as Extract<SpanReply, { stage: -1 }>;
+    return pooled.get(task) ?? (reply.y.length > 0 ? reply.y : undefined);
+  });
 }
 
 /**
@@ -179,7 +201,7 @@ function commit(
   return memory.slice(carries, carries + TileRunner.chunks(tokens, k0) * rowBytes) as Uint8Array<ArrayBuffer>;
 }
 
-/** The stages from a pool on, for a row whose last token has been read: on the calling thread, which has the sums. */
+/** y of the stages from a pool on, for a row whose last token has been read: on the calling thread, which has the sums. */
 function finishPool(
   host: TransferHost,
   job: ForwardJob,
@@ -187,16 +209,13 @@ function finishPool(
   at: number,
   states: number,
   temporary: number,
-): void {
+): Float32Array {
   const { runner, program, arena } = host;
   const count = (job.state.count[task.row] as number) + (job.lengths[task.row] as number);
   const state = states + task.row * program.layout.rowBytes;
   runner.begin({ x: 0, y: temporary, tokens: 0, k0: 0, state, last: true, count });
   runner.local(runner.apply(at));
-  job.y.set(
-    new Float32Array(arena.memory.buffer, temporary, program.outputWidth),
-    task.row * program.outputWidth,
-  );
+  return new Float32Array(arena.memory.buffer, temporary, program.outputWidth).slice();
 }
 
 /** Room for the finals, or the carries, of the chunks of a span, and for a row of y. */

@@ -31,10 +31,7 @@ export interface WindowHost {
 /** Runs `job` in windows of at most WINDOW_BYTES. `job.state` is advanced only when all is done. */
 export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promise<void> {
   const { program } = host;
-  for (let row = 0; row < job.batch; row++) {
-    const written = (row * job.seqLen + (job.lengths[row] as number)) * program.outputWidth;
-    if (!program.pooled) job.y.fill(0, written, (row + 1) * job.seqLen * program.outputWidth);
-  }
+  clearPastLengths(program, job);
   let done = 0;
   for (let first = 0; first < job.batch; first += BLOCK_ROWS) {
     const block = new Block(host, job, first, Math.min(BLOCK_ROWS, job.batch - first));
@@ -49,6 +46,17 @@ export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promi
       throw error;
     }
     block.free();
+  }
+}
+
+/** Zeroes the outputs that no token gives: those past each row's length. */
+export function clearPastLengths(
+  { pooled, outputWidth }: PackedProgram,
+  { y, batch, seqLen, lengths }: ForwardJob,
+): void {
+  if (pooled) return;
+  for (let row = 0; row < batch; row++) {
+    y.fill(0, (row * seqLen + (lengths[row] as number)) * outputWidth, (row + 1) * seqLen * outputWidth);
   }
 }
 
