@@ -3,6 +3,7 @@
  * (done before), and never decides to fall back (the engine does): it gives the right numbers or throws a LinrecError.
  */
 import type { BackendName, Program } from "./program.js";
+import type { StopSignal } from "./signal.js";
 import type { State } from "./state.js";
 
 /** A forward whose arguments have been checked. */
@@ -19,7 +20,7 @@ export interface ForwardJob {
   readonly state: State;
   /** Worker threads to use, 0 for the calling thread only. For the backend "wasm"; the others have no such choice. */
   readonly threads: number;
-  readonly signal: AbortSignal | undefined;
+  readonly signal: StopSignal | undefined;
   /** Called between pieces of work with the tokens done so far, of batch x seqLen. */
   readonly onProgress: ((done: number) => void) | undefined;
 }

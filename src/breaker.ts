@@ -1,3 +1,5 @@
+import type { StopSignal } from "./signal.js";
+
 /**
  * Rejects all the promises it watches at once: a dead worker's calls, a disposed engine's work. Promise.race against one
  * long-lived promise would do the same and keep every result alive as long as that promise.
@@ -29,7 +31,7 @@ export class Breaker {
 }
 
 /** Settles as `work` does, or rejects with the signal's reason as soon as it fires. */
-export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+export async function untilAborted<T>(work: Promise<T>, signal: StopSignal): Promise<T> {
   const breaker = new Breaker();
   const stop = () => breaker.break(signal.reason);
   if (signal.aborted) stop();

@@ -24,9 +24,9 @@ import {
 } from "./program.js";
 import { type BackendOption, backendNames, type Host, type Prepared, type Stepper } from "./recurrent.js";
 import { runReference } from "./reference.js";
-import { type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
+import { choose, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import { type Run, runSelfTest, type SelfTestReport } from "./selfTest.js";
-import { abortedError } from "./signal.js";
+import { abortedError, Stop } from "./signal.js";
 import type { State } from "./state.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
 
@@ -75,7 +75,7 @@ export class Engine {
   /** What layers and models see of the engine. */
   readonly #host: Host;
   /** One for each forward under way. */
-  readonly #stops = new Set<AbortController>();
+  readonly #stops = new Set<Stop>();
   #disposed = false;
 
   /** @internal Use {@link createEngine}. */
@@ -86,8 +86,7 @@ export class Engine {
     this.#host = {
       nonFinite,
       checkUsable: () => this.#checkUsable(),
-      plan: (verb, program, batch, seqLen) =>
-        this.#choose(verb, workOf(program, batch, seqLen), this.#preference, new Set()),
+      plan: (verb, program, batch, seqLen) => this.#plan(verb, workOf(program, batch, seqLen)),
       forward: (prepared, job, option) => this.#forward(prepared, job, option),
       release: (prepared) => this.#release(prepared),
     };
@@ -131,12 +130,7 @@ export class Engine {
       checkCount(name, value, name === "batch" || name === "seqLen" ? 0 : 1);
     }
     const flops = layers * (8 * dModel * dState + 8 * dState + 2 * dModel);
-    return this.#choose(
-      verb,
-      { batch, seqLen, flopsPerToken: flops, bytesPerToken: 8 * dModel },
-      this.#preference,
-      new Set(),
-    );
+    return this.#plan(verb, { batch, seqLen, flopsPerToken: flops, bytesPerToken: 8 * dModel });
   }
 
   /** Runs every backend that is here against the float64 reference, and stops using one that is wrong. Takes a second or so. */
@@ -199,8 +193,9 @@ export class Engine {
     const demanded = preference !== "auto" && preference.length === 1;
     const work = workOf(prepared.program, job.batch, job.seqLen);
     const failed = new Set<BackendName>();
-    for (;;) {
-      const { backend, threads } = this.#choose("forward", work, preference, failed);
+    const next = () => choose("forward", work, this.#machine.hardware(failed), preference);
+    for (let candidate = next(); candidate; ) {
+      const { backend, threads } = candidate;
       try {
         return await this.#attempt(prepared, backend, { ...job, threads });
       } catch (error) {
@@ -208,10 +203,12 @@ export class Engine {
         if (demanded) throw error;
         failed.add(backend);
         if (backend === "webgpu") this.#machine.giveUp(backend, messageOf(error));
-        const next = this.#choose("forward", work, preference, failed, error);
-        this.#tell(backend, next.backend, messageOf(error));
+        candidate = next();
+        if (!candidate) throw error;
+        this.#tell(backend, candidate.backend, messageOf(error));
       }
     }
+    throw this.#nothingRuns(preference);
   }
 
   /**
@@ -220,14 +217,14 @@ export class Engine {
    */
   async #attempt(prepared: Prepared, backend: BackendName, job: ForwardJob): Promise<State> {
     const state = job.state.clone();
-    const stop = new AbortController();
+    const stop = new Stop();
     const abort = () => stop.abort(abortedError(job.signal));
     const onProgress = (done: number) => {
-      if (!stop.signal.aborted) job.onProgress?.(done);
+      if (!stop.aborted) job.onProgress?.(done);
     };
     job.signal?.addEventListener("abort", abort);
     this.#stops.add(stop);
-    const work = this.#run(prepared, backend, { ...job, state, signal: stop.signal, onProgress });
+    const work = this.#run(prepared, backend, { ...job, state, signal: stop, onProgress });
     prepared.underWay.set(stop, work);
     work
       .catch(() => {})
@@ -237,12 +234,12 @@ export class Engine {
         job.signal?.removeEventListener("abort", abort);
       });
     try {
-      await untilAborted(work, stop.signal);
+      await untilAborted(work, stop);
       return state;
     } catch (error) {
       // An error of the caller's own callback stops the work as its signal does.
       const own = isLinrecError(error) && error.code === "aborted";
-      if (stop.signal.aborted || own) throw new Stopped(stop.signal.aborted ? stop.signal.reason : error);
+      if (stop.aborted || own) throw new Stopped(stop.aborted ? stop.reason : error);
       throw error;
     }
   }
@@ -257,16 +254,14 @@ export class Engine {
     });
   }
 
-  #choose(
-    verb: Verb,
-    work: Work,
-    preference: Preference,
-    failed: ReadonlySet<BackendName>,
-    cause?: unknown,
-  ): Plan {
-    const chosen = plan(verb, work, this.#machine.hardware(failed), preference);
-    if (chosen) return chosen;
-    throw cause ?? noBackend(preference === "auto" ? backendNames : preference, this.#machine);
+  #plan(verb: Verb, work: Work): Plan {
+    const planned = plan(verb, work, this.#machine.hardware(new Set()), this.#preference);
+    if (!planned) throw this.#nothingRuns(this.#preference);
+    return planned;
+  }
+
+  #nothingRuns(preference: Preference): LinrecError {
+    return noBackend(preference === "auto" ? backendNames : preference, this.#machine);
   }
 
   #preferenceFor(option: BackendOption | undefined): Preference {

@@ -83,13 +83,15 @@ export class Machine {
   /** What the scheduler needs to know, but for the backends in `failed`. */
   hardware(failed: ReadonlySet<BackendName>): Hardware {
     const here = (name: BackendName) => this.#backends.has(name) && !failed.has(name);
-    const unavailable = new Map(this.#unavailable);
-    for (const name of failed) unavailable.set(name, "it failed");
+    let unavailable: ReadonlyMap<BackendName, string> = this.#unavailable;
+    if (failed.size > 0)
+      unavailable = new Map([...unavailable, ...[...failed].map((name) => [name, "it failed"] as const)]);
     const { roundTripMs, gpu } = this.#rates;
     const wasm = this.#wasm && {
       threads: this.#wasm.threads,
       threadsReason: this.#wasm.noThreads,
       threadsDemanded: typeof this.#options.threads === "number" && this.#options.threads > 0,
+      hopMs: this.#wasm.hopMs,
       flopsPerMs: this.#rates.wasm,
     };
     const webgpu = this.#webgpu && { software: this.#webgpu.software, roundTripMs, flopsPerMs: gpu };

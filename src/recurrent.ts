@@ -10,7 +10,7 @@ import { decodeState, encodeState } from "./io/state.js";
 import { typeName } from "./io/tensor.js";
 import { type BackendName, inputWidth, outputWidth, type Program, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
-import { throwIfAborted } from "./signal.js";
+import { type Stop, throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
 import {
   checkChoice,
@@ -64,7 +64,7 @@ export interface Prepared {
   /** Runs single tokens on the calling thread. */
   readonly stepper: Stepper;
   /** Work that has not settled yet, by what stops it. */
-  readonly underWay: Map<AbortController, Promise<unknown>>;
+  readonly underWay: Map<Stop, Promise<unknown>>;
 }
 
 export interface Stepper {

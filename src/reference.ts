@@ -19,6 +19,7 @@ import {
   type Program,
   type Stage,
 } from "./program.js";
+import { throwIfAborted } from "./signal.js";
 import { State, type StateSlot, stateLayout } from "./state.js";
 
 /** Work between two looks at the clock, the abort signal and `disposed`: 1-2 ms of it. */
@@ -117,11 +118,7 @@ class ReferenceRunner implements Runner {
         "The engine or model was disposed of before this forward had finished.",
       );
     }
-    if (job.signal?.aborted) {
-      throw new LinrecError("aborted", "The forward was aborted by its signal.", {
-        cause: job.signal.reason,
-      });
-    }
+    throwIfAborted(job.signal);
   }
 
   dispose(): void {

@@ -22,6 +22,8 @@ export interface WasmHardware {
   readonly threadsReason: string | undefined;
   /** Whether forwards must use all threads (the user gave a number) or may choose. */
   readonly threadsDemanded: boolean;
+  /** Waking the workers and hearing from them. */
+  readonly hopMs: number;
   /** Measured on the calling thread. */
   readonly flopsPerMs: number;
 }
@@ -66,8 +68,6 @@ export interface Plan {
 /** What may be used: the fastest of all ("auto"), or backends in order of preference. */
 export type Preference = "auto" | readonly BackendName[];
 
-/** Waking workers and hearing from them, measured at 110 us for two; a little more for a loaded machine. */
-const WORKER_HOP_MS = 0.15;
 /** Copying x in and y out of engine memory, or to and from a GPU: a careful 5 GB/s. */
 const COPY_BYTES_PER_MS = 5e6;
 /** The float64 oracle is plain JavaScript. */
@@ -79,27 +79,12 @@ const THREAD_EFFICIENCY = 0.92;
 /** Tokens that keep a thread busy: two chunks. Shorter sequences cannot be shared in time. */
 const TOKENS_PER_THREAD = 64;
 
-/** Chooses for a piece of work. Undefined if nothing in `preference` is available. */
+/** Chooses for a piece of work, and says why. Undefined if nothing in `preference` is available. */
 export function plan(verb: Verb, work: Work, hardware: Hardware, preference: Preference): Plan | undefined {
   const candidates = price(verb, work, hardware);
-  const order: readonly BackendName[] = preference === "auto" ? ["webgpu", "wasm"] : preference;
-  const usable = candidates.filter((candidate) => candidate.available && order.includes(candidate.backend));
-  const fair =
-    preference === "auto"
-      ? usable.filter(({ backend }) => !(backend === "webgpu" && hardware.webgpu?.software))
-      : usable;
-  const chosen =
-    preference === "auto"
-      ? cheapest(fair)
-      : cheapest(usable.filter(({ backend }) => backend === first(order, usable)));
-  // Where WASM itself is missing, slow and right beats nothing.
-  const fallback =
-    preference === "auto"
-      ? candidates.find(({ backend, available }) => available && backend === "reference")
-      : undefined;
-  const choice = chosen ?? fallback;
+  const choice = pick(candidates, hardware, preference);
   if (!choice) return undefined;
-  const reason = explainChoice(choice, fair, hardware, preference);
+  const reason = explainChoice(choice, candidates, hardware, preference);
   return {
     verb,
     backend: choice.backend,
@@ -108,6 +93,34 @@ export function plan(verb: Verb, work: Work, hardware: Hardware, preference: Pre
     reason,
     candidates: candidates.map((candidate) => (candidate === choice ? { ...candidate, reason } : candidate)),
   };
+}
+
+/** The choice of {@link plan} without the words, which take longer than a short forward. */
+export function choose(
+  verb: Verb,
+  work: Work,
+  hardware: Hardware,
+  preference: Preference,
+): Candidate | undefined {
+  return pick(price(verb, work, hardware), hardware, preference);
+}
+
+function pick(candidates: Candidate[], hardware: Hardware, preference: Preference): Candidate | undefined {
+  if (preference !== "auto") {
+    const usable = candidates.filter(({ available, backend }) => available && preference.includes(backend));
+    return cheapest(usable.filter(({ backend }) => backend === first(preference, usable)));
+  }
+  // Where WASM itself is missing, slow and right beats nothing.
+  const fallback = candidates.find(({ backend, available }) => available && backend === "reference");
+  return cheapest(fair(candidates, hardware)) ?? fallback;
+}
+
+/** What "auto" compares: no software adapter, and not the oracle. */
+function fair(candidates: readonly Candidate[], { webgpu }: Hardware): Candidate[] {
+  return candidates.filter(
+    ({ available, backend }) =>
+      available && (backend === "wasm" || (backend === "webgpu" && !webgpu?.software)),
+  );
 }
 
 function first(order: readonly BackendName[], usable: readonly Candidate[]): BackendName | undefined {
@@ -160,7 +173,7 @@ function priceWasm(
   const shared: Candidate = {
     backend: "wasm",
     threads: wasm.threads,
-    ms: WORKER_HOP_MS + flops / (wasm.flopsPerMs * speedup) + copies,
+    ms: wasm.hopMs + flops / (wasm.flopsPerMs * speedup) + copies,
     available: true,
     reason: "waking the workers would cost more than they save",
   };
@@ -193,15 +206,14 @@ function priceReference(flops: number, hardware: Hardware): Candidate {
 
 function explainChoice(
   choice: Candidate,
-  fair: readonly Candidate[],
+  candidates: readonly Candidate[],
   hardware: Hardware,
   preference: Preference,
 ): string {
   const where = describe(choice);
   if (preference === "auto") {
     if (choice.backend === "reference") return `${where}: neither WebAssembly nor a GPU is available`;
-    const others = fair.filter((candidate) => candidate !== choice);
-    const next = cheapest(others);
+    const next = cheapest(fair(candidates, hardware).filter((candidate) => candidate !== choice));
     if (next) return `${where}: predicted ${ms(choice.ms)}, the next best (${describe(next)}) ${ms(next.ms)}`;
     return `${where}: the only candidate (${choice.reason})`;
   }

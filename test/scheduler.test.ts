@@ -11,6 +11,7 @@ const wasm = {
   threads: 2,
   threadsReason: undefined,
   threadsDemanded: false,
+  hopMs: 0.2,
   flopsPerMs: 2e7,
 };
 const webgpu = { software: false, roundTripMs: 0.5, flopsPerMs: 1e9 };
@@ -145,6 +146,7 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
         threads: fc.integer({ min: 0, max: 16 }),
         threadsReason: fc.constant(undefined),
         threadsDemanded: fc.boolean(),
+        hopMs: fc.double({ min: 0, max: 10, noNaN: true }),
         flopsPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
       }),
       { nil: undefined },

@@ -2,6 +2,7 @@
 import type { ForwardJob, Runner } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import type { Program } from "../program.js";
+import { throwIfAborted } from "../signal.js";
 import type { Device } from "./device.js";
 import { type Pipelines, type Segment, segmentOf, T } from "./pipelines.js";
 import { type Bounds, cut, type Layout, makePlan } from "./plan.js";
@@ -128,11 +129,7 @@ class GpuRunner implements Runner {
   #check(job: ForwardJob): void {
     if (this.#disposed)
       throw new LinrecError("disposed", "The model was disposed of before this forward had started.");
-    if (job.signal?.aborted) {
-      throw new LinrecError("aborted", "The forward was aborted by its signal.", {
-        cause: job.signal.reason,
-      });
-    }
+    throwIfAborted(job.signal);
   }
 
   #dropWorkspace(): void {
