@@ -44,26 +44,45 @@ export function sumLanes(x: v128): f32 {
 // @ts-ignore: decorator
 @inline
 export function exp(x: v128): v128 {
-  x = f32x4.min(f32x4.max(x, f32x4.splat(-87.0)), f32x4.splat(88.0));
-  const n = f32x4.nearest(f32x4.mul(x, f32x4.splat(1.4426950408889634)));
-  // ln 2 in two parts: n * 0.693359375 is exact for |n| < 2^15.
-  let r = nmadd(n, f32x4.splat(0.693359375), x);
-  r = nmadd(n, f32x4.splat(-2.1219444005469057e-4), r);
-  let p = madd(r, f32x4.splat(<f32>(1.0 / 5040.0)), f32x4.splat(<f32>(1.0 / 720.0)));
-  p = madd(p, r, f32x4.splat(<f32>(1.0 / 120.0)));
-  p = madd(p, r, f32x4.splat(<f32>(1.0 / 24.0)));
-  p = madd(p, r, f32x4.splat(<f32>(1.0 / 6.0)));
-  p = madd(p, r, f32x4.splat(0.5));
-  p = madd(p, r, f32x4.splat(1.0));
-  p = madd(p, r, f32x4.splat(1.0));
-  // 2^n by adding n to the exponent bits: p is in [0.7, 1.42] and n in [-126, 127].
-  return i32x4.add(p, i32x4.shl(i32x4.trunc_sat_f32x4_s(n), 23));
+  return expWith(
+    x, f32x4.splat(LOW), f32x4.splat(HIGH), f32x4.splat(LOG2E), f32x4.splat(ROUND), f32x4.splat(LN2_HIGH), f32x4.splat(LN2_LOW),
+    f32x4.splat(C7), f32x4.splat(C6), f32x4.splat(C5), f32x4.splat(C4), f32x4.splat(C3), f32x4.splat(0.5), f32x4.splat(1.0),
+  );
 }
 
-/** 1 / (1 + exp(-x)) */
+export const LOW: f32 = -87.0;
+export const HIGH: f32 = 88.0;
+export const LOG2E: f32 = 1.4426950408889634;
+/** 1.5 * 2^23: adding it rounds to an integer, which the sum then has in its low bits. */
+export const ROUND: f32 = 12582912.0;
+/** ln 2 in two parts: n * LN2_HIGH is exact for |n| < 2^15. */
+export const LN2_HIGH: f32 = 0.693359375;
+export const LN2_LOW: f32 = -2.1219444005469057e-4;
+export const C7: f32 = 1.0 / 5040.0;
+export const C6: f32 = 1.0 / 720.0;
+export const C5: f32 = 1.0 / 120.0;
+export const C4: f32 = 1.0 / 24.0;
+export const C3: f32 = 1.0 / 6.0;
+
+/** exp with its constants as arguments, for loops that keep them in registers: see `activate`. */
 // @ts-ignore: decorator
 @inline
-export function sigmoid(x: v128): v128 {
-  const one = f32x4.splat(1.0);
-  return f32x4.div(one, f32x4.add(one, exp(f32x4.neg(x))));
+export function expWith(
+  x: v128, low: v128, high: v128, log2e: v128, round: v128, ln2High: v128, ln2Low: v128,
+  c7: v128, c6: v128, c5: v128, c4: v128, c3: v128, half: v128, one: v128,
+): v128 {
+  // pmin and pmax are one instruction each, and give NaN for a NaN in this order of their operands.
+  x = f32x4.pmin(f32x4.pmax(x, low), high);
+  const shifted = f32x4.add(f32x4.mul(x, log2e), round);
+  const n = f32x4.sub(shifted, round);
+  const r = nmadd(n, ln2Low, nmadd(n, ln2High, x));
+  let p = madd(r, c7, c6);
+  p = madd(p, r, c5);
+  p = madd(p, r, c4);
+  p = madd(p, r, c3);
+  p = madd(p, r, half);
+  p = madd(p, r, one);
+  p = madd(p, r, one);
+  // 2^n by adding n to the exponent bits: p is in [0.7, 1.42] and n in [-126, 127].
+  return i32x4.add(p, i32x4.shl(shifted, 23));
 }

@@ -2,4 +2,4 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { peakHere } from "./peak.mjs";
 
-parentPort.postMessage(peakHere(workerData.bytes, workerData.ms));
+parentPort.postMessage(await peakHere(workerData.bytes, workerData.ms));

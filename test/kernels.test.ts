@@ -14,7 +14,18 @@ const shaders = import.meta.glob<string>("../src/webgpu/kernels/*.wgsl", {
 
 /** In assembly/ alone: what the kernels share, and what other kernels do on the way on a GPU. */
 const cpuOnly = [
-  ...["addCarry", "carry", "copyRows", "index", "multiply", "projectHidden", "scanChunk", "simd", "stepScan"],
+  ...[
+    "activate",
+    "addCarry",
+    "carry",
+    "copyRows",
+    "index",
+    "multiply",
+    "projectHidden",
+    "scanChunk",
+    "simd",
+    "stepScan",
+  ],
 ];
 
 const named = (files: Record<string, string>) =>

@@ -1,0 +1,89 @@
+/**
+ * One contender in a process of its own, so that nobody's threads, heap or garbage weigh on another. It obeys messages
+ * { id, command, args } from contender.mjs and answers { id, result } or { id, error }.
+ */
+import { peakRss } from "./memory.mjs";
+import { measurePeak, measureRead } from "./peak.mjs";
+import { relativeError, sampleOf } from "./shapes.mjs";
+
+/** A run that takes longer has warmed up by itself. */
+const MOST_WARM_UP_MS = 3000;
+
+let contender;
+let job;
+let oneRun = 0;
+
+const commands = {
+  /** Loads it: versions, or throws why it cannot run here. */
+  async open({ module, options }) {
+    contender = await (await import(module)).open(options);
+    return { versions: contender.versions, notes: contender.notes };
+  },
+
+  /** [{ name, bytes, ... }]: the ways to compute this shape that it has, and about how much memory each takes. */
+  formulations: (shape) => contender.formulations(shape),
+
+  /** The error of a formulation against the float64 reference, on a small shape. */
+  async check({ shape, formulation, expected }) {
+    const job = await contender.prepare(shape, formulation);
+    try {
+      await job.run();
+      return relativeError(job.read(), expected);
+    } finally {
+      await job.dispose();
+    }
+  },
+
+  /** Makes everything ready, and runs for about `warmUpMs`, at least twice: kernels are optimised while they run. */
+  async prepare({ shape, formulation, warmUpMs }) {
+    await job?.dispose();
+    job = await contender.prepare(shape, formulation);
+    const start = performance.now();
+    let best = Number.POSITIVE_INFINITY;
+    for (let runs = 0; runs < 2 || performance.now() - start < warmUpMs; runs++) {
+      const before = performance.now();
+      await job.run();
+      oneRun = performance.now() - before;
+      best = Math.min(best, oneRun);
+      if (oneRun > MOST_WARM_UP_MS) break; // it will not change much
+    }
+    return { ms: best, sample: sampleOf(job.read()) };
+  },
+
+  /** Times runs for about `ms`, at least one; a run before it wakes caches, clocks and threads, unless runs are long. */
+  async turn({ ms }) {
+    if (oneRun < ms) await job.run();
+    const times = [];
+    const start = performance.now();
+    do {
+      const before = performance.now();
+      await job.run();
+      times.push(performance.now() - before);
+    } while (performance.now() - start < ms);
+    oneRun = times.at(-1);
+    return times;
+  },
+
+  /** GFLOP/s of `threads` threads of this process. */
+  peak: ({ bytes, threads, ms }) =>
+    WebAssembly.validate(bytes) ? measurePeak(bytes, threads, ms) : undefined,
+
+  readCost: ({ bytes, size }) => measureRead(bytes, size),
+
+  /** In bytes. */
+  memory: () => ({ rss: process.memoryUsage.rss(), peakRss: peakRss() }),
+
+  /** One of the measurements in extras/. */
+  async extra({ module, args }) {
+    return (await import(module)).measure(args);
+  },
+};
+
+process.on("message", async ({ id, command, args }) => {
+  try {
+    process.send({ id, result: await commands[command](args) });
+  } catch (error) {
+    process.send({ id, error: String(error?.message ?? error) });
+  }
+});
+process.on("disconnect", () => process.exit());

@@ -1,0 +1,41 @@
+/** Who takes part: linrec in each of its modes, and the peers that a JavaScript user would pick. */
+
+/** V8 before version 12 (Node 20) has relaxed SIMD only behind this. */
+const RELAXED_FLAG = "--experimental-wasm-relaxed-simd";
+
+const linrec = (id, label, threads, options = {}) => ({
+  id,
+  label: `linrec, ${label}`,
+  peer: "linrec",
+  module: "./peers/linrec.mjs",
+  threads: Math.max(1, threads),
+  options: { threads, memory: "engine", simd: "auto", ...options },
+  flags: options.simd === "baseline" || process.versions.node.split(".")[0] > 21 ? [] : [RELAXED_FLAG],
+});
+
+const peer = (id, label, module, threads = 1, options = {}) => ({
+  id,
+  label,
+  peer: id.replace(/-\d$/, ""),
+  module: `./peers/${module}.mjs`,
+  threads,
+  options: { threads, ...options },
+  flags: [],
+});
+
+export const contenders = [
+  linrec("linrec", "calling thread", 0),
+  linrec("linrec-2", "2 workers", 2),
+  linrec("linrec-copy", "calling thread, ordinary arrays", 0, { memory: "ordinary" }),
+  linrec("linrec-copy-2", "2 workers, ordinary arrays", 2, { memory: "ordinary" }),
+  linrec("linrec-transfer-2", "2 workers, messages (no shared memory)", 2, { memory: "private" }),
+  linrec("linrec-baseline", "calling thread, baseline SIMD", 0, { simd: "baseline" }),
+  linrec("linrec-baseline-2", "2 workers, baseline SIMD", 2, { simd: "baseline" }),
+  peer("ort-web-1", "onnxruntime-web, 1 thread", "ort", 1, { web: true }),
+  peer("ort-web-2", "onnxruntime-web, 2 threads", "ort", 2, { web: true }),
+  peer("ort-node-1", "onnxruntime-node, 1 thread (native)", "ort", 1, { web: false }),
+  peer("ort-node-2", "onnxruntime-node, 2 threads (native)", "ort", 2, { web: false }),
+  peer("tfjs-1", "tfjs, wasm backend", "tfjs"),
+  peer("jax-1", "jax-js, wasm backend", "jax"),
+  peer("loop-1", "hand-tuned Float32Array loop", "loop"),
+];

@@ -1,0 +1,52 @@
+/** Whether `auto` takes the best number of threads, from tiny shapes to large ones. */
+import { createEngine } from "../linrec.mjs";
+import { fillInput, inputLength, paramsOf } from "../shapes.mjs";
+import { inTurns } from "./timing.mjs";
+
+const lengths = [1, 64, 512, 4096, 32768];
+const sizes = [16, 64, 256];
+const batches = [1, 8];
+
+export async function measure({ quick }) {
+  const engines = {};
+  for (const threads of ["auto", 0, 1, 2]) {
+    // Only the CPU: a GPU would be another question.
+    engines[threads] = await createEngine({ backend: ["wasm"], threads });
+  }
+  const results = [];
+  for (const seqLen of quick ? lengths.slice(0, 3) : lengths)
+    for (const size of sizes)
+      for (const batch of batches)
+        results.push(await compare(engines, { batch, seqLen, dModel: size, dState: size }, quick));
+  for (const engine of Object.values(engines)) await engine.dispose();
+  const worst = results.reduce((a, b) => (b.ratio > a.ratio ? b : a));
+  const within = results.filter(({ ratio }) => ratio <= 1.1).length;
+  const lines = [
+    `auto is within 10 % of the best of 0, 1 and 2 workers on ${within} of ${results.length} shapes; the worst: ` +
+      `${worst.ratio.toFixed(2)} times at B=${worst.batch} L=${worst.seqLen} H=N=${worst.dModel} ` +
+      `(it took ${worst.chosen}, the best is ${worst.best})`,
+  ];
+  return { results, lines };
+}
+
+async function compare(engines, shape, quick) {
+  const ways = {};
+  const layers = [];
+  let chosen;
+  for (const [threads, engine] of Object.entries(engines)) {
+    const layer = await engine.lru(paramsOf(shape));
+    const x = fillInput(engine.allocate(inputLength(shape)));
+    const out = engine.allocate(x.length);
+    layers.push({ layer, engine, arrays: [x, out] });
+    ways[threads] = () => layer.forward(x, { batch: shape.batch, out });
+    if (threads === "auto")
+      chosen = layer.explain("forward", { batch: shape.batch, seqLen: shape.seqLen }).threads;
+  }
+  const ms = await inTurns(ways, quick ? 1 : 5, quick ? 2 : 40);
+  for (const { layer, engine, arrays } of layers) {
+    layer.dispose();
+    for (const array of arrays) engine.free(array);
+  }
+  const best = ["0", "1", "2"].reduce((a, b) => (ms[b] < ms[a] ? b : a));
+  return { ...shape, ms, chosen, best: Number(best), ratio: ms.auto / ms[best] };
+}
