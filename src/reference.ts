@@ -7,6 +7,7 @@
  */
 import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { LinrecError } from "./errors.js";
+import { macrotask } from "./macrotask.js";
 import {
   type DenseStage,
   flopsPerToken,
@@ -104,7 +105,7 @@ class ReferenceRunner implements Runner {
     for (const done of this.#network.run(job)) {
       if (performance.now() < nextTurn) continue;
       job.onProgress?.(done);
-      await new Promise((resume) => setTimeout(resume, 0));
+      await macrotask();
       this.#check(job);
       nextTurn = performance.now() + SLICE_MS;
     }

@@ -10,6 +10,9 @@ import { importLater } from "../importLater.js";
 import { workerSource } from "./embedded.gen.js";
 import type { WorkerApi, WorkerInit } from "./protocol.js";
 
+/** A worker that does not answer a short call within this is taken to hang. */
+export const DEADLINE_MS = 10_000;
+
 /** Time for a worker to start and answer: generous, for a loaded machine. */
 const START_MS = 15_000;
 

@@ -10,8 +10,11 @@ import type { PackedProgram } from "./packed.js";
 import { isWorkerFault } from "./pool.js";
 import { Control, controlBytes, RowTable, type Window } from "./protocol.js";
 
-/** Bytes of x and y in one window: a few milliseconds of work, so that signals are heard and the copies overlap. */
+/** Bytes of x and y in one window, where they are copied: a few milliseconds of work, so that the copies overlap. */
 const WINDOW_BYTES = 4 * 1024 * 1024;
+
+/** The calling thread hears nothing during a window: about 10 ms of its work. Workers look at a flag at every tile. */
+const WINDOW_FLOPS = 4e8;
 
 /** Rows in a block: plenty for waits between a row's tiles to be rare, whatever the batch. */
 const BLOCK_ROWS = 64;
@@ -22,6 +25,7 @@ const TILES_PER_THREAD = 8;
 export interface WindowHost {
   readonly program: PackedProgram;
   readonly arena: Arena;
+  readonly flopsPerToken: number;
   /** The address of an array in the arena's memory, or undefined if it is elsewhere and needs copying. */
   addressOf(array: Float32Array): number | undefined;
   /** Computes a window: at once, or as a promise. */
@@ -90,9 +94,10 @@ class Block {
     this.#y = host.addressOf(job.y);
     const xBytes = this.#x === undefined ? 4 * program.inputWidth : 0;
     const yBytes = this.#y === undefined && !program.pooled ? 4 * program.outputWidth : 0;
-    const fitting = Math.floor(WINDOW_BYTES / ((xBytes + yBytes) * rows || 1) / CHUNK) * CHUNK;
-    this.#span = Math.max(1, Math.min(job.seqLen, Math.max(fitting, CHUNK)));
-    this.#states = this.#allocate(rows * program.layout.rowBytes);
+    const fitting = WINDOW_BYTES / ((xBytes + yBytes) * rows || 1);
+    const heard = job.threads > 0 ? Number.POSITIVE_INFINITY : WINDOW_FLOPS / (host.flopsPerToken * rows);
+    const chunks = Math.max(1, Math.floor(Math.min(fitting, heard) / CHUNK));
+    this.#span = Math.max(1, Math.min(job.seqLen, chunks * CHUNK));
     const yRow = program.pooled ? 4 * program.outputWidth : yBytes * this.#span;
     const buffers = (): Buffers => ({
       x: this.#allocate(rows * xBytes * this.#span),
@@ -100,7 +105,13 @@ class Block {
       table: this.#allocate(rows * RowTable.bytes),
       control: this.#allocate(controlBytes(program.layout.carries, rows)),
     });
-    this.#buffers = [buffers(), buffers()];
+    try {
+      this.#states = this.#allocate(rows * program.layout.rowBytes);
+      this.#buffers = [buffers(), buffers()];
+    } catch (error) {
+      this.free(); // what there was memory for
+      throw error;
+    }
   }
 
   free(): void {

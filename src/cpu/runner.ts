@@ -1,0 +1,261 @@
+/** A program on the CPU: its weights in the kernels' memory, and the ways to run it: in one thread, on workers, by steps. */
+import type { ForwardJob, Runner } from "../backend.js";
+import { isLinrecError, LinrecError, messageOf } from "../errors.js";
+import { macrotask } from "../macrotask.js";
+import { flopsPerToken, type Program } from "../program.js";
+import { CHUNK, type State } from "../state.js";
+import type { WasmBackend } from "./backend.js";
+import { type PackedProgram, packProgram, withTiles } from "./packed.js";
+import { DEADLINE_MS, isWorkerFault, type PooledWorker } from "./pool.js";
+import type { Window } from "./protocol.js";
+import { type Step, TileRunner } from "./tiles.js";
+import { forwardByTransfer, spanLimits } from "./transfer.js";
+import { runWindow } from "./wavefront.js";
+import { forwardInWindows } from "./windows.js";
+
+/** 0.1 GFLOP/s: a worker that is slower, DEADLINE_MS aside, is taken to hang. */
+const SLOWEST_FLOPS_PER_MS = 1e5;
+
+let programs = 0;
+
+export class WasmRunner implements Runner {
+  readonly packed: PackedProgram;
+  /** What workers with memories of their own run. */
+  readonly #spans: PackedProgram;
+  readonly #backend: WasmBackend;
+  readonly #id = programs++;
+  readonly #flopsPerToken: number;
+  readonly #image: number;
+  readonly #scratch: number;
+  readonly #runner: TileRunner;
+  /** The workers that have the program. */
+  readonly #loaded = new Set<PooledWorker>();
+  #threadScratch: number[] = [];
+  #area = noStepArea;
+  /** Views of the whole memory, made again when it has grown. */
+  #floats: Float32Array;
+  #bytes: Uint8Array;
+  #ints: Int32Array;
+  #doubles: Float64Array;
+  /** Made once: a step allocates nothing. */
+  readonly #step: Step = { x: 0, y: 0, rows: 0, states: 0, ks: 0, counts: 0 };
+
+  constructor(backend: WasmBackend, program: Program) {
+    this.#backend = backend;
+    this.#flopsPerToken = flopsPerToken(program);
+    this.packed = packProgram(program);
+    this.#spans = withTiles(this.packed, spanLimits);
+    const { arena, kernels } = backend;
+    this.#image = arena.allocate(this.packed.image.length);
+    this.#scratch = arena.allocate(this.packed.scratch.bytes);
+    this.#floats = new Float32Array(arena.memory.buffer);
+    this.#bytes = new Uint8Array(arena.memory.buffer);
+    this.#ints = new Int32Array(arena.memory.buffer);
+    this.#doubles = new Float64Array(arena.memory.buffer);
+    this.#bytes.set(this.packed.image, this.#image);
+    this.#runner = new TileRunner(kernels, this.packed, this.#image, this.#scratch);
+  }
+
+  async forward(job: ForwardJob): Promise<void> {
+    // One token for each row is a step, with none of a forward's preparations.
+    if (job.threads === 0 && job.seqLen === 1 && job.lengths.every((length) => length === 1)) {
+      this.step(job.x, job.y, job.state);
+      job.onProgress?.(job.batch);
+      return;
+    }
+    return this.#backend.queue.run(() => this.#forward(job));
+  }
+
+  /**
+   * One token for each row, on the calling thread: x [batch, inputWidth], y [batch, outputWidth]; advances `state` in
+   * place. The same kernels on a tile of one token, hence the same bits as forward.
+   */
+  step(x: Float32Array, y: Float32Array, state: State): void {
+    const { inputWidth, outputWidth, layout, tileTokens } = this.packed;
+    const { batch, k, count } = state;
+    const at = this.#reserveStep(batch);
+    for (let row = 0; row < batch; row++) count[row] = (count[row] as number) + 1;
+    this.#floats.set(x, at.x / 4);
+    this.#bytes.set(state.bytes, at.states);
+    this.#ints.set(k, at.ks / 4);
+    this.#doubles.set(count, at.counts / 8);
+    const step = this.#step;
+    for (let first = 0; first < batch; first += tileTokens) {
+      step.rows = Math.min(tileTokens, batch - first);
+      step.x = at.x + 4 * first * inputWidth;
+      step.y = at.y + 4 * first * outputWidth;
+      step.states = at.states + first * layout.rowBytes;
+      step.ks = at.ks + 4 * first;
+      step.counts = at.counts + 8 * first;
+      this.#runner.step(step);
+    }
+    for (let row = 0; row < batch; row++) k[row] = ((k[row] as number) + 1) % CHUNK;
+    y.set(this.#floats.subarray(at.y / 4, at.y / 4 + y.length));
+    state.bytes.set(this.#bytes.subarray(at.states, at.states + state.bytes.length));
+  }
+
+  /** Computes on whatever is in memory, for its time only. */
+  runTokens(tokens: number): void {
+    const { inputWidth, outputWidth, layout } = this.packed;
+    const { arena } = this.#backend;
+    const [x, y] = [arena.allocate(4 * tokens * inputWidth), arena.allocate(4 * tokens * outputWidth)];
+    const state = arena.allocate(layout.rowBytes);
+    new Float32Array(arena.memory.buffer, x, tokens * inputWidth).fill(0);
+    new Uint8Array(arena.memory.buffer, state, layout.rowBytes).fill(0);
+    this.#runner.run({ x, y, tokens, k0: 0, state, last: true, count: tokens });
+    for (const address of [x, y, state]) arena.free(address);
+  }
+
+  dispose(): void {
+    const { arena } = this.#backend;
+    for (const address of [this.#image, this.#scratch, this.#area.x, ...this.#threadScratch])
+      arena.free(address);
+    this.#threadScratch = [];
+    // A worker that has died or dies meanwhile has nothing to unload.
+    for (const worker of this.#loaded)
+      worker.call((api) => api.unload(this.#id), DEADLINE_MS).catch(() => {});
+    this.#loaded.clear();
+    this.#area = noStepArea;
+  }
+
+  async #forward(job: ForwardJob): Promise<void> {
+    const threads = Math.min(job.threads, this.#backend.threads);
+    const initial = threads > 0 ? job.state.clone() : job.state;
+    // Once more on a fresh pool after a fault, then on the calling thread: what fails there too is no worker's fault.
+    for (let attempt = 0; attempt < 2 && this.#backend.threads > 0 && threads > 0; attempt++) {
+      try {
+        return await this.#onWorkers(job, threads);
+      } catch (error) {
+        if (!isWorkerFault(error) || job.signal?.aborted) throw error;
+        if (this.#backend.threads > 0)
+          this.#backend.discardWorkers(`${messageOf(error)} The forward is run again.`);
+        this.#threadScratch = []; // given up: an ended worker may write on for a moment
+        job.state.copyFrom(initial);
+      }
+    }
+    await this.#onCallingThread(job);
+  }
+
+  async #onCallingThread(job: ForwardJob): Promise<void> {
+    let yielded = performance.now();
+    const execute = async (window: Window) => {
+      runWindow(this.#runner, this.packed, this.#backend.arena.memory, window);
+      if (performance.now() - yielded < YIELD_MS) return;
+      await macrotask();
+      yielded = performance.now();
+    };
+    await forwardInWindows(this.#windowHost(execute), { ...job, threads: 0 });
+  }
+
+  async #onWorkers(job: ForwardJob, threads: number): Promise<void> {
+    const backend = this.#backend;
+    const workers = (await backend.workers()).slice(0, threads);
+    const deadline = DEADLINE_MS + (this.#flopsPerToken * job.batch * job.seqLen) / SLOWEST_FLOPS_PER_MS;
+    try {
+      await Promise.all(workers.map((worker) => this.#load(worker, deadline)));
+      if (backend.compiled.shared) await this.#inSharedMemory(job, workers, deadline);
+      else await this.#byTransfer(job, workers, deadline);
+    } catch (error) {
+      if (isLinrecError(error)) throw error;
+      // Whatever else comes out of a call was thrown inside a worker.
+      throw new LinrecError("worker-failed", `A worker thread threw: ${messageOf(error)}.`, { cause: error });
+    }
+  }
+
+  #inSharedMemory(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
+    const { arena } = this.#backend;
+    while (this.#threadScratch.length < workers.length)
+      this.#threadScratch.push(arena.allocate(this.packed.scratch.bytes));
+    const execute = async (window: Window) => {
+      const shares = workers.map((worker, i) => {
+        const share = { program: this.#id, window, scratch: this.#threadScratch[i] as number };
+        return worker.call((api) => api.run(share), deadline);
+      });
+      try {
+        await Promise.all(shares);
+      } catch (error) {
+        // The others must have let go of the memory before it is used again: ended threads have.
+        for (const worker of workers) worker.terminate();
+        throw error;
+      }
+    };
+    return forwardInWindows(this.#windowHost(execute), job);
+  }
+
+  #byTransfer(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
+    const { kernels, arena } = this.#backend;
+    const host = {
+      program: this.#spans,
+      programId: this.#id,
+      kernels,
+      arena,
+      image: this.#image,
+      runner: this.#runner,
+    };
+    return forwardByTransfer({ ...host, workers, deadline }, job);
+  }
+
+  async #load(worker: PooledWorker, deadline: number): Promise<void> {
+    if (this.#loaded.has(worker)) return;
+    const shared = this.#backend.compiled.shared;
+    const packed = shared ? { ...this.packed, image: new Uint8Array() } : this.#spans;
+    await worker.call(
+      (api) => api.load({ id: this.#id, packed, image: shared ? this.#image : null }),
+      deadline,
+    );
+    this.#loaded.add(worker);
+  }
+
+  #windowHost(execute: (window: Window) => Promise<void>) {
+    const { arena } = this.#backend;
+    return {
+      program: this.packed,
+      arena,
+      flopsPerToken: this.#flopsPerToken,
+      execute,
+      addressOf: (array: Float32Array) => this.#backend.addressOf(array),
+    };
+  }
+
+  /** Room for the arrays of a step of `batch` rows, and views of the memory as it is now. */
+  #reserveStep(batch: number): StepArea {
+    const { arena } = this.#backend;
+    if (this.#area.batch < batch) {
+      const { inputWidth, outputWidth, layout } = this.packed;
+      arena.free(this.#area.x);
+      const line = (bytes: number) => Math.ceil(bytes / 128) * 128;
+      const sizes = [4 * inputWidth, 4 * outputWidth, layout.rowBytes, 4, 8].map((bytes) =>
+        line(batch * bytes),
+      );
+      let end = arena.allocate(sizes.reduce((sum, bytes) => sum + bytes));
+      const take = (bytes: number) => {
+        end += bytes;
+        return end - bytes;
+      };
+      const [x, y, states, ks, counts] = sizes.map(take) as [number, number, number, number, number];
+      this.#area = { batch, x, y, states, ks, counts };
+    }
+    if (this.#floats.buffer !== arena.memory.buffer) {
+      this.#floats = new Float32Array(arena.memory.buffer);
+      this.#bytes = new Uint8Array(arena.memory.buffer);
+      this.#ints = new Int32Array(arena.memory.buffer);
+      this.#doubles = new Float64Array(arena.memory.buffer);
+    }
+    return this.#area;
+  }
+}
+
+/** Where a step's arrays are: see {@link Step}. */
+interface StepArea {
+  readonly batch: number;
+  readonly x: number;
+  readonly y: number;
+  readonly states: number;
+  readonly ks: number;
+  readonly counts: number;
+}
+
+const noStepArea: StepArea = { batch: -1, x: 0, y: 0, states: 0, ks: 0, counts: 0 };
+
+/** The calling thread may be a page's: let it breathe this often during a long forward. */
+const YIELD_MS = 12;
