@@ -13,7 +13,7 @@ import { createMemory, instantiate, type Kernels } from "./instantiate.js";
 import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from "./kernels.js";
 import { DEADLINE_MS, type PooledWorker, startWorkers } from "./pool.js";
 import type { WorkerInit } from "./protocol.js";
-import { WasmRunner } from "./runner.js";
+import { type RunnerHost, WasmRunner } from "./runner.js";
 
 export interface WasmOptions {
   readonly simd: Simd | "auto";
@@ -34,7 +34,7 @@ export async function openWasm(options: WasmOptions): Promise<WasmBackend> {
   return new WasmBackend(options, compiled, memory, await instantiate(compiled.module, memory));
 }
 
-export class WasmBackend implements Backend {
+export class WasmBackend implements Backend, RunnerHost {
   readonly name = "wasm";
   readonly compiled: CompiledKernels;
   readonly kernels: Kernels;
@@ -53,6 +53,10 @@ export class WasmBackend implements Backend {
     this.compiled = compiled;
     this.kernels = kernels;
     this.arena = new Arena(memory);
+  }
+
+  get shared(): boolean {
+    return this.compiled.shared;
   }
 
   /** How many workers may be used: 0 once they have been found not to start, with the reason in {@link noThreads}. */

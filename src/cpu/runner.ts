@@ -3,8 +3,10 @@ import type { ForwardJob, Runner } from "../backend.js";
 import { isLinrecError, LinrecError, messageOf } from "../errors.js";
 import { macrotask } from "../macrotask.js";
 import { flopsPerToken, type Program } from "../program.js";
+import type { Queue } from "../queue.js";
 import { CHUNK, type State } from "../state.js";
-import type { WasmBackend } from "./backend.js";
+import type { Arena } from "./arena.js";
+import type { Kernels } from "./instantiate.js";
 import { type PackedProgram, packProgram, withTiles } from "./packed.js";
 import { DEADLINE_MS, isWorkerFault, type PooledWorker } from "./pool.js";
 import type { Window } from "./protocol.js";
@@ -12,6 +14,22 @@ import { type Step, TileRunner } from "./tiles.js";
 import { forwardByTransfer, spanLimits } from "./transfer.js";
 import { runWindow } from "./wavefront.js";
 import { forwardInWindows } from "./windows.js";
+
+/** What the backend gives to all its programs. */
+export interface RunnerHost {
+  readonly kernels: Kernels;
+  readonly arena: Arena;
+  /** Whether workers share the arena's memory. */
+  readonly shared: boolean;
+  /** How many workers may be used at present. */
+  readonly threads: number;
+  readonly queue: Queue;
+  workers(): Promise<PooledWorker[]>;
+  /** Ends the pool after a fault. */
+  discardWorkers(reason: string): void;
+  /** The address of an array that is in the arena's memory. */
+  addressOf(array: Float32Array): number | undefined;
+}
 
 /** 0.1 GFLOP/s: a worker that is slower, DEADLINE_MS aside, is taken to hang. */
 const SLOWEST_FLOPS_PER_MS = 1e5;
@@ -22,7 +40,7 @@ export class WasmRunner implements Runner {
   readonly packed: PackedProgram;
   /** What workers with memories of their own run. */
   readonly #spans: PackedProgram;
-  readonly #backend: WasmBackend;
+  readonly #backend: RunnerHost;
   readonly #id = programs++;
   readonly #flopsPerToken: number;
   readonly #image: number;
@@ -40,7 +58,7 @@ export class WasmRunner implements Runner {
   /** Made once: a step allocates nothing. */
   readonly #step: Step = { x: 0, y: 0, rows: 0, states: 0, ks: 0, counts: 0 };
 
-  constructor(backend: WasmBackend, program: Program) {
+  constructor(backend: RunnerHost, program: Program) {
     this.#backend = backend;
     this.#flopsPerToken = flopsPerToken(program);
     this.packed = packProgram(program);
@@ -153,7 +171,7 @@ export class WasmRunner implements Runner {
     const deadline = DEADLINE_MS + (this.#flopsPerToken * job.batch * job.seqLen) / SLOWEST_FLOPS_PER_MS;
     try {
       await Promise.all(workers.map((worker) => this.#load(worker, deadline)));
-      if (backend.compiled.shared) await this.#inSharedMemory(job, workers, deadline);
+      if (backend.shared) await this.#inSharedMemory(job, workers, deadline);
       else await this.#byTransfer(job, workers, deadline);
     } catch (error) {
       if (isLinrecError(error)) throw error;
@@ -197,7 +215,7 @@ export class WasmRunner implements Runner {
 
   async #load(worker: PooledWorker, deadline: number): Promise<void> {
     if (this.#loaded.has(worker)) return;
-    const shared = this.#backend.compiled.shared;
+    const shared = this.#backend.shared;
     const packed = shared ? { ...this.packed, image: new Uint8Array() } : this.#spans;
     await worker.call(
       (api) => api.load({ id: this.#id, packed, image: shared ? this.#image : null }),
