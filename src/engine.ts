@@ -19,6 +19,7 @@ import {
   flopsPerToken,
   inputWidth,
   type LruParams,
+  lruFlops,
   outputWidth,
   type Program,
 } from "./program.js";
@@ -129,7 +130,7 @@ export class Engine {
     for (const [name, value] of Object.entries({ batch, seqLen, dModel, dState, layers })) {
       checkCount(name, value, name === "batch" || name === "seqLen" ? 0 : 1);
     }
-    const flops = layers * (8 * dModel * dState + 8 * dState + 2 * dModel);
+    const flops = layers * lruFlops(dModel, dState);
     return this.#plan(verb, { batch, seqLen, flopsPerToken: flops, bytesPerToken: 8 * dModel });
   }
 

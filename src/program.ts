@@ -169,6 +169,11 @@ export function countParameters(program: Program): number {
   return count;
 }
 
+/** Multiplications and additions of one LRU and token: two complex products, the scan, and the skip. */
+export function lruFlops(dModel: number, dState: number): number {
+  return 8 * dModel * dState + 8 * dState + 2 * dModel;
+}
+
 /**
  * Multiplications and additions that one token costs: 8HN + 8N + 2H for an LRU, 2 in out for a dense stage, and a
  * nominal count for the rest. Only ratios matter: the scheduler divides it by a measured rate.
@@ -177,7 +182,7 @@ export function flopsPerToken(program: Program): number {
   let flops = 0;
   for (const stage of program.stages) {
     if (stage.kind === "pool") break;
-    if (stage.kind === "lru") flops += 8 * stage.dModel * stage.dState + 8 * stage.dState + 2 * stage.dModel;
+    if (stage.kind === "lru") flops += lruFlops(stage.dModel, stage.dState);
     else if (stage.kind === "dense") flops += 2 * stage.inWidth * stage.outWidth;
     else flops += (stage.kind === "gelu" || stage.kind === "glu" ? 24 : 6) * stage.width;
   }

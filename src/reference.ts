@@ -20,6 +20,7 @@ import {
   type Program,
   type Stage,
 } from "./program.js";
+import { Queue } from "./queue.js";
 import { throwIfAborted } from "./signal.js";
 import { State, type StateSlot, stateLayout } from "./state.js";
 
@@ -85,8 +86,8 @@ class ReferenceRunner implements Runner {
   readonly #network: Network;
   readonly #backendDisposed: () => boolean;
   #disposed = false;
-  /** Settles when the jobs before the next one have: a network runs one job at a time. */
-  #last: Promise<void> = Promise.resolve();
+  /** A network runs one job at a time. */
+  readonly #queue = new Queue();
 
   constructor(network: Network, backendDisposed: () => boolean) {
     this.#network = network;
@@ -94,9 +95,7 @@ class ReferenceRunner implements Runner {
   }
 
   forward(job: ForwardJob): Promise<void> {
-    const result = this.#last.then(() => this.#drive(job));
-    this.#last = result.catch(() => undefined);
-    return result;
+    return this.#queue.run(() => this.#drive(job));
   }
 
   async #drive(job: ForwardJob): Promise<void> {

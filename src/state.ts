@@ -145,6 +145,12 @@ export class State {
     this.loc(slot, row).fill(0);
   }
 
+  /** Counts `tokens` more tokens of a row whose carries and locs have been advanced past them. */
+  countTokens(row: number, tokens: number): void {
+    this.k[row] = ((this.k[row] as number) + tokens) % CHUNK;
+    this.count[row] = (this.count[row] as number) + tokens;
+  }
+
   /** Makes the row's next token the first of a chunk, `count` tokens after the state's origin. */
   restartRow(row: number, count: number): void {
     this.k[row] = 0;

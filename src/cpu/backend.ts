@@ -11,8 +11,7 @@ import { Queue } from "../queue.js";
 import { Arena } from "./arena.js";
 import { createMemory, instantiate, type Kernels } from "./instantiate.js";
 import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from "./kernels.js";
-import { DEADLINE_MS, type PooledWorker, startWorkers } from "./pool.js";
-import type { WorkerInit } from "./protocol.js";
+import { type Pool, type PooledWorker, startWorkers } from "./pool.js";
 import { type RunnerHost, WasmRunner } from "./runner.js";
 
 export interface WasmOptions {
@@ -43,7 +42,7 @@ export class WasmBackend implements Backend, RunnerHost {
   readonly #options: WasmOptions;
   /** Every buffer object that this memory has had: growing a shared memory makes a new one over the same bytes. */
   readonly #buffers = new WeakSet<ArrayBufferLike>();
-  #workers: Promise<PooledWorker[]> | undefined;
+  #workers: Promise<Pool> | undefined;
   #noThreads: string | undefined;
   #hopMs = TYPICAL_HOP_MS;
   #disposed = false;
@@ -101,11 +100,15 @@ export class WasmBackend implements Backend, RunnerHost {
   async workers(): Promise<PooledWorker[]> {
     if (this.#disposed) throw new LinrecError("disposed", "The engine has been disposed of.");
     const memory = this.compiled.shared ? this.arena.memory : null;
-    this.#workers ??= this.#startWorkers({ module: this.compiled.module, memory });
+    const init = { module: this.compiled.module, memory };
+    this.#workers ??= startWorkers(this.#options.threads, init, this.#options.workerUrl);
     try {
-      return await this.#workers;
+      const { workers, hopMs } = await this.#workers;
+      this.#hopMs = hopMs;
+      return workers;
     } catch (error) {
       this.#workers = undefined;
+      if (this.#disposed) throw error; // that is what ended them
       this.#noThreads = messageOf(error);
       this.#options.onTrouble(`${this.#noThreads} Work goes on on the calling thread.`);
       throw error;
@@ -136,19 +139,6 @@ export class WasmBackend implements Backend, RunnerHost {
     return rate;
   }
 
-  async #startWorkers(init: WorkerInit): Promise<PooledWorker[]> {
-    const workers = await startWorkers(this.#options.threads, init, this.#options.workerUrl);
-    const rounds: number[] = [];
-    for (let i = 0; i < 5; i++) {
-      const start = performance.now();
-      await Promise.all(workers.map((worker) => worker.call((api) => api.unload(-1), DEADLINE_MS)));
-      rounds.push(performance.now() - start);
-    }
-    // A forward's messages carry more than these empty ones: it was measured to take about twice as long.
-    this.#hopMs = 2 * Math.min(...rounds);
-    return workers;
-  }
-
   /** Ends the pool after a fault: nothing of it is trusted any more. The next job starts a new one. */
   discardWorkers(reason: string): void {
     this.#stopWorkers();
@@ -162,7 +152,7 @@ export class WasmBackend implements Backend, RunnerHost {
 
   #stopWorkers(): void {
     this.#workers?.then(
-      (workers) => {
+      ({ workers }) => {
         for (const worker of workers) worker.terminate();
       },
       () => {},

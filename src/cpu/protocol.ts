@@ -1,4 +1,4 @@
-/** What the calling thread and its workers say to each other. Types only. */
+/** What the calling thread and its workers say to each other, and how what they share is laid out. */
 import type { PackedProgram } from "./packed.js";
 
 /** Sets a worker up. With `memory` it shares the caller's, without it makes a private one. */
@@ -30,13 +30,13 @@ export interface Window {
   readonly yRowBytes: number;
   /** State blocks [rows] of layout.rowBytes */
   readonly states: number;
-  /** [rows] of ROW_TABLE_BYTES: see {@link RowTable} */
+  /** [rows]: see {@link RowTable} */
   readonly table: number;
   /** Int32 cells; see {@link Control} */
   readonly control: number;
 }
 
-/** A row of the row table: three int32 (tokens in this window, k at its start, 1 if the row ends here) and, at byte 16, count float64. */
+/** A row of the row table, in `bytes`: three int32 (tokens in this window, k at its start, 1 if the row ends here) and, at byte 16, count float64. */
 export const RowTable = { bytes: 32, tokens: 0, k0: 1, last: 2, count: 2 } as const;
 
 /**

@@ -69,11 +69,7 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
     }
     finish();
     state.bytes.set(new Uint8Array(arena.memory.buffer, states, state.bytes.length));
-    for (let row = 0; row < batch; row++) {
-      const length = job.lengths[row] as number;
-      state.k[row] = ((state.k[row] as number) + length) % CHUNK;
-      state.count[row] = (state.count[row] as number) + length;
-    }
+    for (let row = 0; row < batch; row++) state.countTokens(row, job.lengths[row] as number);
   } finally {
     arena.free(states);
     arena.free(temporary);

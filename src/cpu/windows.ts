@@ -28,8 +28,8 @@ export interface WindowHost {
   readonly flopsPerToken: number;
   /** The address of an array in the arena's memory, or undefined if it is elsewhere and needs copying. */
   addressOf(array: Float32Array): number | undefined;
-  /** Computes a window: at once, or as a promise. */
-  execute(window: Window): void | Promise<void>;
+  /** Computes a window. */
+  execute(window: Window): Promise<void>;
 }
 
 /** Runs `job` in windows of at most WINDOW_BYTES. `job.state` is advanced only when all is done. */
@@ -149,9 +149,7 @@ class Block {
     }
     stateBytes.set(this.#memory().subarray(this.#states, this.#states + stateBytes.length));
     for (let row = this.#first; row < this.#first + this.#rows; row++) {
-      const length = lengths[row] as number;
-      state.k[row] = ((state.k[row] as number) + length) % CHUNK;
-      state.count[row] = (state.count[row] as number) + length;
+      state.countTokens(row, lengths[row] as number);
     }
   }
 
