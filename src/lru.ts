@@ -1,8 +1,17 @@
 /** A bare LRU layer, ready to run. */
+import {
+  type Complex,
+  type Discretized,
+  discretize,
+  impulseResponse,
+  type Memory,
+  vandermonde,
+} from "./analysis.js";
 import { LruCache } from "./cache.js";
 import type { LruStage } from "./program.js";
 import { Recurrent } from "./recurrent.js";
 import type { State } from "./state.js";
+import { checkCount } from "./validate.js";
 
 /**
  * One Linear Recurrent Unit (arXiv 2303.06349, section 2 and eq. 6):
@@ -16,7 +25,36 @@ export class Lru extends Recurrent<LruCache> {
 
   /** N: complex states. */
   get dState(): number {
-    return (this.program.stages[0] as LruStage).dState;
+    return this.#stage.dState;
+  }
+
+  get #stage(): LruStage {
+    return this.program.stages[0] as LruStage;
+  }
+
+  /** lambda [dState], BNorm [dState, dModel] and C [dModel, dState] in float64: what the recurrence runs with. Copies. */
+  discretize(): Discretized {
+    return discretize(this.#stage.params);
+  }
+
+  /** lrnnx's `compute_kernel`: K [dState, length] with K[n, t] = lambda_n^t, and BNorm [dState, dModel]; float64. */
+  kernel(length: number): { readonly K: Complex; readonly BNorm: Complex } {
+    checkCount("length", length, 0);
+    return { K: vandermonde(this.#stage.params, length), BNorm: this.discretize().BNorm };
+  }
+
+  /**
+   * The layer as a real convolution, y[p] = sum over t of R[t] x[p - t]: R [length, dModel (of y), dModel (of x)] float64,
+   * R[t] = Re(C lambda^t BNorm), and D on the diagonal of R[0].
+   */
+  impulseResponse(length: number): Float64Array {
+    checkCount("length", length, 0);
+    return impulseResponse(this.#stage.params, length);
+  }
+
+  /** Eigenvalues, and how long each state remembers. */
+  inspect(): Memory {
+    return this.memories()[0] as Memory;
   }
 
   protected override wrap(state: State): LruCache {

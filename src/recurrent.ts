@@ -2,13 +2,14 @@
  * The verbs that a bare layer and a whole model share: forward, step, stepSync, allocateInferenceCache, and state files.
  * Arguments are checked here, before any side effect; the engine behind decides where the work runs.
  */
+import { type Memory, memoryOf } from "./analysis.js";
 import type { ForwardJob, Runner } from "./backend.js";
 import type { AnyCache } from "./cache.js";
 import { LinrecError, messageOf } from "./errors.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
 import { typeName } from "./io/tensor.js";
-import { type BackendName, inputWidth, outputWidth, type Program, poolOf } from "./program.js";
+import { type BackendName, inputWidth, lruStages, outputWidth, type Program, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { type Stop, throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
@@ -124,6 +125,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   protected abstract wrap(state: State): Cache;
+
+  protected memories(): Memory[] {
+    return lruStages(this.program).map(memoryOf);
+  }
 
   /** The backend that `forward` would run one sequence of 4096 tokens on; {@link explain} has the rest. */
   get backend(): BackendName {

@@ -1,4 +1,5 @@
 /** A whole network, ready to run. */
+import type { Memory } from "../analysis.js";
 import { ModelCache } from "../cache.js";
 import { slotWidth } from "../program.js";
 import { Recurrent } from "../recurrent.js";
@@ -29,6 +30,11 @@ export class Model extends Recurrent<ModelCache> {
       inWidth: slotWidth(this.program, src),
       outWidth: slotWidth(this.program, dst),
     }));
+  }
+
+  /** Eigenvalues of each LRU layer, first to last, and how long each state remembers. */
+  inspect(): Memory[] {
+    return this.memories();
   }
 
   protected override wrap(state: State): ModelCache {
