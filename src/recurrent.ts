@@ -13,6 +13,7 @@ import { type BackendName, inputWidth, lruStages, outputWidth, type Program, poo
 import type { Plan, Verb } from "./scheduler.js";
 import { type Stop, throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
+import { Feed, readThrough, type StreamChunk, type StreamSource, transformThrough } from "./stream.js";
 import {
   checkChoice,
   checkCount,
@@ -48,6 +49,17 @@ export interface ForwardOptions<Cache> {
   transfer?: boolean | undefined;
   /** Called now and then while the work goes on. If it throws, the work stops: the promise rejects with `aborted`. */
   onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+export interface StreamOptions<Cache> {
+  /** Where the sequence starts from: a cache of batch 1. It is not changed. Zeros if left out. */
+  state?: Cache | undefined;
+  /** Tokens of each result but the last. If left out, each chunk is answered as it comes, in pieces of a megabyte at most. */
+  tokens?: number | undefined;
+  /** As in {@link ForwardOptions}: for each piece. */
+  backend?: BackendOption | undefined;
+  /** Ends the stream: the next result rejects with `aborted` at once, and the source is closed. */
+  signal?: AbortSignal | undefined;
 }
 
 export interface ForwardResult<Cache> {
@@ -98,6 +110,8 @@ const forwardOptionNames = [
   "transfer",
   "onProgress",
 ];
+
+const streamOptionNames = ["state", "tokens", "backend", "signal"];
 
 /** Tokens of the sequence that {@link Recurrent.backend} speaks of. */
 const TYPICAL_SEQ_LEN = 4096;
@@ -180,6 +194,27 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   /**
+   * Reads one sequence as it comes, in constant memory: chunks of float32 [tokens, inputWidth] cut anywhere -> for each
+   * piece y [tokens, outputWidth] (what a model that pools says so far: [outputWidth]) and the state after it. Joined, the
+   * pieces are one forward, on the CPU bit for bit. The source is read only when a result is awaited, and closed when the
+   * loop is left.
+   *
+   * Throws what `forward` rejects with before any work; a result rejects with `shape-mismatch` if the source ends within
+   * a token, `wrong-dtype` and `detached` for chunks, what `forward` rejects with later, and what the source throws.
+   */
+  forwardStream(
+    source: StreamSource,
+    options: StreamOptions<Cache> = {},
+  ): AsyncGenerator<ForwardResult<Cache>, void> {
+    return readThrough(source, this.#feed(options), options.signal);
+  }
+
+  /** {@link forwardStream} as a link of a chain: `body.pipeThrough(model.forwardTransform())`. */
+  forwardTransform(options: StreamOptions<Cache> = {}): TransformStream<StreamChunk, ForwardResult<Cache>> {
+    return transformThrough(this.#feed(options));
+  }
+
+  /**
    * Reads one token of each stream, on the calling thread, at once: xt [cache.batch, inputWidth] -> yt [cache.batch,
    * outputWidth], advancing `cache` in place. On the CPU it gives what `forward` gives, bit for bit.
    * @param out where to write yt; a new array if left out
@@ -251,6 +286,22 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.dispose();
+  }
+
+  #feed(options: StreamOptions<Cache>): Feed<ForwardResult<Cache>> {
+    this.#checkUsable();
+    checkOptions("forwardStream's options", options, streamOptionNames);
+    const { tokens, backend, signal } = options;
+    if (options.state !== undefined) this.#checkCache("state", options.state);
+    let state = this.wrap(this.#initialState(options.state, 1));
+    if (tokens !== undefined) checkCount("tokens", tokens, 1);
+    if (backend !== undefined) checkBackendOption(backend);
+    checkSignal(signal);
+    return new Feed(this.inputWidth, tokens, async (x) => {
+      const result = await this.forward(x, { state, backend, signal });
+      state = result.state;
+      return result;
+    });
   }
 
   #owner() {

@@ -1,0 +1,156 @@
+/** A forward over chunks as they come: of a file, a download, a microphone. */
+import { untilAborted } from "./breaker.js";
+import { LinrecError } from "./errors.js";
+import { bytesOf } from "./io/bytes.js";
+import { typeName } from "./io/tensor.js";
+import { abortedError } from "./signal.js";
+
+/** Part of x [tokens, inputWidth], cut anywhere: float32 values, or the bytes of such (little-endian), even a part of one. */
+export type StreamChunk = Float32Array | Uint8Array | DataView | ArrayBufferLike;
+
+/** Chunks, or one: what `for await` takes, or a ReadableStream. */
+export type StreamSource =
+  | AsyncIterable<StreamChunk>
+  | Iterable<StreamChunk>
+  | ReadableStream<StreamChunk>
+  | StreamChunk;
+
+/** A forward of one window: x [tokens, inputWidth], which is written over afterwards. */
+type Forward<Result> = (x: Float32Array) => Promise<Result>;
+
+/** The most bytes that are read before they are worked on: enough that waking threads pays, little enough to stay in cache. */
+const WINDOW_BYTES = 1 << 20;
+
+/** Gathers chunks into windows of whole tokens, and forwards each when it is full. */
+export class Feed<Result> {
+  readonly #forward: Forward<Result>;
+  readonly #tokenBytes: number;
+  readonly #window: Uint8Array<ArrayBuffer>;
+  /** Whether a window waits until it is full, or only for the end of a chunk. */
+  readonly #whole: boolean;
+  #filled = 0;
+
+  /** @param tokens of each window; as many as a chunk has, up to a limit, if left out */
+  constructor(inputWidth: number, tokens: number | undefined, forward: Forward<Result>) {
+    this.#forward = forward;
+    this.#tokenBytes = 4 * inputWidth;
+    const most = tokens ?? Math.max(1, Math.floor(WINDOW_BYTES / this.#tokenBytes));
+    this.#window = new Uint8Array(most * this.#tokenBytes);
+    this.#whole = tokens !== undefined;
+  }
+
+  async *push(chunk: StreamChunk): AsyncGenerator<Result> {
+    const bytes = bytesOfChunk(chunk);
+    for (let at = 0; at < bytes.length; ) {
+      const part = bytes.subarray(at, at + this.#window.length - this.#filled);
+      this.#window.set(part, this.#filled);
+      this.#filled += part.length;
+      at += part.length;
+      if (this.#filled === this.#window.length) yield* this.#run();
+    }
+    if (!this.#whole) yield* this.#run();
+  }
+
+  async *end(): AsyncGenerator<Result> {
+    const left = this.#filled % this.#tokenBytes;
+    if (left > 0) {
+      throw new LinrecError(
+        "shape-mismatch",
+        `The stream ended within a token: ${left} bytes are left, and a token is ${this.#tokenBytes} (${this.#tokenBytes / 4} float32). The source was cut short, or is of another width.`,
+      );
+    }
+    yield* this.#run();
+  }
+
+  /** Forwards the whole tokens, and keeps the rest for the next window. */
+  async *#run(): AsyncGenerator<Result> {
+    const whole = this.#filled - (this.#filled % this.#tokenBytes);
+    if (whole === 0) return;
+    const result = await this.#forward(new Float32Array(this.#window.buffer, 0, whole / 4));
+    this.#window.copyWithin(0, whole, this.#filled);
+    this.#filled -= whole;
+    yield result;
+  }
+}
+
+/** Pulls chunks only when results are wanted; whoever stops early, or a signal, also closes the source. */
+export async function* readThrough<Result>(
+  source: StreamSource,
+  feed: Feed<Result>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Result, void> {
+  const chunks = iterate(source);
+  try {
+    for (;;) {
+      const { done, value } = await untilStopped(chunks.next(), signal);
+      if (done) break;
+      yield* feed.push(value);
+    }
+    yield* feed.end();
+  } finally {
+    // A source that is still waiting for a chunk closes after that, so an abort does not wait for it.
+    const closed = Promise.resolve(chunks.return?.()).catch(() => {});
+    if (!signal?.aborted) await closed;
+  }
+}
+
+/** The same as a TransformStream, whose back-pressure is its own. */
+export function transformThrough<Result>(feed: Feed<Result>): TransformStream<StreamChunk, Result> {
+  type Controller = TransformStreamDefaultController<Result>;
+  const enqueue = async (results: AsyncGenerator<Result>, controller: Controller) => {
+    for await (const result of results) controller.enqueue(result);
+  };
+  return new TransformStream({
+    transform: (chunk, controller) => enqueue(feed.push(chunk), controller),
+    flush: (controller) => enqueue(feed.end(), controller),
+  });
+}
+
+async function untilStopped<T>(work: Promise<T> | T, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  try {
+    return await untilAborted(Promise.resolve(work), signal);
+  } catch (error) {
+    throw signal.aborted ? abortedError(signal) : error;
+  }
+}
+
+type Chunks = AsyncIterator<StreamChunk> | Iterator<StreamChunk>;
+
+function iterate(source: StreamSource): Chunks {
+  if (ArrayBuffer.isView(source) || /ArrayBuffer$/.test(typeName(source)))
+    return [source as StreamChunk][Symbol.iterator]();
+  const given = Object(source) as AsyncIterable<StreamChunk> &
+    Iterable<StreamChunk> &
+    ReadableStream<StreamChunk>;
+  // Before its iterator, which Safari lacks, and which would not close while a chunk is waited for.
+  if (given.getReader) return iterateReader(given.getReader());
+  if (given[Symbol.asyncIterator]) return given[Symbol.asyncIterator]();
+  if (typeof source === "object" && given[Symbol.iterator]) return given[Symbol.iterator]();
+  throw new LinrecError(
+    "invalid-argument",
+    `source must be a ReadableStream, an (async) iterable of chunks, or a chunk; got ${typeName(source)}.`,
+  );
+}
+
+function iterateReader(reader: ReadableStreamDefaultReader<StreamChunk>): AsyncIterator<StreamChunk> {
+  return {
+    next: () => reader.read() as Promise<IteratorResult<StreamChunk>>,
+    return: async () => {
+      await reader.cancel();
+      reader.releaseLock();
+      return { done: true, value: undefined };
+    },
+  };
+}
+
+/** Only what holds float32: a Float64Array's bytes would be taken for other numbers. */
+function bytesOfChunk(chunk: StreamChunk): Uint8Array {
+  if (!/^(Float32Array|Uint8Array|DataView|(Shared)?ArrayBuffer)$/.test(typeName(chunk))) {
+    throw new LinrecError(
+      "wrong-dtype",
+      `A chunk must be a Float32Array, or the bytes of one (Uint8Array, DataView, ArrayBuffer); got ${typeName(chunk)}.`,
+    );
+  }
+  return bytesOf(chunk);
+}

@@ -1,0 +1,279 @@
+/** forwardStream: one forward over chunks as they come, on the CPU bit for bit, wherever they are cut. */
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  createEngine,
+  type Engine,
+  type ForwardResult,
+  type Lru,
+  type LruCache,
+  type Model,
+  type StreamChunk,
+  type StreamSource,
+  writeSafetensors,
+} from "../src/index.js";
+import { expectSameBits, expectSameState } from "./support/bits.js";
+import { loadGolden } from "./support/golden.js";
+import { detached, errorOf, expectLinrecError, type Misuse, wrong } from "./support/misuse.js";
+import { floats, hardParams } from "./support/problems.js";
+import { join } from "./support/sequences.js";
+
+const [dModel, dState, seqLen] = [3, 5, 311];
+
+let engine: Engine;
+let lru: Lru;
+const x = floats(seqLen * dModel, 1);
+const bytes = new Uint8Array(x.buffer as ArrayBuffer);
+let whole: ForwardResult<LruCache>;
+
+beforeAll(async () => {
+  engine = await createEngine({ backend: "wasm", threads: 2 });
+  lru = await engine.lru(hardParams(dModel, dState, 1));
+  whole = await lru.forward(x);
+});
+afterAll(() => engine.dispose());
+
+async function collect<T>(results: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const result of results) all.push(result);
+  return all;
+}
+
+function expectWhole(results: ForwardResult<LruCache>[], what: string): void {
+  const pieces = results.map(({ y }) => y);
+  expectSameBits(join(pieces, 1), whole.y, what);
+  expectSameState([lru, results.at(-1)?.state as LruCache], [lru, whole.state], what);
+}
+
+/** The bytes of x in pieces of the given sizes, over and over. */
+function* pieces(sizes: readonly number[], of = bytes): Generator<Uint8Array> {
+  for (let at = 0, i = 0; at < of.length; i++) {
+    const size = sizes[i % sizes.length] as number;
+    yield of.slice(at, at + size);
+    at += size;
+  }
+}
+
+function readable(chunks: Iterable<StreamChunk>): ReadableStream<StreamChunk> {
+  const iterator = chunks[Symbol.iterator]();
+  return new ReadableStream({
+    pull(controller) {
+      const { done, value } = iterator.next();
+      if (done) controller.close();
+      else controller.enqueue(value);
+    },
+  });
+}
+
+async function* slowly(chunks: Iterable<StreamChunk>): AsyncGenerator<StreamChunk> {
+  for (const chunk of chunks) {
+    await Promise.resolve();
+    yield chunk;
+  }
+}
+
+describe("exact, wherever it is cut", () => {
+  test("in chunks of any numbers of bytes, on windows of any number of tokens", () =>
+    fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.integer({ min: 1, max: 997 }), { minLength: 1, maxLength: 7 }),
+        fc.option(fc.integer({ min: 1, max: 400 }), { nil: undefined }),
+        async (sizes, tokens) => {
+          const results = await collect(lru.forwardStream(pieces(sizes), { tokens }));
+          expectWhole(results, `chunks of ${sizes} bytes`);
+          if (tokens === undefined) return;
+          for (const { y } of results.slice(0, -1)) expect(y.length).toBe(tokens * dModel);
+        },
+      ),
+      { numRuns: 40 },
+    ));
+
+  const cut = [100, 4, 1, 7, 12];
+  const sources: readonly (readonly [string, () => StreamSource])[] = [
+    ["one array", () => x],
+    ["one buffer", () => x.buffer],
+    ["a list", () => [x.subarray(0, 4), x.subarray(4)]],
+    [
+      "floats and bytes in turn",
+      () => [x.subarray(0, 4), new DataView(x.buffer, 16, 20), bytes.subarray(36)],
+    ],
+    ["an async generator", () => slowly(pieces(cut))],
+    ["a ReadableStream", () => readable(pieces(cut))],
+    ["a response's body", () => new Response(bytes).body as ReadableStream<Uint8Array>],
+    ["a Blob's stream", () => new Blob([bytes]).stream()],
+  ];
+  test.each(sources)("from %s", async (name, source) => {
+    expectWhole(await collect(lru.forwardStream(source())), name);
+  });
+
+  test("as a TransformStream", async () => {
+    for (const tokens of [undefined, 1, 64, 1000]) {
+      const chain = readable(pieces(cut)).pipeThrough(lru.forwardTransform({ tokens }));
+      const results: ForwardResult<LruCache>[] = [];
+      for (const reader = chain.getReader(); ; ) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        results.push(value);
+      }
+      expectWhole(results, `${tokens} tokens`);
+    }
+  });
+
+  test("a chunk larger than a window is answered in several pieces", async () => {
+    const long = floats(300_000 * dModel, 2);
+    const [results, { y }] = [await collect(lru.forwardStream(long)), await lru.forward(long)];
+    expect(results.length).toBeGreaterThan(2);
+    expectSameBits(
+      join(
+        results.map((piece) => piece.y),
+        1,
+      ),
+      y,
+      "y",
+    );
+  });
+
+  test("from a state, which stays as it is", async () => {
+    const { state } = await lru.forward(x.subarray(0, 100 * dModel));
+    const before = state.clone();
+    const stream = lru.forwardStream(x.subarray(100 * dModel), { state });
+    lru.stepSync(x.subarray(0, dModel), state); // too late to matter
+    const [result] = await collect(stream);
+    expectSameBits(result?.y as Float32Array, whole.y.subarray(100 * dModel), "y");
+    expectSameState([lru, result?.state as LruCache], [lru, whole.state], "state");
+    expect(before.get()).not.toEqual(state.get());
+  });
+
+  test.each(["ml_cls_01_mean_prenorm", "ml_cls_03_last"])("%s says what it thinks so far", async (name) => {
+    const { checkpoint, spec } = await loadGolden(name);
+    const model: Model = await engine.model(writeSafetensors(checkpoint), spec);
+    const input = floats(41 * model.inputWidth, 3);
+    const results = await collect(
+      model.forwardStream(pieces([50], new Uint8Array(input.buffer as ArrayBuffer))),
+    );
+    let tokens = 0;
+    for (const [i, { y }] of results.entries()) {
+      tokens = Math.floor(Math.min((i + 1) * 50, input.byteLength) / (4 * model.inputWidth));
+      const { y: soFar } = await model.forward(input.slice(0, tokens * model.inputWidth));
+      expectSameBits(y, soFar, `after ${tokens} tokens`);
+    }
+    expect(tokens).toBe(41);
+  });
+
+  test("nothing comes of nothing", async () => {
+    expect(await collect(lru.forwardStream([]))).toEqual([]);
+    expect(await collect(lru.forwardStream(new Float32Array(0)))).toEqual([]);
+  });
+});
+
+describe("the source", () => {
+  /** Endless; counts what was asked of it. */
+  function endless() {
+    const seen = { pulled: 0, closed: false };
+    async function* source() {
+      try {
+        for (;;) {
+          seen.pulled++;
+          yield x.slice(0, dModel);
+        }
+      } finally {
+        seen.closed = true;
+      }
+    }
+    return { seen, source: source() };
+  }
+
+  test("is read only as results are wanted, and closed when the loop is left", async () => {
+    const { seen, source } = endless();
+    const stream = lru.forwardStream(source);
+    expect(seen.pulled).toBe(0);
+    await stream.next();
+    await Promise.resolve();
+    expect(seen).toEqual({ pulled: 1, closed: false });
+    for await (const { y } of stream) {
+      expect(y.length).toBe(dModel);
+      if (seen.pulled === 5) break;
+    }
+    expect(seen).toEqual({ pulled: 5, closed: true });
+  });
+
+  test("waits for a slow reader of the TransformStream", async () => {
+    let pulled = 0;
+    const source = new ReadableStream<Float32Array>({
+      pull(controller) {
+        pulled++;
+        controller.enqueue(x);
+      },
+    });
+    const reader = source.pipeThrough(lru.forwardTransform()).getReader();
+    await reader.read();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(pulled).toBeLessThan(6);
+    await reader.cancel();
+  });
+
+  test("is closed by a signal, even while it is waited for", async () => {
+    const controller = new AbortController();
+    let cancelled = false;
+    const silent = new ReadableStream<Uint8Array>({
+      cancel() {
+        cancelled = true;
+      },
+    });
+    const next = lru.forwardStream(silent, { signal: controller.signal }).next();
+    setTimeout(() => controller.abort("enough"));
+    expectLinrecError(await errorOf(() => next), "aborted", /AbortSignal/);
+    await Promise.resolve();
+    expect(cancelled).toBe(true);
+  });
+
+  test("passes its own error on", async () => {
+    async function* broken() {
+      yield x;
+      throw new RangeError("the cable is out");
+    }
+    const stream = lru.forwardStream(broken());
+    expect((await stream.next()).done).toBe(false);
+    await expect(stream.next()).rejects.toThrow(new RangeError("the cable is out"));
+  });
+
+  test("that ends within a token says so, after the whole ones", async () => {
+    const stream = lru.forwardStream(bytes.subarray(0, 4 * dModel + 5));
+    expect((await stream.next()).value?.y.length).toBe(dModel);
+    expectLinrecError(
+      await errorOf(() => stream.next()),
+      "shape-mismatch",
+      /5 bytes are left.*12 \(3 float32\)/,
+    );
+  });
+});
+
+const first = (source: unknown) => lru.forwardStream(wrong(source)).next();
+const misuse: readonly Misuse<void>[] = [
+  ["no source", "invalid-argument", /ReadableStream.*undefined/, () => first(undefined)],
+  ["a path", "invalid-argument", /got string/, () => first("x.f32")],
+  ["float64", "wrong-dtype", /Float64Array/, () => first([new Float64Array(3)])],
+  ["numbers", "wrong-dtype", /got number/, () => first([1, 2, 3])],
+  ["text", "wrong-dtype", /got string/, () => first(["1, 2, 3"])],
+  ["detached", "detached", /copy/, () => first([detached(new Float32Array(3))])],
+  ["tokens 0", "invalid-argument", /tokens .* got 0/, () => lru.forwardStream(x, { tokens: 0 })],
+  ["a foreign state", "invalid-argument", /state/, () => lru.forwardStream(x, { state: wrong({}) })],
+  [
+    "a state of two rows",
+    "shape-mismatch",
+    /state has 2 rows/,
+    () => lru.forwardStream(x, { state: lru.allocateInferenceCache(2) }),
+  ],
+  ["an unknown option", "invalid-argument", /"batch"/, () => lru.forwardStream(x, wrong({ batch: 2 }))],
+  [
+    "a backend of no name",
+    "invalid-argument",
+    /backend/,
+    () => lru.forwardTransform({ backend: wrong("gpu") }),
+  ],
+  ["no signal", "invalid-argument", /signal/, () => lru.forwardTransform({ signal: wrong(1) })],
+];
+
+test.each(misuse)("refused: %s", async (_, code, says, call) => {
+  expectLinrecError(await errorOf(() => call()), code, says);
+});
