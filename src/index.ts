@@ -18,6 +18,7 @@ export type { BackendStatus } from "./machine.js";
 export type { ModelSpec } from "./models/architecture.js";
 export { fromLruParams, toLruParams } from "./models/lru.js";
 export type { Model, StageInfo } from "./models/model.js";
+export { type WriteModelOptions, writeModel } from "./models/write.js";
 export type { EngineOptions, FallbackListener } from "./options.js";
 export type { BackendName, LruParams } from "./program.js";
 export type { BackendOption, ForwardOptions, ForwardResult, Progress, StreamOptions } from "./recurrent.js";

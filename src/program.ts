@@ -5,6 +5,7 @@
  * A slot holds [tokens, width] float32 activations. Slot 0 is the input x. All stages are local in time, except
  * `lru` and `pool`, which carry a state from token to token. After a `pool` stage there is one row for each sequence.
  */
+import type { Tensor } from "./io/tensor.js";
 
 export type BackendName = "reference" | "wasm" | "webgpu";
 
@@ -123,6 +124,24 @@ export type Stage =
   | PoolStage
   | LogSoftmaxStage;
 
+/** A tensor of a checkpoint by its own name, dtype and shape, and where its values are now. */
+export interface Origin {
+  readonly name: string;
+  readonly dtype: Tensor["dtype"];
+  readonly shape: readonly number[];
+  /** A stage's own array, not a copy; for an F64 tensor that is not exact in float32, the doubles. */
+  readonly data: Float32Array | Float64Array;
+  /** The order of the tensor's axes in `data`, if it is another. */
+  readonly axes: readonly number[] | undefined;
+}
+
+/** What a program was built from, for the way back. */
+export interface Checkpoint {
+  /** The file's own, and in `linrec` the spec with every option. */
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: readonly Origin[];
+}
+
 export interface Program {
   /** "lru" for a bare layer, else the architecture's name in the checkpoint spec. */
   readonly architecture: string;
@@ -131,6 +150,8 @@ export interface Program {
   readonly stages: readonly Stage[];
   /** The slot that holds y after the last stage. */
   readonly output: number;
+  /** Says nothing about what is computed. */
+  readonly checkpoint?: Checkpoint;
 }
 
 /** Features of one token of x. */

@@ -121,7 +121,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
   readonly inputWidth: number;
   /** Features of one token of y (of one sequence's y, for a model that pools). */
   readonly outputWidth: number;
-  protected readonly program: Program;
+  /** @internal */
+  readonly program: Program;
   readonly #host: Host;
   readonly #prepared: Prepared;
   readonly #layout: StateLayout;

@@ -32,7 +32,7 @@ describe("the architecture", () => {
     ["no params in front", (name: string) => name.replace(/^params\./, "")],
   ])("with %s in the names", async (_, change) => {
     const { checkpoint, program, spec } = await loadGolden("ml_cls_05_batchnorm_eval");
-    expect(buildProgram(rename(checkpoint, change), {}, spec)).toEqual(program);
+    expect(buildProgram(rename(checkpoint, change), {}, spec).stages).toEqual(program.stages);
     expect(buildProgram(rename(checkpoint, change)).architecture).toBe("minimal-lru/classification");
   });
 

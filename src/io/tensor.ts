@@ -134,3 +134,45 @@ function halfToNumber(bits: number): number {
   if (exponent === 31) return fraction ? Number.NaN : sign * Infinity;
   return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1024 + fraction) * 2 ** (exponent - 25);
 }
+
+/** The way back from {@link toFloat32}, exact for values that came from the dtype. F32 is not copied. */
+export function fromFloat32(dtype: Dtype, values: Float32Array | Float64Array): TensorArray {
+  if (dtype === "F32") return values as Float32Array;
+  if (dtype === "F64") return Float64Array.from(values);
+  const bits = new Uint32Array(Float32Array.from(values).buffer);
+  return Uint16Array.from(bits, dtype === "F16" ? toHalf : (word) => word >>> 16);
+}
+
+/** The bits of a float32 that is a binary16 to the bits of that. */
+function toHalf(word: number): number {
+  const sign = (word >>> 16) & 0x8000;
+  const exponent = ((word >>> 23) & 255) - 112;
+  const fraction = word & 0x7fffff;
+  // Below 2^-14 the leading 1, which float32 does not write, becomes a bit of the fraction.
+  return (
+    sign | (exponent > 0 ? (exponent << 10) | (fraction >>> 13) : ((1 << 23) | fraction) >>> (14 - exponent))
+  );
+}
+
+/** Row-major values of `shape` with the axes in another order: of an array [2, 3], axes [1, 0] make its transpose, [3, 2]. */
+export function permute(
+  values: Float32Array,
+  shape: readonly number[],
+  axes: readonly number[],
+): Float32Array {
+  const result = new Float32Array(values.length);
+  const sizes = axes.map((axis) => shape[axis] as number);
+  const strides = axes.map((axis) => elementCount(shape.slice(axis + 1)));
+  const index = sizes.map(() => 0);
+  for (let to = 0, from = 0; to < result.length; to++) {
+    result[to] = values[from] as number;
+    for (let i = axes.length - 1; i >= 0; i--) {
+      const [size, stride] = [sizes[i] as number, strides[i] as number];
+      from += stride;
+      if (++(index[i] as number) < size) break;
+      from -= size * stride;
+      index[i] = 0;
+    }
+  }
+  return result;
+}

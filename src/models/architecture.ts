@@ -2,6 +2,7 @@
 import { LinrecError } from "../errors.js";
 import type { Tensor } from "../io/tensor.js";
 import type { Program } from "../program.js";
+import type { TensorReader } from "./tensors.js";
 
 /** How to read a checkpoint: an architecture's name and its options, each with a default. JSON in `__metadata__.linrec`. */
 export interface ModelSpec {
@@ -25,7 +26,8 @@ export interface Architecture {
   readonly options: readonly OptionName[];
   /** The options when the names of the tensors can be nothing but this architecture, else undefined. */
   infer(tensors: Tensors): Partial<Options> | undefined;
-  build(tensors: Tensors, options: Options): Program;
+  /** Takes every tensor from the reader, and ends with `reader.finish`. */
+  build(reader: TensorReader, options: Options): Program;
 }
 
 interface Rule<T> {

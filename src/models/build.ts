@@ -5,6 +5,7 @@ import type { Program } from "../program.js";
 import { type Architecture, type ModelSpec, resolveOptions } from "./architecture.js";
 import { lrnnxLru } from "./lrnnx.js";
 import { classification, sequenceLayer, stackedEncoder } from "./minimalLru.js";
+import { TensorReader } from "./tensors.js";
 
 /** A new architecture is one more line here. Inference asks in this order. */
 const architectures: readonly Architecture[] = [lrnnxLru, classification, stackedEncoder, sequenceLayer];
@@ -31,7 +32,12 @@ export function buildProgram(
       `There is no architecture "${architecture}"; known are ${knownNames()}.`,
     );
   }
-  return known.build(tensors, resolveOptions(known, options));
+  const resolved = resolveOptions(known, options);
+  const reader = new TensorReader(tensors);
+  const program = known.build(reader, resolved);
+  const full = Object.fromEntries(known.options.map((name) => [name, resolved[name]]));
+  const linrec = JSON.stringify({ architecture, ...full });
+  return { ...program, checkpoint: { metadata: { ...metadata, linrec }, tensors: reader.origins } };
 }
 
 function checkSpec(spec: unknown): ModelSpec {

@@ -3,7 +3,6 @@ import { LinrecError } from "../errors.js";
 import { lruStages } from "../program.js";
 import type { Architecture } from "./architecture.js";
 import { checkLruParams, programOf, takeLru, tensorNames } from "./lru.js";
-import { TensorReader } from "./tensors.js";
 
 const own = ["nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D"];
 
@@ -21,8 +20,8 @@ export const lrnnxLru: Architecture = {
     return exact ? {} : undefined;
   },
 
-  build(tensors) {
-    const prefixes = prefixesOf(tensors.keys());
+  build(reader) {
+    const prefixes = prefixesOf(reader.names());
     if (prefixes.length > 1) {
       const list = prefixes.map((prefix) => `"${prefix}"`).join(", ");
       throw new LinrecError(
@@ -31,7 +30,6 @@ export const lrnnxLru: Architecture = {
       );
     }
     const prefix = prefixes[0] ?? "";
-    const reader = new TensorReader(tensors);
     const program = programOf(takeLru(reader, prefix), prefix.slice(0, -1) || "lru");
     reader.finish("lrnnx/lru");
     for (const stage of lruStages(program)) checkLruParams(stage.params, prefix);

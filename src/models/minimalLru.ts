@@ -4,7 +4,7 @@ import type { Tensor } from "../io/tensor.js";
 import { type DenseStage, lruStages, type Program, type Stage } from "../program.js";
 import type { Architecture, Options } from "./architecture.js";
 import { checkLruParams, takeLru } from "./lru.js";
-import { type Size, TensorReader } from "./tensors.js";
+import type { Size, TensorReader } from "./tensors.js";
 
 type Tensors = ReadonlyMap<string, Tensor>;
 
@@ -16,8 +16,8 @@ export const sequenceLayer: Architecture = {
   name: "minimal-lru/sequence-layer",
   options: ["prenorm", "norm"],
   infer: (tensors) => inferFrom(tensors, "seq.nu_log", "out1.kernel"),
-  build(tensors, options) {
-    const reader = new TensorReader(canonical(tensors));
+  build(reader, options) {
+    reader.rename(canonical);
     const width = reader.size("seq.D", 0);
     const stages = layerStages(reader, "", width, options, { from: 0, to: 1, work: [1, 2, 3] });
     const slots = new Array<number>(4).fill(width ?? 0);
@@ -30,8 +30,8 @@ export const stackedEncoder: Architecture = {
   name: "minimal-lru/stacked-encoder",
   options: ["prenorm", "norm"],
   infer: (tensors) => inferFrom(tensors, "encoder.kernel", "layers_0.seq.nu_log"),
-  build(tensors, options) {
-    const reader = new TensorReader(canonical(tensors));
+  build(reader, options) {
+    reader.rename(canonical);
     return finish(this.name, reader, options, encoderOf(reader, "", options));
   },
 };
@@ -42,9 +42,9 @@ export const classification: Architecture = {
   options: ["prenorm", "norm", "pooling", "multidim"],
   infer: (tensors) =>
     inferFrom(tensors, "decoder.kernel", "encoder.encoder.kernel", "encoder.layers_0.seq.nu_log"),
-  build(tensors, options) {
+  build(reader, options) {
+    reader.rename(canonical);
     const { pooling, multidim } = options;
-    const reader = new TensorReader(canonical(tensors));
     const encoder = encoderOf(reader, "encoder.", options);
     const slots = [...encoder.slots];
     const stages = [...encoder.stages];
@@ -195,21 +195,13 @@ function denseStage(
 }
 
 /** Flax trees are written with "." or "/" between names, and with or without the collection "params" in front. */
-function canonical(tensors: Tensors): Tensors {
-  const result = new Map<string, Tensor>();
-  for (const [name, tensor] of tensors) {
-    const key = name.replaceAll("/", ".").replace(/^params\./, "");
-    if (result.has(key)) {
-      throw new LinrecError("unknown-model", `Two tensors have the name ${key}; "${name}" is the second.`);
-    }
-    result.set(key, tensor);
-  }
-  return result;
+function canonical(name: string): string {
+  return name.replaceAll("/", ".").replace(/^params\./, "");
 }
 
 /** Names tell the norm, for only a batch norm has statistics; they do not tell `prenorm` or `pooling`. */
 function inferFrom(tensors: Tensors, ...required: string[]): Partial<Options> | undefined {
-  const names = [...canonical(tensors).keys()];
+  const names = [...tensors.keys()].map(canonical);
   if (!required.every((name) => names.includes(name))) return undefined;
   return { norm: names.some((name) => name.startsWith("batch_stats.")) ? "batch" : "layer" };
 }

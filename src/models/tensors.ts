@@ -1,6 +1,7 @@
 /** Reads a model's parameters out of a checkpoint, collecting every fault, so that one error can name them all. */
 import { LinrecError } from "../errors.js";
-import { elementCount, showShape, type Tensor, toFloat32 } from "../io/tensor.js";
+import { elementCount, permute, showShape, type Tensor, toFloat32 } from "../io/tensor.js";
+import type { Origin } from "../program.js";
 
 /** Faults of one kind that a message spells out; it counts the rest. */
 const SHOWN = 6;
@@ -10,14 +11,39 @@ export type Size = number | undefined;
 
 const dtypesRead = new Set(["F64", "F32", "F16", "BF16"]);
 
+interface Entry {
+  /** The checkpoint's own name. */
+  readonly name: string;
+  readonly tensor: Tensor;
+}
+
 export class TensorReader {
-  readonly #tensors: ReadonlyMap<string, Tensor>;
+  /** By the name that the architecture knows it under. */
+  #tensors: Map<string, Entry>;
   readonly #taken = new Set<string>();
   readonly #missing: string[] = [];
   readonly #wrong: string[] = [];
+  /** What became of each tensor that was taken: `writeModel` goes the way back from here. */
+  readonly origins: Origin[] = [];
 
   constructor(tensors: ReadonlyMap<string, Tensor>) {
-    this.#tensors = tensors;
+    this.#tensors = new Map([...tensors].map(([name, tensor]) => [name, { name, tensor }]));
+  }
+
+  /** Goes over to an architecture's own spelling of the names. Throws `unknown-model` where two become one. */
+  rename(change: (name: string) => string): void {
+    const renamed = new Map<string, Entry>();
+    for (const [name, entry] of this.#tensors) {
+      const key = change(name);
+      if (renamed.has(key)) {
+        throw new LinrecError(
+          "unknown-model",
+          `Two tensors have the name ${key}; "${entry.name}" is the second.`,
+        );
+      }
+      renamed.set(key, entry);
+    }
+    this.#tensors = renamed;
   }
 
   has(name: string): boolean {
@@ -30,12 +56,17 @@ export class TensorReader {
 
   /** One size of a tensor's shape. */
   size(name: string, axis: number): Size {
-    return this.#tensors.get(name)?.shape[axis];
+    return this.#tensors.get(name)?.tensor.shape[axis];
   }
 
-  /** A copy of a tensor's values, or an empty array after noting what is wrong with it. */
-  take(name: string, shape: readonly Size[]): Float32Array {
-    const tensor = this.#tensors.get(name);
+  /**
+   * A copy of a tensor's values, or an empty array after noting what is wrong with it.
+   * @param shape what the checkpoint's tensor must have, undefined for any size
+   * @param axes the order to put its axes in: [1, 0] makes (in, out) of PyTorch's (out, in). It takes no further memory, as
+   *   a rearranged copy of the result would: the result is what the way back to the checkpoint starts from.
+   */
+  take(name: string, shape: readonly Size[], axes?: readonly number[]): Float32Array {
+    const { tensor, name: own = name } = this.#tensors.get(name) ?? {};
     this.#taken.add(name);
     if (!tensor) {
       this.#missing.push(name);
@@ -52,7 +83,17 @@ export class TensorReader {
     } else if (elementCount(tensor.shape) === 0) {
       this.#wrong.push(`${name} is empty`);
     } else {
-      return this.#finite(name, toFloat32(tensor));
+      const plain = this.#finite(name, toFloat32(tensor));
+      const values = axes ? permute(plain, tensor.shape, axes) : plain;
+      // A double that is no float32 can only be given back by keeping it.
+      const lost = tensor.dtype === "F64" && tensor.data.some((value, i) => value !== plain[i]);
+      this.origins.push({
+        name: own,
+        ...tensor,
+        data: lost ? tensor.data.slice() : values,
+        axes: lost ? undefined : axes,
+      });
+      return values;
     }
     return new Float32Array(0);
   }

@@ -1,0 +1,52 @@
+/** From a layer or model back to a checkpoint. */
+import { LinrecError } from "../errors.js";
+import { writeSafetensors } from "../io/safetensors.js";
+import { fromFloat32, permute, type Tensor, typeName } from "../io/tensor.js";
+import type { Lru } from "../lru.js";
+import { type LruStage, lruStages, type Origin } from "../program.js";
+import { checkOptions } from "../validate.js";
+import { fromLruParams } from "./lru.js";
+import type { Model } from "./model.js";
+
+export interface WriteModelOptions {
+  /** Entries of the file's `__metadata__`, beside those it was read with. `linrec`, the model's spec, is always there. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/**
+ * A layer or model as a .safetensors file: the names, orientation and dtypes of the checkpoint it was read from, bit for
+ * bit, so that the framework it comes from loads it; a layer made from plain parameters under the names of lrnnx. The
+ * metadata entry `linrec` holds the spec: `engine.model` reads the file without one.
+ *
+ * Throws `invalid-argument` for what is no layer or model, and what `writeSafetensors` throws for metadata.
+ */
+export function writeModel(model: Lru | Model, options: WriteModelOptions = {}): Uint8Array<ArrayBuffer> {
+  const program = (model as Partial<Lru> | null | undefined)?.program;
+  if (!program) {
+    const remedy = "Pass what engine.lru or engine.model gave; LruParams go through fromLruParams.";
+    throw new LinrecError(
+      "invalid-argument",
+      `writeModel takes a layer or a model, got ${typeName(model)}. ${remedy}`,
+    );
+  }
+  checkOptions("writeModel's options", options, ["metadata"]);
+  const { architecture, checkpoint } = program;
+  const linrec = checkpoint?.metadata["linrec"] ?? JSON.stringify({ architecture });
+  const tensors = checkpoint
+    ? checkpoint.tensors.map((origin): [string, Tensor] => [origin.name, restore(origin)])
+    : fromLruParams((lruStages(program)[0] as LruStage).params);
+  return writeSafetensors(tensors, { ...checkpoint?.metadata, ...options.metadata, linrec });
+}
+
+function restore({ dtype, shape, data, axes }: Origin): Tensor {
+  let values = data;
+  if (axes) {
+    const inverse = axes.map((_, axis) => axes.indexOf(axis));
+    values = permute(
+      data as Float32Array,
+      axes.map((axis) => shape[axis] as number),
+      inverse,
+    );
+  }
+  return { dtype, shape, data: fromFloat32(dtype, values) } as Tensor;
+}
