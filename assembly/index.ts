@@ -5,6 +5,7 @@ export { batchNorm } from "./batchNorm";
 export { carryScan } from "./carryScan";
 export { copyRows } from "./copyRows";
 export { dense } from "./dense";
+export { embedding } from "./embedding";
 export { gelu } from "./gelu";
 export { glu } from "./glu";
 export { layerNorm } from "./layerNorm";

@@ -21,7 +21,14 @@ export type { Model, StageInfo } from "./models/model.js";
 export { type WriteModelOptions, writeModel } from "./models/write.js";
 export type { EngineOptions, FallbackListener } from "./options.js";
 export type { BackendName, LruParams } from "./program.js";
-export type { BackendOption, ForwardOptions, ForwardResult, Progress, StreamOptions } from "./recurrent.js";
+export type {
+  BackendOption,
+  ForwardOptions,
+  ForwardResult,
+  Input,
+  Progress,
+  StreamOptions,
+} from "./recurrent.js";
 export type { Candidate, Plan } from "./scheduler.js";
 export type { SelfTestReport, SelfTestResult } from "./selfTest.js";
 export type { StreamChunk, StreamSource } from "./stream.js";

@@ -2,7 +2,8 @@
  * A model as data: a list of stages over named buffers ("slots"). Every backend runs programs and nothing else;
  * a new architecture is a new way to build one, not new code in a backend.
  *
- * A slot holds [tokens, width] float32 activations. Slot 0 is the input x. All stages are local in time, except
+ * A slot holds [tokens, width] float32 activations. Slot 0 is the input x: where an `embedding` comes first, it has one
+ * int32 token id for each token instead. All stages are local in time, except
  * `lru` and `pool`, which carry a state from token to token. After a `pool` stage there is one row for each sequence.
  */
 import type { Tensor } from "./io/tensor.js";
@@ -38,6 +39,16 @@ interface StageBase {
   readonly src: number;
   /** The slot it writes. Equal to `src` only for stages that work element by element or row by row. */
   readonly dst: number;
+}
+
+/** dst = table[src]: the first stage of a program whose x are token ids. src is slot 0, of width 1. */
+export interface EmbeddingStage extends StageBase {
+  readonly kind: "embedding";
+  readonly width: number;
+  /** Rows of the table: ids are 0 to vocabulary - 1. */
+  readonly vocabulary: number;
+  /** [vocabulary, width] row-major */
+  readonly table: Float32Array;
 }
 
 /** h[t] = lambda * h[t-1] + B_norm u[t]; y[t] = Re(C h[t]) + D * u[t]. dst differs from src. */
@@ -114,6 +125,7 @@ export interface LogSoftmaxStage extends StageBase {
 }
 
 export type Stage =
+  | EmbeddingStage
   | LruStage
   | DenseStage
   | LayerNormStage
@@ -154,7 +166,12 @@ export interface Program {
   readonly checkpoint?: Checkpoint;
 }
 
-/** Features of one token of x. */
+/** How many token ids x may hold, of a program that reads ids; undefined where x is float32. */
+export function vocabularyOf({ stages: [first] }: Program): number | undefined {
+  return first?.kind === "embedding" ? first.vocabulary : undefined;
+}
+
+/** Features of one token of x, 1 for a token id. */
 export function inputWidth(program: Program): number {
   return slotWidth(program, 0);
 }

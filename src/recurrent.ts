@@ -9,7 +9,15 @@ import { LinrecError, messageOf } from "./errors.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
 import { typeName } from "./io/tensor.js";
-import { type BackendName, inputWidth, lruStages, outputWidth, type Program, poolOf } from "./program.js";
+import {
+  type BackendName,
+  inputWidth,
+  lruStages,
+  outputWidth,
+  type Program,
+  poolOf,
+  vocabularyOf,
+} from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { type Stop, throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
@@ -20,11 +28,15 @@ import {
   checkFinite,
   checkFloat32,
   checkFunction,
+  checkInt32,
   checkOptions,
   show,
 } from "./validate.js";
 
 export type BackendOption = "auto" | BackendName | readonly BackendName[];
+
+/** What a model reads: features, or token ids where its first stage is an embedding. */
+export type Input = Float32Array | Int32Array;
 
 /** Tokens read so far, of all the rows together. */
 export interface Progress {
@@ -81,7 +93,7 @@ export interface Prepared {
 }
 
 export interface Stepper {
-  /** x [batch, inputWidth] -> y [batch, outputWidth], advancing `state` in place. */
+  /** x [batch, inputWidth], token ids as their bits -> y [batch, outputWidth], advancing `state` in place. */
   step(x: Float32Array, y: Float32Array, state: State): void;
 }
 
@@ -117,12 +129,14 @@ const streamOptionNames = ["state", "tokens", "backend", "signal"];
 const TYPICAL_SEQ_LEN = 4096;
 
 export abstract class Recurrent<Cache extends AnyCache> {
-  /** Features of one token of x. */
+  /** Features of one token of x; 1 where x are token ids. */
   readonly inputWidth: number;
   /** Features of one token of y (of one sequence's y, for a model that pools). */
   readonly outputWidth: number;
   /** @internal */
   readonly program: Program;
+  /** How many token ids there are, 0 to vocabulary - 1, for a model that reads ids; undefined for one that reads features. */
+  readonly vocabulary: number | undefined;
   readonly #host: Host;
   readonly #prepared: Prepared;
   readonly #layout: StateLayout;
@@ -136,6 +150,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.program = prepared.program;
     this.inputWidth = inputWidth(prepared.program);
     this.outputWidth = outputWidth(prepared.program);
+    this.vocabulary = vocabularyOf(prepared.program);
     this.#layout = stateLayout(prepared.program);
   }
 
@@ -163,33 +178,34 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /**
    * Reads whole sequences: x [batch, seqLen, inputWidth] float32 -> y [batch, seqLen, outputWidth], or [batch,
-   * outputWidth] of a model that pools, and the state after the last token.
+   * outputWidth] of a model that pools, and the state after the last token. A model with a `vocabulary` reads token ids:
+   * x Int32Array [batch, seqLen], checked as far as each row is read.
    *
    * Rejects with `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite`, `foreign-cache` before
    * any work is done, and with `aborted`, `disposed`, `backend-unavailable`, `gpu-failed`, `worker-failed`, `timeout`,
    * `out-of-memory` later.
    */
-  async forward(x: Float32Array, options: ForwardOptions<Cache> = {}): Promise<ForwardResult<Cache>> {
+  async forward(x: Input, options: ForwardOptions<Cache> = {}): Promise<ForwardResult<Cache>> {
     this.#checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
     const { signal, onProgress } = options;
     if (options.state !== undefined) this.#checkCache("state", options.state);
     const batch = options.batch === undefined ? (options.state?.batch ?? 1) : options.batch;
     checkCount("batch", batch, 0);
-    checkFloat32("x", x);
+    const values = this.#values("x", x);
     const seqLen = this.#seqLen(x, batch);
     const lengths = checkLengths(options.lengths, batch, seqLen);
     this.#checkPooled(lengths);
-    const y = this.#output(x, batch, seqLen, options.out);
+    const y = this.#output(values, batch, seqLen, options.out);
     const initial = this.#initialState(options.state, batch);
     checkFunction("onProgress", onProgress);
     checkSignal(signal);
     if (options.backend !== undefined) checkBackendOption(options.backend);
-    if (this.#host.nonFinite === "reject") checkFinite("x", x);
+    this.#checkValues("x", x, seqLen, lengths);
     throwIfAborted(signal);
     const total = batch * seqLen;
     const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
-    const job = { batch, seqLen, lengths, x, y, state: initial, signal, onProgress: report };
+    const job = { batch, seqLen, lengths, x: values, y, state: initial, signal, onProgress: report };
     const state = total === 0 ? initial : await this.#host.forward(this.#prepared, job, options.backend);
     return { y, state: this.wrap(state) };
   }
@@ -216,26 +232,26 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   /**
-   * Reads one token of each stream, on the calling thread, at once: xt [cache.batch, inputWidth] -> yt [cache.batch,
+   * Reads one token of each stream, on the calling thread, at once: xt [cache.batch, inputWidth] or ids -> yt [cache.batch,
    * outputWidth], advancing `cache` in place. On the CPU it gives what `forward` gives, bit for bit.
    * @param out where to write yt; a new array if left out
    */
-  stepSync(xt: Float32Array, cache: Cache, out?: Float32Array): Float32Array {
+  stepSync(xt: Input, cache: Cache, out?: Float32Array): Float32Array {
     this.#checkUsable();
     this.#checkCache("cache", cache);
-    this.#checkToken(xt, cache.batch);
+    const values = this.#checkToken(xt, cache.batch);
     const yt = out ?? new Float32Array(cache.batch * this.outputWidth);
-    if (out) this.#checkOut(out, xt, cache.batch, cache.batch * this.outputWidth);
+    if (out) this.#checkOut(out, values, cache.batch, cache.batch * this.outputWidth);
     cache.checkFree();
-    if (cache.batch > 0) this.#prepared.stepper.step(xt, yt, cache.state);
+    if (cache.batch > 0) this.#prepared.stepper.step(values, yt, cache.state);
     return yt;
   }
 
   /** The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster. */
-  async step(xt: Float32Array, cache: Cache): Promise<Float32Array> {
+  async step(xt: Input, cache: Cache): Promise<Float32Array> {
     this.#checkUsable();
     this.#checkCache("cache", cache);
-    this.#checkToken(xt, cache.batch);
+    const x = this.#checkToken(xt, cache.batch);
     const { batch } = cache;
     if (batch === 0 || this.#host.plan("step", this.program, batch, 1).backend !== "webgpu")
       return this.stepSync(xt, cache);
@@ -246,7 +262,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
         batch,
         seqLen: 1,
         lengths,
-        x: xt,
+        x,
         y,
         state: cache.state,
         signal: undefined,
@@ -319,7 +335,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
       );
   }
 
-  #seqLen(x: Float32Array, batch: number): number {
+  #seqLen(x: Input, batch: number): number {
     const token = batch * this.inputWidth;
     const seqLen = batch === 0 ? 0 : Math.floor(x.length / token);
     if (seqLen * token !== x.length) {
@@ -336,8 +352,37 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return seqLen;
   }
 
-  #checkToken(xt: Float32Array, batch: number): void {
-    checkFloat32("xt", xt);
+  /** x as backends take it: the bits of ids are those of a Float32Array. */
+  #values(name: string, x: Input): Float32Array {
+    if (this.vocabulary === undefined) {
+      checkFloat32(name, x);
+      return x;
+    }
+    checkInt32(name, x);
+    return new Float32Array(x.buffer, x.byteOffset, x.length);
+  }
+
+  /** Throws for ids that are none, in what is read of each row; for infinities and NaN, if they are to be refused. */
+  #checkValues(name: string, x: Input, seqLen: number, lengths?: Int32Array): void {
+    const ids = this.vocabulary;
+    if (ids === undefined) {
+      if (this.#host.nonFinite === "reject") checkFinite(name, x as Float32Array);
+      return;
+    }
+    for (let i = 0; i < x.length; i++) {
+      const id = x[i] as number;
+      if (id >= 0 && id < ids) continue;
+      const [row, t] = [Math.floor(i / seqLen), i % seqLen];
+      if (lengths && t >= (lengths[row] as number)) continue;
+      throw new LinrecError(
+        "invalid-argument",
+        `${name}[${i}] (row ${row}, token ${t}) is ${id}; token ids are 0 to ${ids - 1}.`,
+      );
+    }
+  }
+
+  #checkToken(xt: Input, batch: number): Float32Array {
+    const values = this.#values("xt", xt);
     const expected = batch * this.inputWidth;
     if (xt.length !== expected) {
       throw new LinrecError(
@@ -345,7 +390,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
         `xt has ${xt.length} values; one token for each of the cache's ${batch} streams x ${this.inputWidth} features needs ${expected}.`,
       );
     }
-    if (this.#host.nonFinite === "reject") checkFinite("xt", xt);
+    this.#checkValues("xt", xt, 1);
+    return values;
   }
 
   #checkPooled(lengths: Int32Array): void {

@@ -10,6 +10,7 @@ import { LinrecError } from "./errors.js";
 import { macrotask } from "./macrotask.js";
 import {
   type DenseStage,
+  type EmbeddingStage,
   flopsPerToken,
   inputWidth,
   type LayerNormStage,
@@ -19,6 +20,7 @@ import {
   type PoolStage,
   type Program,
   type Stage,
+  vocabularyOf,
 } from "./program.js";
 import { Queue } from "./queue.js";
 import { throwIfAborted } from "./signal.js";
@@ -30,7 +32,7 @@ const BLOCK_FLOPS = 2e6;
 const SLICE_MS = 20;
 
 export interface ReferenceInput {
-  /** [batch, seqLen, inputWidth] */
+  /** [batch, seqLen, inputWidth]; token ids as an Int32Array, or as its bits in a Float32Array */
   readonly x: ArrayLike<number>;
   readonly batch: number;
   readonly seqLen: number;
@@ -155,6 +157,7 @@ interface PoolCell extends Cell {
 class Network {
   /** y has one row for each sequence. */
   readonly pooled: boolean;
+  readonly #readsIds: boolean;
   readonly #tokensPerBlock: number;
   readonly #x: Float64Array;
   readonly #out: Float64Array;
@@ -174,13 +177,18 @@ class Network {
       (this.#pool ? this.#rowCells : this.#tokenCells).push(makeCell(stage, values, slot));
     }
     this.pooled = this.#pool !== undefined;
+    this.#readsIds = vocabularyOf(program) !== undefined;
     this.#tokensPerBlock = Math.max(1, Math.floor(BLOCK_FLOPS / Math.max(1, flopsPerToken(program))));
     this.#x = slotOf(values, 0);
     this.#out = slotOf(values, program.output);
   }
 
   /** Does the job, yielding between blocks the tokens done so far, of batch x seqLen. */
-  *run({ x, y, batch, seqLen, lengths, state }: Sweep): Generator<number, void, void> {
+  *run({ x: given, y, batch, seqLen, lengths, state }: Sweep): Generator<number, void, void> {
+    const x =
+      this.#readsIds && ArrayBuffer.isView(given)
+        ? new Int32Array(given.buffer, given.byteOffset, given.length)
+        : given;
     const xs = this.#x;
     const out = this.#out;
     const pool = this.#pool;
@@ -219,6 +227,8 @@ type Values = readonly Float64Array[];
 function makeCell(stage: Exclude<Stage, PoolStage>, values: Values, slot: StateSlot | undefined): Cell {
   const [src, dst] = [slotOf(values, stage.src), slotOf(values, stage.dst)];
   switch (stage.kind) {
+    case "embedding":
+      return embeddingCell(stage, src, dst);
     case "lru":
       return lruCell(stage, src, dst, slot as StateSlot);
     case "dense":
@@ -246,6 +256,11 @@ function makeCell(stage: Exclude<Stage, PoolStage>, values: Values, slot: StateS
     case "logSoftmax":
       return logSoftmaxCell(stage, src, dst);
   }
+}
+
+function embeddingCell({ table, width }: EmbeddingStage, src: Float64Array, dst: Float64Array): Cell {
+  const rows = wide(table);
+  return elementwise(dst, (j) => at(rows, at(src, 0) * width + j));
 }
 
 function elementwise(dst: Float64Array, value: (j: number) => number): Cell {

@@ -4,10 +4,19 @@ import { arrayClass, isDetached, typeName } from "./io/tensor.js";
 
 /** A Float32Array of any realm, not detached. */
 export function checkFloat32(name: string, value: unknown): asserts value is Float32Array {
-  if (arrayClass(value) !== "Float32Array") {
+  checkArray("Float32Array", "a Float32Array", name, value);
+}
+
+/** Token ids: an Int32Array of any realm, not detached. */
+export function checkInt32(name: string, value: unknown): asserts value is Int32Array {
+  checkArray("Int32Array", "an Int32Array of token ids", name, value);
+}
+
+function checkArray(type: string, what: string, name: string, value: unknown): void {
+  if (arrayClass(value) !== type) {
     throw new LinrecError(
       "wrong-dtype",
-      `${name} must be a Float32Array; got ${typeName(value)}. Use Float32Array.from(...).`,
+      `${name} must be ${what}; got ${typeName(value)}. Use ${type}.from(...).`,
     );
   }
   if (isDetached((value as Float32Array).buffer)) {

@@ -35,6 +35,10 @@ export interface Kernels {
     y: Pointer, yStride: number, x: Pointer, xStride: number, W: Pointer, b: Pointer,
     tokens: number, inWidth: number, outWidth: number,
   ): void;
+  // biome-ignore format: as above
+  embedding(
+    y: Pointer, x: Pointer, table: Pointer, tokens: number, width: number, vocabulary: number,
+  ): void;
   gelu(y: Pointer, x: Pointer, count: number): void;
   glu(y: Pointer, x: Pointer, gate: Pointer, count: number): void;
   // biome-ignore format: as above

@@ -3,7 +3,15 @@
  * All addresses are offsets, from the image's start or the scratch block's, so that any thread can place it anywhere.
  */
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
-import { inputWidth, type LruStage, outputWidth, type Program, poolOf, type Stage } from "../program.js";
+import {
+  inputWidth,
+  type LruStage,
+  outputWidth,
+  type Program,
+  poolOf,
+  type Stage,
+  vocabularyOf,
+} from "../program.js";
 import { CHUNK, groupIndex, type StateLayout, stateLayout } from "../state.js";
 
 interface Slots {
@@ -31,6 +39,7 @@ export type PackedStage =
       readonly loc: number;
       readonly carryIndex: number;
     })
+  | (Slots & { readonly kind: "embedding"; readonly vocabulary: number; readonly table: number })
   | (Slots & {
       readonly kind: "dense";
       readonly inWidth: number;
@@ -76,7 +85,7 @@ export interface Scratch {
 export interface PackedProgram {
   readonly stages: readonly PackedStage[];
   readonly layout: { readonly rowBytes: number; readonly carries: number };
-  /** Width of each slot, padded to a multiple of 4. */
+  /** Width of each slot, padded to a multiple of 4, but for a slot of token ids: 1. */
   readonly slots: readonly number[];
   readonly inputWidth: number;
   readonly outputWidth: number;
@@ -103,6 +112,7 @@ export function packProgram(program: Program): PackedProgram {
   const layout = stateLayout(program);
   const stages = program.stages.map((stage) => packStage(stage, image, layout));
   const slots = program.slots.map(pad4);
+  if (vocabularyOf(program)) slots[0] = 1;
   return {
     stages,
     layout: { rowBytes: layout.rowBytes, carries: layout.slots.length },
@@ -135,6 +145,14 @@ function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): Packe
   switch (stage.kind) {
     case "lru":
       return packLru(stage, image, layout);
+    case "embedding": {
+      const { width, vocabulary } = stage;
+      const padded = pad4(width);
+      const table = new Float32Array(vocabulary * padded);
+      for (let id = 0; id < vocabulary; id++)
+        table.set(stage.table.subarray(id * width, (id + 1) * width), id * padded);
+      return { kind: "embedding", src, dst, vocabulary, table: image.append(table) };
+    }
     case "dense": {
       const { inWidth, outWidth, kernel } = stage;
       const W = image.panels(inWidth, outWidth, (k, o) => kernel[k * outWidth + o] as number);

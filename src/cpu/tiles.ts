@@ -301,6 +301,9 @@ export class TileRunner {
     const x = this.#slot(stage.src);
     const width = this.#width(stage.dst);
     switch (stage.kind) {
+      case "embedding":
+        kernels.embedding(y, x, image + stage.table, rows, width, stage.vocabulary);
+        return;
       case "dense":
         kernels.dense(
           y,

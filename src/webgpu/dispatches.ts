@@ -114,6 +114,13 @@ export function localDispatch(
   const { width } = stage;
   const elementwise = ({ tokens }: Segment): number => Math.ceil((tokens * width) / 64);
   switch (stage.kind) {
+    case "embedding":
+      return {
+        kernel,
+        sizes: [width, stage.vocabulary],
+        arrays: [y, x, stage.table],
+        workgroups: elementwise,
+      };
     case "layerNorm":
       return {
         kernel,

@@ -8,6 +8,7 @@ import add from "./kernels/add.wgsl?raw";
 import batchNorm from "./kernels/batchNorm.wgsl?raw";
 import carryScan from "./kernels/carryScan.wgsl?raw";
 import dense from "./kernels/dense.wgsl?raw";
+import embedding from "./kernels/embedding.wgsl?raw";
 import gelu from "./kernels/gelu.wgsl?raw";
 import glu from "./kernels/glu.wgsl?raw";
 import layerNorm from "./kernels/layerNorm.wgsl?raw";
@@ -21,6 +22,7 @@ const sources = {
   batchNorm,
   carryScan,
   dense,
+  embedding,
   gelu,
   glu,
   layerNorm,
