@@ -82,8 +82,13 @@ export const workerSource: string = ${JSON.stringify(workerSource)};
 `,
 );
 
-const library = await build({ ...bundle, entryPoints: ["src/index.ts"], write: false });
-save("dist/index.js", withBundlerComments(library.outputFiles[0].text));
+for (const [format, path] of [
+  ["esm", "dist/index.js"],
+  ["cjs", "dist/index.cjs"],
+]) {
+  const library = await build({ ...bundle, format, entryPoints: ["src/index.ts"], write: false });
+  save(path, withBundlerComments(library.outputFiles[0].text));
+}
 save("dist/kernels.wasm", kernels.get("baseline"));
 save("dist/comlink.LICENSE", readFileSync("node_modules/comlink/LICENSE")); // bundled, so its licence travels along
 

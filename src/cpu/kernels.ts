@@ -7,7 +7,7 @@ import { createMemory } from "./instantiate.js";
 export type Simd = "relaxed" | "baseline";
 
 /** What a user may give in place of the inlined kernels, where compiling bytes is forbidden. */
-export type WasmSource = WebAssembly.Module | BufferSource | URL | Response;
+export type WasmSource = WebAssembly.Module | ArrayBuffer | ArrayBufferView<ArrayBuffer> | URL | Response;
 
 export interface CompiledKernels {
   readonly module: WebAssembly.Module;

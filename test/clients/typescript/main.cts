@@ -1,0 +1,5 @@
+import linrec = require("linrec");
+
+const engine: Promise<linrec.Engine> = linrec.createEngine({ threads: 0 });
+
+export = engine;

@@ -1,0 +1,18 @@
+import * as linrec from "linrec";
+import { createEngine, type Engine, initLru, type LinrecError, type LruCache } from "linrec";
+// @ts-expect-error: written in JavaScript
+import { forward } from "./forward.mjs";
+
+export async function typed(): Promise<Float32Array> {
+  const engine: Engine = await createEngine({ backend: ["webgpu", "wasm"], simd: "baseline" });
+  const lru = await engine.lru(initLru({ dModel: 2, dState: 3, seed: 1 }));
+  const cache: LruCache = lru.allocateInferenceCache(4);
+  // @ts-expect-error: a cache cannot be a number
+  lru.stepSync(new Float32Array(8), 1);
+  await engine.dispose();
+  return lru.stepSync(new Float32Array(8), cache);
+}
+
+export const code = (error: LinrecError): string => error.code;
+
+console.log(await forward(linrec));
