@@ -15,3 +15,4 @@ export { poolCarry, poolLocal, poolMean, poolStep } from "./pool";
 export { projectHidden } from "./projectHidden";
 export { projectScan } from "./projectScan";
 export { stepScan } from "./stepScan";
+export { timedScan } from "./timedScan";

@@ -12,6 +12,8 @@ export interface ForwardJob {
   readonly seqLen: number;
   /** [batch] tokens to read of each row, 0 <= length <= seqLen */
   readonly lengths: Int32Array;
+  /** [batch, seqLen] for each token Delta, by which lambda becomes lambda^Delta; all 1 if left out */
+  readonly timesteps?: Float32Array | undefined;
   /** [batch, seqLen, inputWidth] */
   readonly x: Float32Array;
   /** [batch, seqLen, outputWidth], or [batch, outputWidth] for a program that pools. Written whole: zeros past a length. */

@@ -203,7 +203,8 @@ export class Engine {
         if (error instanceof Stopped) throw error.cause;
         if (demanded) throw error;
         failed.add(backend);
-        if (backend === "webgpu") this.#machine.giveUp(backend, messageOf(error));
+        const able = !isLinrecError(error) || error.code !== "unsupported";
+        if (backend === "webgpu" && able) this.#machine.giveUp(backend, messageOf(error));
         candidate = next();
         if (!candidate) throw error;
         this.#tell(backend, candidate.backend, messageOf(error));
@@ -284,7 +285,7 @@ export class Engine {
     const oracle = referenceStepper(program);
     // Asked at every step: kernels that turn out to be wrong are not stepped with any more.
     const trusted = () => (this.#machine.wasm ? wasm : undefined) ?? oracle;
-    const stepper: Stepper = { step: (x, y, state) => trusted().step(x, y, state) };
+    const stepper: Stepper = { step: (...args) => trusted().step(...args) };
     return { program, runners, stepper, underWay: new Map() };
   }
 
@@ -338,8 +339,8 @@ function disposedError(): LinrecError {
 /** Where there is no WASM, or only the reference was asked for. */
 function referenceStepper(program: Program): Stepper {
   return {
-    step(x, y, state) {
-      const result = runReference(program, { x, batch: state.batch, seqLen: 1, state });
+    step(x, y, state, timesteps) {
+      const result = runReference(program, { x, batch: state.batch, seqLen: 1, timesteps, state });
       y.set(result.y);
       state.copyFrom(result.state);
     },

@@ -27,6 +27,7 @@ export type {
   ForwardResult,
   Input,
   Progress,
+  StepOptions,
   StreamOptions,
 } from "./recurrent.js";
 export type { Candidate, Plan } from "./scheduler.js";

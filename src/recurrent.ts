@@ -51,6 +51,11 @@ export interface ForwardOptions<Cache> {
   state?: Cache | undefined;
   /** [batch] tokens to read of each row, 0 <= length <= seqLen; the outputs past a length are 0. seqLen if left out. */
   lengths?: ArrayLike<number> | undefined;
+  /**
+   * [batch, seqLen] how far each token is from the one before it, finite and at least 0; all 1 if left out. Every LRU
+   * layer's lambda becomes lambda^Delta for the token. The GPU has none: a forward with them runs on the CPU.
+   */
+  integrationTimesteps?: Float32Array | undefined;
   /** Where to write y: Float32Array of just its size, not overlapping x. A new array if left out. */
   out?: Float32Array | undefined;
   /** For this call: a name is a demand, a list or "auto" falls back. The engine's own setting if left out. */
@@ -74,6 +79,13 @@ export interface StreamOptions<Cache> {
   signal?: AbortSignal | undefined;
 }
 
+export interface StepOptions {
+  /** Where to write yt; a new array if left out. */
+  out?: Float32Array | undefined;
+  /** [batch] as in {@link ForwardOptions}. */
+  integrationTimesteps?: Float32Array | undefined;
+}
+
 export interface ForwardResult<Cache> {
   /** [batch, seqLen, outputWidth], or [batch, outputWidth] of a model that pools */
   readonly y: Float32Array;
@@ -94,7 +106,7 @@ export interface Prepared {
 
 export interface Stepper {
   /** x [batch, inputWidth], token ids as their bits -> y [batch, outputWidth], advancing `state` in place. */
-  step(x: Float32Array, y: Float32Array, state: State): void;
+  step(x: Float32Array, y: Float32Array, state: State, timesteps?: Float32Array): void;
 }
 
 /** The engine, as far as a layer needs it. */
@@ -116,6 +128,7 @@ const forwardOptionNames = [
   "batch",
   "state",
   "lengths",
+  "integrationTimesteps",
   "out",
   "backend",
   "signal",
@@ -196,6 +209,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const seqLen = this.#seqLen(x, batch);
     const lengths = checkLengths(options.lengths, batch, seqLen);
     this.#checkPooled(lengths);
+    const timesteps = options.integrationTimesteps;
+    if (timesteps !== undefined) checkTimesteps(timesteps, lengths, seqLen);
     const y = this.#output(values, batch, seqLen, options.out);
     const initial = this.#initialState(options.state, batch);
     checkFunction("onProgress", onProgress);
@@ -205,7 +220,17 @@ export abstract class Recurrent<Cache extends AnyCache> {
     throwIfAborted(signal);
     const total = batch * seqLen;
     const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
-    const job = { batch, seqLen, lengths, x: values, y, state: initial, signal, onProgress: report };
+    const job = {
+      batch,
+      seqLen,
+      lengths,
+      timesteps,
+      x: values,
+      y,
+      state: initial,
+      signal,
+      onProgress: report,
+    };
     const state = total === 0 ? initial : await this.#host.forward(this.#prepared, job, options.backend);
     return { y, state: this.wrap(state) };
   }
@@ -234,34 +259,27 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /**
    * Reads one token of each stream, on the calling thread, at once: xt [cache.batch, inputWidth] or ids -> yt [cache.batch,
    * outputWidth], advancing `cache` in place. On the CPU it gives what `forward` gives, bit for bit.
-   * @param out where to write yt; a new array if left out
    */
-  stepSync(xt: Input, cache: Cache, out?: Float32Array): Float32Array {
-    this.#checkUsable();
-    this.#checkCache("cache", cache);
-    const values = this.#checkToken(xt, cache.batch);
-    const yt = out ?? new Float32Array(cache.batch * this.outputWidth);
-    if (out) this.#checkOut(out, values, cache.batch, cache.batch * this.outputWidth);
+  stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
+    const { x, y } = this.#checkStep(xt, cache, options);
     cache.checkFree();
-    if (cache.batch > 0) this.#prepared.stepper.step(values, yt, cache.state);
-    return yt;
+    if (cache.batch > 0) this.#prepared.stepper.step(x, y, cache.state, options.integrationTimesteps);
+    return y;
   }
 
   /** The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster. */
-  async step(xt: Input, cache: Cache): Promise<Float32Array> {
-    this.#checkUsable();
-    this.#checkCache("cache", cache);
-    const x = this.#checkToken(xt, cache.batch);
+  async step(xt: Input, cache: Cache, options: StepOptions = {}): Promise<Float32Array> {
+    const { x, y } = this.#checkStep(xt, cache, options);
     const { batch } = cache;
     if (batch === 0 || this.#host.plan("step", this.program, batch, 1).backend !== "webgpu")
-      return this.stepSync(xt, cache);
+      return this.stepSync(xt, cache, { ...options, out: y });
     return cache.whileLocked(async () => {
-      const y = new Float32Array(batch * this.outputWidth);
       const lengths = new Int32Array(batch).fill(1);
       const job = {
         batch,
         seqLen: 1,
         lengths,
+        timesteps: options.integrationTimesteps,
         x,
         y,
         state: cache.state,
@@ -271,6 +289,20 @@ export abstract class Recurrent<Cache extends AnyCache> {
       cache.state.copyFrom(await this.#host.forward(this.#prepared, job, undefined));
       return y;
     });
+  }
+
+  /** Checks a step's arguments; gives x as the backends take it, and the array to write to. */
+  #checkStep(xt: Input, cache: Cache, options: StepOptions): { x: Float32Array; y: Float32Array } {
+    this.#checkUsable();
+    this.#checkCache("cache", cache);
+    const x = this.#checkToken(xt, cache.batch);
+    checkOptions("step's options", options, ["out", "integrationTimesteps"]);
+    const { out, integrationTimesteps } = options;
+    const size = cache.batch * this.outputWidth;
+    if (out !== undefined) this.#checkOut(out, x, cache.batch, size);
+    if (integrationTimesteps !== undefined)
+      checkTimesteps(integrationTimesteps, new Int32Array(cache.batch).fill(1), 1);
+    return { x, y: out ?? new Float32Array(size) };
   }
 
   /** A cache of zeros for `batch` streams (1). */
@@ -495,6 +527,28 @@ function checkLengths(lengths: ArrayLike<number> | undefined, batch: number, seq
     }
   }
   return Int32Array.from(lengths);
+}
+
+/** [batch, seqLen] float32, finite and at least 0 for every token that is read */
+function checkTimesteps(timesteps: Float32Array, lengths: Int32Array, seqLen: number): void {
+  const name = "integrationTimesteps";
+  checkFloat32(name, timesteps);
+  if (timesteps.length !== lengths.length * seqLen) {
+    throw new LinrecError(
+      "shape-mismatch",
+      `${name} has ${timesteps.length} values; batch ${lengths.length} x seqLen ${seqLen} needs one for each token.`,
+    );
+  }
+  for (const [row, length] of lengths.entries()) {
+    for (let i = row * seqLen; i < row * seqLen + length; i++) {
+      const value = timesteps[i] as number;
+      if (value >= 0 && value < Number.POSITIVE_INFINITY) continue;
+      throw new LinrecError(
+        "invalid-argument",
+        `${name}[${i}] is ${value}; it must be finite and at least 0.`,
+      );
+    }
+  }
 }
 
 function checkSignal(signal: unknown): void {

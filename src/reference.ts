@@ -38,6 +38,8 @@ export interface ReferenceInput {
   readonly seqLen: number;
   /** [batch] tokens to read of each row, 0 <= length <= seqLen; all of them if left out */
   readonly lengths?: ArrayLike<number>;
+  /** [batch, seqLen] for each token Delta, by which lambda becomes lambda^Delta; all 1 if left out */
+  readonly timesteps?: ArrayLike<number> | undefined;
   /** The initial state, read and left as it is; zeros if left out. */
   readonly state?: State;
 }
@@ -66,7 +68,8 @@ export function runReference(program: Program, input: ReferenceInput): Reference
   const state = input.state?.clone() ?? new State(stateLayout(program), batch);
   const network = new Network(program);
   const y = new Float64Array(batch * (network.pooled ? 1 : seqLen) * outputWidth(program));
-  for (const _done of network.run({ x, y, batch, seqLen, lengths, state }));
+  const { timesteps } = input;
+  for (const _done of network.run({ x, y, batch, seqLen, lengths, timesteps, state }));
   return { y, state };
 }
 
@@ -135,13 +138,14 @@ interface Sweep {
   readonly batch: number;
   readonly seqLen: number;
   readonly lengths: ArrayLike<number>;
+  readonly timesteps?: ArrayLike<number> | undefined;
   readonly state: State;
 }
 
 /** One stage over the slots of one token. */
 interface Cell {
-  /** Takes the current token through the stage. */
-  apply(): void;
+  /** Takes the current token through the stage; `delta` is its timestep. */
+  apply(delta: number): void;
   /** Starts a row of the batch from the state; a cell that carries nothing has none. */
   load?(state: State, row: number): void;
   /** Stores what the row has come to. */
@@ -184,7 +188,7 @@ class Network {
   }
 
   /** Does the job, yielding between blocks the tokens done so far, of batch x seqLen. */
-  *run({ x: given, y, batch, seqLen, lengths, state }: Sweep): Generator<number, void, void> {
+  *run({ x: given, y, batch, seqLen, lengths, timesteps, state }: Sweep): Generator<number, void, void> {
     const x =
       this.#readsIds && ArrayBuffer.isView(given)
         ? new Int32Array(given.buffer, given.byteOffset, given.length)
@@ -202,8 +206,9 @@ class Network {
       for (let t = 0; t < length; t++) {
         const token = row * seqLen + t;
         for (let j = 0; j < xs.length; j++) xs[j] = x[token * xs.length + j] as number;
-        for (const cell of this.#tokenCells) cell.apply();
-        if (pool) pool.apply();
+        const delta = timesteps?.[token] ?? 1;
+        for (const cell of this.#tokenCells) cell.apply(delta);
+        if (pool) pool.apply(delta);
         else y.set(out, token * out.length);
         if (--left === 0) {
           left = this.#tokensPerBlock;
@@ -215,7 +220,7 @@ class Network {
       state.restartRow(row, count);
       if (pool) {
         pool.emit(count);
-        for (const cell of this.#rowCells) cell.apply();
+        for (const cell of this.#rowCells) cell.apply(1);
         y.set(out, row * out.length);
       }
     }
@@ -274,10 +279,19 @@ function elementwise(dst: Float64Array, value: (j: number) => number): Cell {
 /** h = lambda h + exp(gammaLog) (BRe + i BIm) u; y = Re((CRe + i CIm) h) + D u (arXiv 2303.06349, equations 2 and 3). */
 function lruCell(stage: LruStage, u: Float64Array, y: Float64Array, slot: StateSlot): Cell {
   const { dModel, dState, params } = stage;
-  const radius = Float64Array.from(params.nuLog, (nuLog) => Math.exp(-Math.exp(nuLog)));
   const angle = params.theta ? wide(params.theta) : wide(params.thetaLog ?? []).map(Math.exp);
-  const lambdaRe = radius.map((r, n) => r * Math.cos(at(angle, n)));
-  const lambdaIm = radius.map((r, n) => r * Math.sin(at(angle, n)));
+  const lambdaRe = new Float64Array(dState);
+  const lambdaIm = new Float64Array(dState);
+  let lambdaOf = Number.NaN;
+  /** lambda^delta = exp(delta log lambda); lambda^0 is 1, even of lambda = 0. */
+  const setLambda = (delta: number) => {
+    lambdaOf = delta;
+    for (let n = 0; n < dState; n++) {
+      const r = delta === 0 ? 1 : Math.exp(-delta * Math.exp(params.nuLog[n] as number));
+      lambdaRe[n] = r * Math.cos(delta * at(angle, n));
+      lambdaIm[n] = r * Math.sin(delta * at(angle, n));
+    }
+  };
   const gamma = wide(params.gammaLog).map(Math.exp);
   const bRe = wide(params.BRe).map((b, i) => b * at(gamma, Math.floor(i / dModel)));
   const bIm = wide(params.BIm).map((b, i) => b * at(gamma, Math.floor(i / dModel)));
@@ -293,7 +307,8 @@ function lruCell(stage: LruStage, u: Float64Array, y: Float64Array, slot: StateS
       hIm.set(h.im);
     },
     save: (state, row) => state.write(slot, row, hRe, hIm),
-    apply() {
+    apply(delta) {
+      if (delta !== lambdaOf) setLambda(delta);
       for (let n = 0; n < dState; n++) {
         let re = 0;
         let im = 0;

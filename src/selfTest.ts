@@ -154,11 +154,12 @@ export function linearLimit(
   batch: number,
   seqLen: number,
   state?: State,
+  timesteps?: Float32Array,
 ): number {
   const program = programOf(params, "lru");
-  const expected = runReference(program, { x, batch, seqLen, ...(state ? { state } : {}) }).y;
+  const expected = runReference(program, { x, batch, seqLen, timesteps, ...(state ? { state } : {}) }).y;
   return Math.max(
-    2 * relativeError(sequentialFloat32(params, x, batch, seqLen, state), expected),
+    2 * relativeError(sequentialFloat32(params, x, batch, seqLen, state, timesteps), expected),
     8 * 2 ** -24,
   );
 }
@@ -170,6 +171,7 @@ export function sequentialFloat32(
   batch: number,
   seqLen: number,
   state?: State,
+  timesteps?: Float32Array,
 ): Float32Array {
   const [dModel, dState] = [params.D.length, params.nuLog.length];
   const B = normalizedB(params);
@@ -183,13 +185,14 @@ export function sequentialFloat32(
     const im = Float32Array.from({ length: dState }, (_, n) => initial?.im[n] ?? 0);
     for (let t = 0; t < seqLen; t++) {
       const at = (row * seqLen + t) * dModel;
+      const delta = timesteps?.[row * seqLen + t] ?? 1;
       for (let n = 0; n < dState; n++) {
         let [bre, bim] = [0, 0];
         for (let k = 0; k < dModel; k++) {
           bre = round(bre + round((B.re[n * dModel + k] as number) * (x[at + k] as number)));
           bim = round(bim + round((B.im[n * dModel + k] as number) * (x[at + k] as number)));
         }
-        const [lr, li] = [round(powerRe(eigen, n, 1)), round(powerIm(eigen, n, 1))];
+        const [lr, li] = [round(powerRe(eigen, n, delta)), round(powerIm(eigen, n, delta))];
         const [hr, hi] = [re[n] as number, im[n] as number];
         re[n] = round(round(lr * hr) - round(li * hi)) + bre;
         im[n] = round(round(lr * hi) + round(li * hr)) + bim;

@@ -145,9 +145,22 @@ export class State {
     this.loc(slot, row).fill(0);
   }
 
-  /** Counts `tokens` more tokens of a row whose carries and locs have been advanced past them. */
-  countTokens(row: number, tokens: number): void {
-    this.k[row] = ((this.k[row] as number) + tokens) % CHUNK;
+  /** Brings what a row's slots hold into their carries alone: k = 0. */
+  settleRow(row: number): void {
+    if (this.k[row] === 0) return; // it is so to the bit
+    for (const slot of this.layout.slots) {
+      const { re, im } = this.read(slot, row);
+      this.write(slot, row, re, im);
+    }
+    this.k[row] = 0;
+  }
+
+  /**
+   * Counts `tokens` more tokens of a row whose carries and locs have been advanced past them.
+   * @param timed the tokens had timesteps, and left everything in the carries
+   */
+  countTokens(row: number, tokens: number, timed = false): void {
+    if (!timed) this.k[row] = ((this.k[row] as number) + tokens) % CHUNK;
     this.count[row] = (this.count[row] as number) + tokens;
   }
 

@@ -165,10 +165,10 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
 
   // biome-ignore format: as above
   const outs: Misuse<Context>[] = [
-    ["out is too short", "shape-mismatch", /out has 7 values; y has 8/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, new Float32Array(7))],
-    ["out is float64", "wrong-dtype", /out must be a Float32Array/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, wrong(new Float64Array(8)))],
-    ["out is detached", "detached", /out is detached/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, detached(new Float32Array(8)))],
-    ["out is xt", "invalid-argument", /overlap/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, xt)],
+    ["out is too short", "shape-mismatch", /out has 7 values; y has 8/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: new Float32Array(7) })],
+    ["out is float64", "wrong-dtype", /out must be a Float32Array/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: wrong(new Float64Array(8)) })],
+    ["out is detached", "detached", /out is detached/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: detached(new Float32Array(8)) })],
+    ["out is xt", "invalid-argument", /overlap/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: xt })],
   ];
   test.each(outs)("stepSync: %s", (...misuse) => refuses(misuse));
 
@@ -210,7 +210,7 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
     const forward = (c: Context) => c.lru.forward(x, { batch, out: c.out, state: c.cache });
     await refuses(["forward", "non-finite", says, forward]);
     const saysT = new RegExp(`xt\\[3\\] is ${value}.*"reject"`);
-    await refuses(["stepSync", "non-finite", saysT, (c) => c.lru.stepSync(xt, c.cache, c.outT)]);
+    await refuses(["stepSync", "non-finite", saysT, (c) => c.lru.stepSync(xt, c.cache, { out: c.outT })]);
     await refuses(["step", "non-finite", saysT, (c) => c.lru.step(xt, c.cache)]);
   });
 

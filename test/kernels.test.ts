@@ -25,6 +25,8 @@ const cpuOnly = [
     "scanChunk",
     "simd",
     "stepScan",
+    "timedLambda",
+    "timedScan",
   ],
 ];
 

@@ -87,7 +87,7 @@ class Worker implements WorkerApi {
     new Uint8Array(this.#memory.buffer).set(span.state, state);
     const runner = this.#runner(loaded, loaded.scratch);
     const { tokens, k0, last } = span;
-    runner.begin({ x, y, tokens, k0, state, last, count: 0 });
+    runner.begin({ x, y, tokens, k0, state, last, count: 0, times: 0 });
     this.#span = { loaded, span, blocks: [x, y, state], y, stage: 0 };
     return this.#reply(runner.local(0));
   }

@@ -26,7 +26,7 @@ export async function measure({ quick, peakKernels }) {
     const x = fillInput(new Float32Array(batch * dModel));
     const out = new Float32Array(x.length);
     const groups = quick ? 50 : batch > 1 ? 500 : 5000;
-    const step = () => layer.stepSync(x, cache, out);
+    const step = () => layer.stepSync(x, cache, { out });
     for (let i = 0; i < groups; i++) step();
     const us = summarize(timeGroups(groups, step));
     const forwardUs = await forwardOfOne(layer, x, batch, out, quick ? 50 : 1000);

@@ -92,6 +92,10 @@ export interface Kernels {
     h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, stateStride: number, ks: Pointer,
     lambda: Pointer, lambdaT: Pointer, powers: Pointer, chunk: number, rows: number, groups: number,
   ): void;
+  // biome-ignore format: as above
+  timedScan(
+    h: Pointer, carry: Pointer, lambda: Pointer, rates: Pointer, dt: Pointer, tokens: number, groups: number,
+  ): void;
 }
 
 /** WASM pages of 64 KiB that a module's memory may grow to: all of 32-bit memory. */

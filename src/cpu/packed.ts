@@ -32,6 +32,8 @@ export type PackedStage =
       readonly lambda: number;
       readonly lambdaT: number;
       readonly powers: number;
+      /** [groups, nu x 4 | high x 4 | low x 4] float64: theta in turns is high + low, high a float32. */
+      readonly rates: number;
       readonly C: number;
       readonly D: number;
       /** Offsets in a row's state block, and which of the program's carries this is. */
@@ -266,6 +268,15 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
       k * groups * 8,
     );
 
+  const rates = new Float64Array(groups * 12);
+  for (let n = 0; n < dState; n++) {
+    const at = 12 * (n >> 2) + (n & 3);
+    const turns = (eigen.theta[n] as number) / (2 * Math.PI);
+    rates[at] = Math.min(eigen.nu[n] as number, 1e300); // infinite where |lambda| = 0, and lambda^0 is 1
+    rates[at + 4] = Math.fround(turns);
+    rates[at + 8] = turns - Math.fround(turns);
+  }
+
   /** Row r of [C_re | -C_im] in the order of h's groups, column o. */
   const c = (r: number, o: number) => {
     const n = (r >> 3) * 4 + (r & 3);
@@ -284,6 +295,7 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     lambda: image.append(lambda),
     lambdaT: image.append(lambdaT),
     powers: image.append(powers),
+    rates: image.append(rates),
     C: image.panels(groups * 8, dModel, c),
     D: image.padded(params.D),
     ...carryOf(stage, layout),

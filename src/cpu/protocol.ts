@@ -28,6 +28,9 @@ export interface Window {
   readonly xRowBytes: number;
   readonly y: number;
   readonly yRowBytes: number;
+  /** Each token's integration timestep, float32; 0 if there are none. */
+  readonly times: number;
+  readonly timesRowBytes: number;
   /** State blocks [rows] of layout.rowBytes */
   readonly states: number;
   /** [rows]: see {@link RowTable} */

@@ -56,7 +56,7 @@ export class WasmRunner implements Runner {
   #ints: Int32Array;
   #doubles: Float64Array;
   /** Made once: a step allocates nothing. */
-  readonly #step: Step = { x: 0, y: 0, rows: 0, states: 0, ks: 0, counts: 0 };
+  readonly #step: Step = { x: 0, y: 0, rows: 0, states: 0, ks: 0, counts: 0, times: 0 };
 
   constructor(backend: RunnerHost, program: Program) {
     this.#backend = backend;
@@ -77,10 +77,12 @@ export class WasmRunner implements Runner {
   async forward(job: ForwardJob): Promise<void> {
     // One token for each row is a step, with none of a forward's preparations.
     if (job.threads === 0 && job.seqLen === 1 && job.lengths.every((length) => length === 1)) {
-      this.step(job.x, job.y, job.state);
+      this.step(job.x, job.y, job.state, job.timesteps);
       job.onProgress?.(job.batch);
       return;
     }
+    if (job.timesteps)
+      for (let row = 0; row < job.batch; row++) if (job.lengths[row]) job.state.settleRow(row);
     return this.#backend.queue.run(() => this.#forward(job));
   }
 
@@ -88,11 +90,15 @@ export class WasmRunner implements Runner {
    * One token for each row, on the calling thread: x [batch, inputWidth], y [batch, outputWidth]; advances `state` in
    * place. The same kernels on a tile of one token, hence the same bits as forward.
    */
-  step(x: Float32Array, y: Float32Array, state: State): void {
+  step(x: Float32Array, y: Float32Array, state: State, timesteps?: Float32Array): void {
     const { inputWidth, outputWidth, layout, tileTokens } = this.packed;
     const { batch, k, count } = state;
     const at = this.#reserveStep(batch);
-    for (let row = 0; row < batch; row++) count[row] = (count[row] as number) + 1;
+    for (let row = 0; row < batch; row++) {
+      count[row] = (count[row] as number) + 1;
+      if (timesteps) state.settleRow(row);
+    }
+    if (timesteps) this.#floats.set(timesteps, at.times / 4);
     this.#floats.set(x, at.x / 4);
     this.#bytes.set(state.bytes, at.states);
     this.#ints.set(k, at.ks / 4);
@@ -105,9 +111,10 @@ export class WasmRunner implements Runner {
       step.states = at.states + first * layout.rowBytes;
       step.ks = at.ks + 4 * first;
       step.counts = at.counts + 8 * first;
+      step.times = timesteps ? at.times + 4 * first : 0;
       this.#runner.step(step);
     }
-    for (let row = 0; row < batch; row++) k[row] = ((k[row] as number) + 1) % CHUNK;
+    if (!timesteps) for (let row = 0; row < batch; row++) k[row] = ((k[row] as number) + 1) % CHUNK;
     y.set(this.#floats.subarray(at.y / 4, at.y / 4 + y.length));
     state.bytes.set(this.#bytes.subarray(at.states, at.states + state.bytes.length));
   }
@@ -120,7 +127,7 @@ export class WasmRunner implements Runner {
     const state = arena.allocate(layout.rowBytes);
     new Float32Array(arena.memory.buffer, x, tokens * inputWidth).fill(0);
     new Uint8Array(arena.memory.buffer, state, layout.rowBytes).fill(0);
-    this.#runner.run({ x, y, tokens, k0: 0, state, last: true, count: tokens });
+    this.#runner.run({ x, y, tokens, k0: 0, state, last: true, count: tokens, times: 0 });
     for (const address of [x, y, state]) arena.free(address);
   }
 
@@ -137,7 +144,9 @@ export class WasmRunner implements Runner {
   }
 
   async #forward(job: ForwardJob): Promise<void> {
-    const threads = Math.min(job.threads, this.#backend.threads);
+    // Without shared memory a span would have to wait for all of the one before it: no work for two.
+    const parallel = this.#backend.shared || !job.timesteps;
+    const threads = parallel ? Math.min(job.threads, this.#backend.threads) : 0;
     const initial = threads > 0 ? job.state.clone() : job.state;
     // Once more on a fresh pool after a fault, then on the calling thread: what fails there too is no worker's fault.
     for (let attempt = 0; attempt < 2 && this.#backend.threads > 0 && threads > 0; attempt++) {
@@ -242,7 +251,7 @@ export class WasmRunner implements Runner {
       const { inputWidth, outputWidth, layout } = this.packed;
       arena.free(this.#area.x);
       const line = (bytes: number) => Math.ceil(bytes / 128) * 128;
-      const sizes = [4 * inputWidth, 4 * outputWidth, layout.rowBytes, 4, 8].map((bytes) =>
+      const sizes = [4 * inputWidth, 4 * outputWidth, layout.rowBytes, 4, 8, 4].map((bytes) =>
         line(batch * bytes),
       );
       let end = arena.allocate(sizes.reduce((sum, bytes) => sum + bytes));
@@ -250,8 +259,15 @@ export class WasmRunner implements Runner {
         end += bytes;
         return end - bytes;
       };
-      const [x, y, states, ks, counts] = sizes.map(take) as [number, number, number, number, number];
-      this.#area = { batch, x, y, states, ks, counts };
+      const [x, y, states, ks, counts, times] = sizes.map(take) as [
+        number,
+        number,
+        number,
+        number,
+        number,
+        number,
+      ];
+      this.#area = { batch, x, y, states, ks, counts, times };
     }
     if (this.#floats.buffer !== arena.memory.buffer) {
       this.#floats = new Float32Array(arena.memory.buffer);
@@ -271,9 +287,10 @@ interface StepArea {
   readonly states: number;
   readonly ks: number;
   readonly counts: number;
+  readonly times: number;
 }
 
-const noStepArea: StepArea = { batch: -1, x: 0, y: 0, states: 0, ks: 0, counts: 0 };
+const noStepArea: StepArea = { batch: -1, x: 0, y: 0, states: 0, ks: 0, counts: 0, times: 0 };
 
 /** The calling thread may be a page's: let it breathe this often during a long forward. */
 const YIELD_MS = 12;

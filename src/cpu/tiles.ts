@@ -18,6 +18,9 @@
  * `local` runs the stages in between. `project` is all of the stage that needs no carry, `commit` the small serial part (a
  * multiply-add for each state and chunk), `apply` what needs the carries. `advance` is project and commit in one pass, faster
  * and the same to the bit. Everything between memory and memory is in the kernels.
+ *
+ * Tokens that are some time apart know no chunks, as no table of powers serves them: their scan is all in `commit`, and
+ * the state has h in its carry alone.
  */
 import { CHUNK } from "../state.js";
 import type { Kernels } from "./instantiate.js";
@@ -39,6 +42,8 @@ export interface Tile {
   last: boolean;
   /** Tokens since the state's origin after the last tile: what a mean pool divides by. */
   count: number;
+  /** [tokens] float32: how far each token is from the one before it, k0 being 0; 0 where all are 1 apart. */
+  times: number;
 }
 
 /** One token of each of some rows, in the memory of the kernels. */
@@ -55,6 +60,8 @@ export interface Step {
   ks: number;
   /** [rows] float64: tokens since each state's origin, this one included */
   counts: number;
+  /** [rows] float32, ks being 0, or 0: as a tile's */
+  times: number;
 }
 
 type Stage<K extends PackedStage["kind"]> = Extract<PackedStage, { kind: K }>;
@@ -109,11 +116,12 @@ export class TileRunner {
   }
 
   /** Reads one token of each row: the operations of {@link run}, stage by stage over all rows, so the same bits. */
-  step({ x, y, rows, states, ks, counts }: Step): void {
+  step({ x, y, rows, states, ks, counts, times }: Step): void {
     this.#place(x, y, rows);
+    const chunk = times === 0 ? CHUNK : 1;
     for (const stage of this.#program.stages) {
-      if (stage.kind === "lru") this.#stepLru(stage, states, ks);
-      else if (stage.kind === "poolMean") this.#stepMean(stage, states, ks, counts);
+      if (stage.kind === "lru") this.#stepLru(stage, states, ks, times);
+      else if (stage.kind === "poolMean") this.#stepMean(stage, states, ks, counts, chunk);
       else if (stage.kind === "poolLast") this.#copyRows(stage, this.#slot(stage.src));
       else this.#runLocal(stage);
     }
@@ -161,9 +169,13 @@ export class TileRunner {
   /** The part of a carrying stage that needs no carry: loc of each token, or a pool's sum of each chunk. */
   project(at: number): void {
     const stage = this.#carryStage(at);
-    const { state, tokens, k0 } = this.#tile;
+    const { state, tokens, k0, times } = this.#tile;
     const x = this.#slot(stage.src);
     const width = this.#width(stage.src);
+    if (times !== 0) {
+      if (stage.kind === "lru") this.#projectRows(stage);
+      return;
+    }
     if (stage.kind === "poolMean") {
       this.#kernels.poolLocal(this.#carries, x, state + stage.loc, tokens, k0, CHUNK, width);
       return;
@@ -180,10 +192,13 @@ export class TileRunner {
   /** Advances the row's state past this tile, after {@link project}: the row's previous tile must have committed the stage. */
   commit(at: number): void {
     const stage = this.#carryStage(at);
-    const { state, tokens, k0 } = this.#tile;
+    const { state, tokens, k0, times } = this.#tile;
     const carry = state + stage.carry;
     const loc = state + stage.loc;
-    if (stage.kind === "lru") {
+    if (times !== 0) {
+      if (stage.kind === "lru") this.#scanTimed(stage, this.#h, carry, times, tokens);
+      else this.#sumTokens(stage, carry, loc, tokens);
+    } else if (stage.kind === "lru") {
       const lambdaT = this.#image + stage.lambdaT;
       this.#kernels.carryScan(this.#carries, carry, loc, this.#h, lambdaT, tokens, k0, CHUNK, stage.groups);
     } else {
@@ -194,7 +209,7 @@ export class TileRunner {
   /** {@link project} and {@link commit} in one: the row's previous tile must have committed the stage. */
   advance(at: number): void {
     const stage = this.#carryStage(at);
-    if (stage.kind === "poolMean") {
+    if (stage.kind === "poolMean" || this.#tile.times !== 0) {
       this.project(at);
       this.commit(at);
       return;
@@ -253,36 +268,65 @@ export class TileRunner {
     );
   }
 
-  #stepLru(stage: Stage<"lru">, states: number, ks: number): void {
-    const { src, dModel, groups } = stage;
-    const image = this.#image;
-    const bytes = 32 * groups;
-    const x = this.#slot(src);
+  /** bu of every row, in the place of h. */
+  #projectRows({ src, B, zeros, dModel, groups }: Stage<"lru">): void {
+    this.#hasHidden = true;
     // The panels of B are those of a dense stage with a column for each part of a state: bu for all rows at once.
-    this.#kernels.dense(
-      this.#h,
-      bytes,
-      x,
-      4 * this.#width(src),
-      image + stage.B,
-      image + stage.zeros,
-      this.#rows,
-      dModel,
-      8 * groups,
-    );
     // biome-ignore format: the kernel's arguments, outputs first
-    this.#kernels.stepScan(
-      this.#h, this.#carries, states + stage.carry, states + stage.loc, this.#program.layout.rowBytes, ks,
-      image + stage.lambda, image + stage.lambdaT, image + stage.powers, CHUNK, this.#rows, groups,
+    this.#kernels.dense(
+      this.#h, 32 * groups, this.#slot(src), 4 * this.#width(src), this.#image + B, this.#image + zeros, this.#rows,
+      dModel, 8 * groups,
     );
+  }
+
+  /** h of `tokens` tokens of a row, in the place of their bu. */
+  #scanTimed({ rates, groups }: Stage<"lru">, h: number, carry: number, times: number, tokens: number): void {
+    this.#kernels.timedScan(h, carry, this.#carries, this.#image + rates, times, tokens, groups);
+  }
+
+  /** Adds tokens to a mean pool's sum one by one: they are chunks of one token. */
+  #sumTokens(stage: Stage<"poolMean">, carry: number, loc: number, tokens: number): void {
+    const width = this.#width(stage.src);
+    const most = this.#program.tileTokens / CHUNK; // sums that there is room for
+    for (let t = 0; t < tokens; t += most) {
+      const count = Math.min(most, tokens - t);
+      const x = this.#slot(stage.src) + 4 * t * width;
+      this.#kernels.poolLocal(this.#carries, x, loc, count, 0, 1, width);
+      this.#kernels.poolCarry(carry, loc, this.#carries, count, 0, 1, width);
+    }
+  }
+
+  #stepLru(stage: Stage<"lru">, states: number, ks: number, times: number): void {
+    const { groups, carry, loc } = stage;
+    const { rowBytes } = this.#program.layout;
+    const image = this.#image;
+    this.#projectRows(stage);
+    if (times !== 0) {
+      for (let row = 0; row < this.#rows; row++) {
+        const h = this.#h + 32 * groups * row;
+        this.#scanTimed(stage, h, states + row * rowBytes + carry, times + 4 * row, 1);
+      }
+    } else {
+      // biome-ignore format: the kernel's arguments, outputs first
+      this.#kernels.stepScan(
+        this.#h, this.#carries, states + carry, states + loc, rowBytes, ks,
+        image + stage.lambda, image + stage.lambdaT, image + stage.powers, CHUNK, this.#rows, groups,
+      );
+    }
     this.#projectOutput(stage);
   }
 
-  #stepMean({ src, dst, carry, loc }: Stage<"poolMean">, states: number, ks: number, counts: number): void {
+  #stepMean(
+    { src, dst, carry, loc }: Stage<"poolMean">,
+    states: number,
+    ks: number,
+    counts: number,
+    chunk: number,
+  ): void {
     // biome-ignore format: the kernel's arguments, outputs first
     this.#kernels.poolStep(
       this.#slot(dst), this.#slot(src), this.#carries, states + carry, states + loc, this.#program.layout.rowBytes, ks, counts,
-      CHUNK, this.#rows, this.#width(src),
+      chunk, this.#rows, this.#width(src),
     );
   }
 

@@ -209,7 +209,7 @@ function finishPool(
   const { runner, program, arena } = host;
   const count = (job.state.count[task.row] as number) + (job.lengths[task.row] as number);
   const state = states + task.row * program.layout.rowBytes;
-  runner.begin({ x: 0, y: temporary, tokens: 0, k0: 0, state, last: true, count });
+  runner.begin({ x: 0, y: temporary, tokens: 0, k0: 0, state, last: true, count, times: 0 });
   runner.local(runner.apply(at));
   return new Float32Array(arena.memory.buffer, temporary, program.outputWidth).slice();
 }

@@ -12,7 +12,7 @@ const SPINS = 2000;
 /** How long to sleep before looking at the stop flag again, in ms. */
 const NAP = 50;
 
-const emptyTile = (): Tile => ({ x: 0, y: 0, tokens: 0, k0: 0, state: 0, last: false, count: 0 });
+const emptyTile = (): Tile => ({ x: 0, y: 0, tokens: 0, k0: 0, state: 0, last: false, count: 0, times: 0 });
 
 /** Runs a whole window on this thread, row after row. */
 export function runWindow(
@@ -115,5 +115,6 @@ function locate(
   tile.state = window.states + row * program.layout.rowBytes;
   tile.last = end === tokens && table.int(row, RowTable.last) === 1;
   tile.count = table.count(row);
+  tile.times = window.times && window.times + row * window.timesRowBytes + 4 * start;
   return true;
 }

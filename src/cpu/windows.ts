@@ -68,6 +68,7 @@ export function clearPastLengths(
 interface Buffers {
   readonly x: number;
   readonly y: number;
+  readonly times: number;
   readonly table: number;
   readonly control: number;
 }
@@ -94,7 +95,8 @@ class Block {
     this.#y = host.addressOf(job.y);
     const xBytes = this.#x === undefined ? 4 * program.inputWidth : 0;
     const yBytes = this.#y === undefined && !program.pooled ? 4 * program.outputWidth : 0;
-    const fitting = WINDOW_BYTES / ((xBytes + yBytes) * rows || 1);
+    const timeBytes = job.timesteps ? 4 : 0;
+    const fitting = WINDOW_BYTES / ((xBytes + yBytes + timeBytes) * rows || 1);
     const heard = job.threads > 0 ? Number.POSITIVE_INFINITY : WINDOW_FLOPS / (host.flopsPerToken * rows);
     const chunks = Math.max(1, Math.floor(Math.min(fitting, heard) / CHUNK));
     this.#span = Math.max(1, Math.min(job.seqLen, chunks * CHUNK));
@@ -102,6 +104,7 @@ class Block {
     const buffers = (): Buffers => ({
       x: this.#allocate(rows * xBytes * this.#span),
       y: this.#allocate(rows * yRow),
+      times: this.#allocate(rows * timeBytes * this.#span),
       table: this.#allocate(rows * RowTable.bytes),
       control: this.#allocate(controlBytes(program.layout.carries, rows)),
     });
@@ -149,7 +152,7 @@ class Block {
     }
     stateBytes.set(this.#memory().subarray(this.#states, this.#states + stateBytes.length));
     for (let row = this.#first; row < this.#first + this.#rows; row++) {
-      state.countTokens(row, lengths[row] as number);
+      state.countTokens(row, lengths[row] as number, this.#job.timesteps !== undefined);
     }
   }
 
@@ -180,7 +183,7 @@ class Block {
   /** Tokens [start, end) of the block's rows: copies x, writes the row table, clears the control block. */
   #copyIn(start: number, end: number, buffers: Buffers): Window {
     const { program, arena } = this.#host;
-    const { x, seqLen, lengths, state } = this.#job;
+    const { x, seqLen, lengths, state, timesteps } = this.#job;
     const { inputWidth, outputWidth, pooled } = program;
     const floats = new Float32Array(arena.memory.buffer);
     const ints = new Int32Array(arena.memory.buffer);
@@ -191,7 +194,7 @@ class Block {
       const row = this.#first + r;
       const length = lengths[row] as number;
       const tokens = Math.max(0, Math.min(length, end) - start);
-      const k0 = ((state.k[row] as number) + start) % CHUNK;
+      const k0 = timesteps ? 0 : ((state.k[row] as number) + start) % CHUNK;
       const entry = buffers.table + r * RowTable.bytes;
       ints[entry / 4 + RowTable.tokens] = tokens;
       ints[entry / 4 + RowTable.k0] = k0;
@@ -205,6 +208,10 @@ class Block {
           x.subarray(from, from + tokens * inputWidth),
           buffers.x / 4 + r * (end - start) * inputWidth,
         );
+      }
+      if (timesteps) {
+        const from = row * seqLen + start;
+        floats.set(timesteps.subarray(from, from + tokens), buffers.times / 4 + r * (end - start));
       }
     }
     ints.fill(
@@ -226,6 +233,8 @@ class Block {
           ? buffers.y
           : this.#y + (pooled ? this.#first : this.#first * seqLen + start) * yToken,
       yRowBytes: pooled ? yToken : yToken * (this.#y === undefined ? end - start : seqLen),
+      times: buffers.times,
+      timesRowBytes: 4 * (end - start),
       states: this.#states,
       table: buffers.table,
       control: buffers.control,

@@ -45,7 +45,13 @@ class GpuRunner implements Runner {
     this.#bounds = { areaBytes: device.maxBinding, totalBytes: scratchBytes, flops: SUBMIT_FLOPS };
   }
 
-  forward(job: ForwardJob): Promise<void> {
+  async forward(job: ForwardJob): Promise<void> {
+    if (job.timesteps) {
+      throw new LinrecError(
+        "unsupported",
+        "integrationTimesteps do not run on the GPU. Leave the backend to auto, or name wasm.",
+      );
+    }
     return this.#device.enqueue(() => this.#run(job));
   }
 
