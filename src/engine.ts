@@ -3,6 +3,7 @@
  * scheduler picks, falling back where that is allowed and never in silence.
  */
 import type { ForwardJob, Runner } from "./backend.js";
+import { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
 import { isLinrecError, LinrecError, messageOf } from "./errors.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
@@ -110,6 +111,18 @@ export class Engine {
       ? await this.#read(source, { architecture: "lrnnx/lru" })
       : lruProgram(source);
     return new Lru(this.#host, this.#prepare(program));
+  }
+
+  /**
+   * A layer that reads each row from both ends, from what {@link lru} takes for either direction, of one dModel.
+   * Rejects as {@link lru} does.
+   */
+  async bidirectional(layers: {
+    forward: LruParams | BytesSource;
+    backward: LruParams | BytesSource;
+  }): Promise<BidirectionalLru> {
+    checkOptions("bidirectional's layers", layers, ["forward", "backward"]);
+    return new BidirectionalLru(await this.lru(layers.forward), await this.lru(layers.backward));
   }
 
   /**

@@ -1,5 +1,6 @@
 /** linrec: Linear Recurrent Units for web and Node. Importing this does no work and needs no DOM. */
 export type { Complex, Discretized, Memory } from "./analysis.js";
+export type { BidirectionalLru, BidirectionalOptions } from "./bidirectional.js";
 export type { HiddenState, LruCache, ModelCache } from "./cache.js";
 export { createEngine, type Engine, type Problem } from "./engine.js";
 export { errorCodes, isLinrecError, LinrecError, type LinrecErrorCode } from "./errors.js";

@@ -124,7 +124,7 @@ export interface Host {
   release(prepared: Prepared): void;
 }
 
-const forwardOptionNames = [
+export const forwardOptionNames = [
   "batch",
   "state",
   "lengths",

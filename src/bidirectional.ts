@@ -1,0 +1,124 @@
+/** An LRU that reads each row from both ends. */
+import type { Memory } from "./analysis.js";
+import { LinrecError } from "./errors.js";
+import type { Lru } from "./lru.js";
+import type { BackendName } from "./program.js";
+import { type ForwardOptions, forwardOptionNames, type Progress } from "./recurrent.js";
+import type { Plan } from "./scheduler.js";
+import { checkFunction, checkOptions } from "./validate.js";
+
+export type BidirectionalOptions = Omit<ForwardOptions<never>, "state">;
+
+/**
+ * y[t] = Re(Cf hf[t] + Cb hb[t]) + (Df + Db) x[t], with hf[t] = lambda_f hf[t-1] + Bf x[t] from each row's first token on and
+ * hb[t] = lambda_b hb[t+1] + Bb x[t] from its last real token back; x, y [batch, seqLen, dModel].
+ *
+ * Each direction is a layer on its own, and y their sum, rounded once: bit for bit what reversing the rows by hand gives.
+ * It needs whole sequences: there is no `step`, and no `state` to go on from.
+ */
+export class BidirectionalLru {
+  readonly #forward: Lru;
+  readonly #backward: Lru;
+
+  /** @internal Use `engine.bidirectional`. */
+  constructor(forward: Lru, backward: Lru) {
+    this.#forward = forward;
+    this.#backward = backward;
+    if (forward.dModel === backward.dModel) return;
+    this.dispose();
+    throw new LinrecError(
+      "shape-mismatch",
+      `forward has dModel ${forward.dModel}, backward ${backward.dModel}: both read the same x. Give layers of one dModel.`,
+    );
+  }
+
+  /** H: features of a token of x and of y. */
+  get dModel(): number {
+    return this.#forward.dModel;
+  }
+
+  /** As of a layer: the one that reads forward. */
+  get backend(): BackendName {
+    return this.#forward.backend;
+  }
+
+  /** What would run a forward, and why; the costs are one direction's. */
+  explain(verb: "forward", problem: { batch?: number; seqLen?: number } = {}): Plan {
+    if (verb !== "forward") throw unsupported(`${verb}`);
+    return this.#forward.explain(verb, problem);
+  }
+
+  /** Eigenvalues, and how long each state remembers, of either direction. */
+  inspect(): { readonly forward: Memory; readonly backward: Memory } {
+    return { forward: this.#forward.inspect(), backward: this.#backward.inspect() };
+  }
+
+  /**
+   * Reads whole sequences, as a layer's `forward` does and with its errors; `unsupported` for a `state`. A token's
+   * timestep is its own in both directions.
+   */
+  async forward(x: Float32Array, options: BidirectionalOptions = {}): Promise<{ readonly y: Float32Array }> {
+    checkOptions("forward's options", options, forwardOptionNames);
+    const { onProgress, ...rest } = options;
+    if ((rest as ForwardOptions<never>).state !== undefined) throw unsupported("state to go on from");
+    checkFunction("onProgress", onProgress);
+    const half = (start: number) =>
+      onProgress && (({ done, total }: Progress) => onProgress({ done: (start * total + done) / 2, total }));
+    const { y } = await this.#forward.forward(x, { ...rest, onProgress: half(0) });
+
+    const { batch = 1, lengths, integrationTimesteps: times } = rest;
+    const seqLen = x.length / (batch * this.dModel || 1);
+    const addReversed = (to: Float32Array, from: Float32Array, width: number) => {
+      for (let row = 0; row < batch; row++)
+        addRow(to, from, row * seqLen * width, lengths?.[row] ?? seqLen, width);
+      return to;
+    };
+    const back = await this.#backward.forward(addReversed(new Float32Array(x.length), x, this.dModel), {
+      ...rest,
+      integrationTimesteps: times && addReversed(new Float32Array(times.length), times, 1),
+      out: undefined,
+      onProgress: half(1),
+    });
+    return { y: addReversed(y, back.y, this.dModel) };
+  }
+
+  /** @throws `unsupported`: the backward direction starts at a token that has not come yet */
+  step(): never {
+    throw unsupported("step");
+  }
+
+  /** @throws `unsupported` */
+  stepSync(): never {
+    throw unsupported("stepSync");
+  }
+
+  /** @throws `unsupported` */
+  allocateInferenceCache(): never {
+    throw unsupported("inference cache");
+  }
+
+  /** Frees what the engine holds for it. Work under way rejects with `disposed`. Idempotent. */
+  dispose(): void {
+    this.#forward.dispose();
+    this.#backward.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
+}
+
+function unsupported(what: string): LinrecError {
+  return new LinrecError(
+    "unsupported",
+    `A bidirectional layer has no ${what}: it needs the whole sequence. Use forward, or a layer that reads one way.`,
+  );
+}
+
+/** to[start + t] += from[start + length - 1 - t]: tokens of `width` values, in reverse. */
+function addRow(to: Float32Array, from: Float32Array, start: number, length: number, width: number): void {
+  for (let t = length - 1, at = start; t >= 0; t--) {
+    for (let i = start + t * width, end = i + width; i < end; i++, at++)
+      to[at] = (to[at] as number) + (from[i] as number);
+  }
+}

@@ -1,0 +1,181 @@
+/** A layer that reads from both ends: against the float64 reference reversed by hand, and bit for bit however it is run. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createEngine, type Engine } from "../src/index.js";
+import { programOf } from "../src/models/lru.js";
+import type { LruParams } from "../src/program.js";
+import { runReference } from "../src/reference.js";
+import { linearLimit } from "../src/selfTest.js";
+import { expectSameBits } from "./support/bits.js";
+import { builds, createEngines, type NamedEngine } from "./support/engines.js";
+import { errorOf, expectLinrecError, wrong } from "./support/misuse.js";
+import { floats, hardParams } from "./support/problems.js";
+import { rows } from "./support/sequences.js";
+
+/** The real tokens of each row from the last to the first; zeros past them. */
+function reverse(values: ArrayLike<number>, lengths: readonly number[], seqLen: number, width: number) {
+  const result = new Float64Array(values.length);
+  for (const [row, length] of lengths.entries()) {
+    for (let t = 0; t < length; t++) {
+      for (let j = 0; j < width; j++) {
+        result[(row * seqLen + t) * width + j] = values[
+          (row * seqLen + length - 1 - t) * width + j
+        ] as number;
+      }
+    }
+  }
+  return result;
+}
+
+const largest = (values: ArrayLike<number>) =>
+  Array.from(values).reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+
+const cases = [
+  { dModel: 1, dStates: [1, 1], seqLen: 1, lengths: [1] },
+  { dModel: 3, dStates: [5, 9], seqLen: 97, lengths: [97, 0, 1, 48, 49] },
+  { dModel: 17, dStates: [8, 3], seqLen: 211, lengths: [211, 100] },
+] as const;
+
+function problemOf({ dModel, dStates, seqLen, lengths }: (typeof cases)[number]) {
+  const forward = hardParams(dModel, dStates[0], 3);
+  const backward = hardParams(dModel, dStates[1], 4);
+  const x = floats(lengths.length * seqLen * dModel, 5);
+  const integrationTimesteps = floats(lengths.length * seqLen, 6).map(Math.abs);
+  return { forward, backward, x, integrationTimesteps };
+}
+
+/** y in float64 of both directions, and what it may be off by. */
+function expectedOf(given: (typeof cases)[number], timed: boolean) {
+  const { forward, backward, x, integrationTimesteps } = problemOf(given);
+  const { dModel, seqLen, lengths } = given;
+  const batch = lengths.length;
+  const run = (params: LruParams, x: Float32Array, timesteps: Float32Array | undefined) => {
+    const { y } = runReference(programOf(params, "lru"), { x, batch, seqLen, lengths, timesteps });
+    return { y, limit: linearLimit(params, x, batch, seqLen, undefined, timesteps) * largest(y) };
+  };
+  const turn = (values: Float32Array, width: number) =>
+    Float32Array.from(reverse(values, lengths, seqLen, width));
+  const there = run(forward, x, timed ? integrationTimesteps : undefined);
+  const back = run(backward, turn(x, dModel), timed ? turn(integrationTimesteps, 1) : undefined);
+  const turned = reverse(back.y, lengths, seqLen, dModel);
+  const y = there.y.map((value, i) => value + (turned[i] as number));
+  return { y, limit: there.limit + back.limit + 2 ** -24 * largest(y) };
+}
+
+describe.each([
+  { backend: "reference", threads: 0 },
+  { backend: "wasm", threads: 0 },
+  { backend: "wasm", threads: 2 },
+  { backend: "webgpu", threads: 0 },
+] as const)("$backend, $threads threads", ({ backend, threads }) => {
+  let engine: Engine;
+  beforeAll(async () => {
+    engine = await createEngine({ backend: [backend, "reference"], threads });
+  });
+  afterAll(() => engine.dispose());
+
+  test.for(cases)("%o", async (given, context) => {
+    const { available, reason } = engine.backends[backend];
+    if (!available) context.skip(reason);
+    const { forward, backward, x, integrationTimesteps } = problemOf(given);
+    const layer = await engine.bidirectional({ forward, backward });
+    for (const timed of backend === "webgpu" ? [false] : [false, true]) {
+      const { y, limit } = expectedOf(given, timed);
+      const { lengths } = given;
+      const options = { batch: lengths.length, lengths, backend, ...(timed ? { integrationTimesteps } : {}) };
+      const result = await layer.forward(x, options);
+      expect(largest(y.map((value, i) => value - (result.y[i] as number)))).toBeLessThanOrEqual(limit);
+    }
+    layer.dispose();
+  });
+});
+
+describe.each(builds)("%s SIMD", (build) => {
+  let engines: NamedEngine[] = [];
+  beforeAll(async () => {
+    engines = await createEngines(build, [0, 1, 3], [0, 2]);
+  });
+  afterAll(() => Promise.all(engines.map((named) => named.engine.dispose())));
+
+  test.each(cases)("reversed by hand, on any threads, in any order of rows: %o", async (given) => {
+    const { forward, backward, x } = problemOf(given);
+    const { dModel, seqLen, lengths } = given;
+    const batch = lengths.length;
+    const { engine } = engines[0] as NamedEngine;
+    const [one, other] = [await engine.lru(forward), await engine.lru(backward)];
+    const there = await one.forward(x, { batch, lengths });
+    const back = await other.forward(Float32Array.from(reverse(x, lengths, seqLen, dModel)), {
+      batch,
+      lengths,
+    });
+    const turned = reverse(back.y, lengths, seqLen, dModel);
+    const expected = there.y.map((value, i) => value + (turned[i] as number));
+    for (const { name, engine } of engines) {
+      const layer = await engine.bidirectional({ forward, backward });
+      const out = new Float32Array(x.length).fill(7);
+      const { y } = await layer.forward(x, { batch, lengths, out });
+      expect(y).toBe(out);
+      expectSameBits(y, expected, name);
+      const order = lengths.map((_, row) => (row + 1) % batch);
+      const mixed = await layer.forward(rows(x, batch, order), {
+        batch,
+        lengths: order.map((row) => lengths[row] as number),
+      });
+      expectSameBits(mixed.y, rows(expected, batch, order), `${name}, another order`);
+      layer.dispose();
+    }
+  });
+
+  test("progress goes up to the end", async () => {
+    const { engine } = engines[0] as NamedEngine;
+    const params = hardParams(4, 4, 1);
+    const layer = await engine.bidirectional({ forward: params, backward: params });
+    const done: number[] = [];
+    const onProgress = (progress: { done: number; total: number }) => {
+      expect(progress.total).toBe(300);
+      done.push(progress.done);
+    };
+    await layer.forward(floats(1200, 1), { batch: 3, onProgress });
+    expect(done).toEqual([...done].sort((a, b) => a - b));
+    expect(done.at(-1)).toBe(300);
+    layer.dispose();
+  });
+});
+
+test("what it cannot do, and what it will not take", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const params = hardParams(4, 4, 1);
+  const layer = await engine.bidirectional({ forward: params, backward: hardParams(4, 6, 1) });
+  const x = floats(40, 1);
+  const { state } = await (await engine.lru(params)).forward(x);
+  for (const call of [
+    () => layer.step(),
+    () => layer.stepSync(),
+    () => layer.allocateInferenceCache(),
+    () => layer.explain(wrong("step")),
+    () => layer.forward(x, wrong({ state })),
+  ]) {
+    expectLinrecError(await errorOf(call), "unsupported", /bidirectional layer has no .*whole sequence/);
+  }
+  expectLinrecError(
+    await errorOf(() => layer.forward(x, wrong({ lenghts: [1] }))),
+    "invalid-argument",
+    /"lenghts"/,
+  );
+  expectLinrecError(await errorOf(() => layer.forward(x, wrong(null))), "invalid-argument", /object/);
+  expectLinrecError(await errorOf(() => layer.forward(x, { batch: 3 })), "shape-mismatch", /batch/);
+  expectLinrecError(
+    await errorOf(() => engine.bidirectional({ forward: params, backward: hardParams(5, 4, 1) })),
+    "shape-mismatch",
+    /dModel 4, backward 5/,
+  );
+  expectLinrecError(
+    await errorOf(() => engine.bidirectional(wrong({ forward: params }))),
+    "invalid-argument",
+    /LruParams/,
+  );
+  expect(layer.inspect().backward.radius.length).toBe(6);
+  expect(layer.explain("forward", { seqLen: 100 }).backend).toBe("wasm");
+  layer.dispose();
+  expectLinrecError(await errorOf(() => layer.forward(x)), "disposed", /disposed/);
+  await engine.dispose();
+});
