@@ -1,8 +1,10 @@
-// h[t] = lambda^dt[t] h[t-1] + bu[t]: the scan of tokens that are any time apart, one after the other in float64.
+// h[t] = lambda^dt[t] h[t-1] + bu[t]: the scan of tokens that are any time apart, one after the other.
 import { advanceCarry, roundCarry } from "./carry";
 import { timedLambda } from "./timedLambda";
 
 /**
+ * In float64, with what is carried: where lambda differs from token to token there is no chunk to sum up by itself.
+ *
  * h      [tokens, groups, re x 4 | im x 4] float32: bu on entry, h on return
  * carry  [groups, re x 4 | im x 4] float64: h before the first token, advanced in place
  * lambda [groups, re x 4 | im x 4] float64: working memory

@@ -53,7 +53,7 @@ export interface ForwardOptions<Cache> {
   lengths?: ArrayLike<number> | undefined;
   /**
    * [batch, seqLen] how far each token is from the one before it, finite and at least 0; all 1 if left out. Every LRU
-   * layer's lambda becomes lambda^Delta for the token. The GPU has none: a forward with them runs on the CPU.
+   * layer's lambda becomes lambda^Delta for the token. The GPU takes up to 1024 different values (`unsupported`).
    */
   integrationTimesteps?: Float32Array | undefined;
   /** Where to write y: Float32Array of just its size, not overlapping x. A new array if left out. */

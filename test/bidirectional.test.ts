@@ -78,7 +78,7 @@ describe.each([
     if (!available) context.skip(reason);
     const { forward, backward, x, integrationTimesteps } = problemOf(given);
     const layer = await engine.bidirectional({ forward, backward });
-    for (const timed of backend === "webgpu" ? [false] : [false, true]) {
+    for (const timed of [false, true]) {
       const { y, limit } = expectedOf(given, timed);
       const { lengths } = given;
       const options = { batch: lengths.length, lengths, backend, ...(timed ? { integrationTimesteps } : {}) };

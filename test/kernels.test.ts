@@ -26,7 +26,6 @@ const cpuOnly = [
     "simd",
     "stepScan",
     "timedLambda",
-    "timedScan",
   ],
 ];
 

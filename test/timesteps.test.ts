@@ -3,7 +3,7 @@
  * bits however the sequence is cut, on any number of threads.
  */
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
 import { createEngine, type Engine, type Lru, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
 import { runReference } from "../src/reference.js";
@@ -277,28 +277,78 @@ describe("misuse", () => {
 });
 
 describe("where there is a GPU", () => {
-  test("a demand is refused, a list goes on to the CPU and says so, and the GPU stays in use", async (context) => {
-    const told: string[] = [];
-    const engine = await createEngine({
+  const told: string[] = [];
+  let engine: Engine;
+  beforeAll(async () => {
+    engine = await createEngine({
       backend: ["webgpu", "wasm"],
       onFallback: ({ from, to, reason }) => told.push(`${from} to ${to}: ${reason}`),
     });
+  });
+  afterAll(() => engine.dispose());
+
+  function needGpu(context: TestContext): void {
     const { available, reason } = engine.backends.webgpu;
-    if (!available) {
-      await engine.dispose();
-      context.skip(reason);
+    if (!available) context.skip(reason);
+  }
+
+  test("within the limit of a plain float32 recurrence", async (context) => {
+    needGpu(context);
+    const backend = "webgpu";
+    for (const given of [
+      { dModel: 1, dState: 1, batch: 1, seqLen: 3 },
+      { dModel: 5, dState: 9, batch: 3, seqLen: 211 },
+      { dModel: 33, dState: 70, batch: 2, seqLen: 500 },
+    ]) {
+      const { batch, seqLen } = given;
+      const { params, x } = problem({ ...given, seed: 3, magnitude: 1 });
+      const lru = await engine.lru(params);
+      for (const seed of [0, 1, 3]) {
+        const timesteps = timestepsOf(batch * seqLen, seed);
+        const { y } = await lru.forward(x, { batch, integrationTimesteps: timesteps, backend });
+        const expected = runReference(programOf(params, "lru"), { x, batch, seqLen, timesteps }).y;
+        const limit = linearLimit(params, x, batch, seqLen, undefined, timesteps);
+        expect(relativeError(y, expected), `${JSON.stringify(given)}, ${seed}`).toBeLessThanOrEqual(limit);
+      }
+      lru.dispose();
     }
-    const params = hardParams(3, 4, 1);
+  });
+
+  test("steps and a state that goes between the backends", async (context) => {
+    needGpu(context);
+    const params = hardParams(3, 5, 2);
     const lru = await engine.lru(params);
-    const x = floats(50 * 3, 1);
-    const integrationTimesteps = timestepsOf(50, 1);
+    const x = floats(40 * 3, 1);
+    const timesteps = timestepsOf(40, 1);
+    const part = (from: number, to: number) => ({ integrationTimesteps: timesteps.subarray(from, to) });
+    const first = await lru.forward(x.subarray(0, 60), { ...part(0, 20), backend: "webgpu" });
+    const second = await lru.forward(x.subarray(60, 90), {
+      ...part(20, 30),
+      backend: "wasm",
+      state: first.state,
+    });
+    const steps: number[] = [];
+    for (let t = 30; t < 40; t++)
+      steps.push(...(await lru.step(x.subarray(3 * t, 3 * t + 3), second.state, part(t, t + 1))));
+    const { y } = runReference(programOf(params, "lru"), { x, batch: 1, seqLen: 40, timesteps });
+    expect(relativeError([...first.y, ...second.y, ...steps], y)).toBeLessThan(2e-6);
+    lru.dispose();
+  });
+
+  test("too many values: a demand is refused, a list goes on to the CPU and says so, and the GPU stays", async (context) => {
+    needGpu(context);
+    const lru = await engine.lru(hardParams(3, 4, 1));
+    const x = floats(2000 * 3, 1);
+    const integrationTimesteps = timestepsOf(2000, 4);
+    expect(new Set(integrationTimesteps).size).toBeGreaterThan(1024);
     const refused = await errorOf(() => lru.forward(x, { integrationTimesteps, backend: "webgpu" }));
-    expectLinrecError(refused, "unsupported", /integrationTimesteps/);
+    expectLinrecError(refused, "unsupported", /over 1024 different values/);
+    told.length = 0;
     const { y } = await lru.forward(x, { integrationTimesteps });
     const expected = await lru.forward(x, { integrationTimesteps, backend: "wasm" });
     expectSameBits(y, expected.y, "y");
     expect(told).toEqual([expect.stringMatching(/^webgpu to wasm: integrationTimesteps/)]);
     expect(engine.backends.webgpu.available).toBe(true);
-    await engine.dispose();
+    lru.dispose();
   });
 });

@@ -108,6 +108,7 @@ interface Setting {
   batch: number;
   seqLen: number;
   lengths?: number[];
+  timesteps?: Float32Array;
   scratchBytes?: number;
   signal?: AbortSignal;
 }
@@ -133,6 +134,7 @@ function makeJob(program: Program, setting: Setting, seed = 5): ForwardJob & { p
     batch,
     seqLen,
     lengths,
+    timesteps: setting.timesteps,
     x,
     // What was there before must not shine through.
     y: new Float32Array(batch * (poolOf(program) ? 1 : seqLen) * outputWidth(program)).fill(Number.NaN),
@@ -226,6 +228,25 @@ describe("a bare layer", () => {
     }
   });
 
+  gpuTest("timesteps, ragged, in segments and in parts of a batch", async (gpu) => {
+    const program = lruProgram(7, 70);
+    for (const scratchBytes of [2 ** 26, 1_400_000, 1_200_000]) {
+      for (const setting of [
+        { batch: 2, seqLen: 333, lengths: [333, 130] },
+        { batch: 7, seqLen: 64, lengths: [1, 0, 64, 33, 0, 12, 64] },
+      ]) {
+        const next = random(8);
+        const timesteps = values(setting.batch * setting.seqLen, next).map(
+          (v) => Math.round(20 * (v + 1)) / 10,
+        );
+        const { y, h } = await compare(gpu, program, { ...setting, scratchBytes, timesteps });
+        // One token after the other in float32, lambda rounded once: |lambda| of 0.9999 multiplies what that is off by.
+        expect(y).toBeLessThan(5e-6);
+        expect(h).toBeLessThan(5e-6);
+      }
+    }
+  });
+
   gpuTest("no tokens at all", async (gpu) => {
     await compare(gpu, lruProgram(4, 4), { batch: 2, seqLen: 0 });
     await compare(gpu, lruProgram(4, 4), { batch: 2, seqLen: 5, lengths: [0, 0] });
@@ -249,9 +270,12 @@ describe("a stack", () => {
     for (const scratchBytes of [2 ** 26, 40_000]) {
       gpuTest(`pooled by ${mode}, ${scratchBytes} bytes of scratch`, async (gpu) => {
         const setting = { batch: 4, seqLen: 150, lengths: [150, 0, 1, 77], scratchBytes };
-        const { y, h } = await compare(gpu, classifier(20, 12, mode), setting);
-        expect(y).toBeLessThan(5e-5);
-        expect(h).toBeLessThan(5e-5);
+        const timesteps = Float32Array.from({ length: 600 }, (_, i) => (i % 11) / 5);
+        for (const given of [setting, { ...setting, timesteps }]) {
+          const { y, h } = await compare(gpu, classifier(20, 12, mode), given);
+          expect(y).toBeLessThan(5e-5);
+          expect(h).toBeLessThan(5e-5);
+        }
       });
     }
   }

@@ -13,15 +13,18 @@ export interface Dispatch {
   readonly perRow?: boolean;
 }
 
-/** The three dispatches of DESIGN section 5. */
+/**
+ * The three dispatches of DESIGN section 5. With a table of lambda^Delta and the tokens' timesteps (`times`), lambda in the
+ * first is 0, so that loc is bu, and the second makes it h, with no carry left for the third to add.
+ */
 export function lruDispatches(
   stage: LruStage,
   area: { y: number; u: number; loc: number; carry: number; state: number; lengths: number },
+  timed?: { table: number; times: number },
 ): Dispatch[] {
   const { dModel, dState, params } = stage;
   const { y, u, loc, carry, state, lengths } = area;
-  const powers = powerTable(stage, T, (k) => k + 1);
-  const jumps = powerTable(stage, GROUP + 1, (j) => j * T);
+  const powers = timed ? new Float32Array(2 * T * dState) : powerTable(stage, T, (k) => k + 1);
   return [
     {
       kernel: "projectScan",
@@ -29,12 +32,19 @@ export function lruDispatches(
       arrays: [loc, carry, u, packB(stage), powers],
       workgroups: ({ rows, chunks }) => rows * chunks * Math.ceil(dState / 64),
     },
-    {
-      kernel: "carryScan",
-      sizes: [dState],
-      arrays: [carry, state, loc, powers, jumps, lengths],
-      workgroups: ({ rows }) => rows * Math.ceil(dState / 8),
-    },
+    timed
+      ? {
+          kernel: "timedScan",
+          sizes: [dState],
+          arrays: [loc, carry, state, timed.table, timed.times, lengths],
+          workgroups: ({ rows }) => rows * Math.ceil(dState / 64),
+        }
+      : {
+          kernel: "carryScan",
+          sizes: [dState],
+          arrays: [carry, state, loc, powers, powerTable(stage, GROUP + 1, (j) => j * T), lengths],
+          workgroups: ({ rows }) => rows * Math.ceil(dState / 8),
+        },
     {
       kernel: "output",
       sizes: [dModel, dState],

@@ -16,6 +16,7 @@ import logSoftmax from "./kernels/logSoftmax.wgsl?raw";
 import output from "./kernels/output.wgsl?raw";
 import pool from "./kernels/pool.wgsl?raw";
 import projectScan from "./kernels/projectScan.wgsl?raw";
+import timedScan from "./kernels/timedScan.wgsl?raw";
 
 const sources = {
   add,
@@ -30,6 +31,7 @@ const sources = {
   output,
   pool,
   projectScan,
+  timedScan,
 };
 
 export type KernelName = keyof typeof sources;

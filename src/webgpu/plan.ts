@@ -17,9 +17,11 @@ import {
 import { stateLayout } from "../state.js";
 import { type Dispatch, localDispatch, lruDispatches, poolDispatch } from "./dispatches.js";
 import { type Segment, segmentOf, T } from "./pipelines.js";
+import { MOST_VALUES } from "./timesteps.js";
 
 /** A piece of GPU memory that grows with what is run, in bytes. */
 export interface Area {
+  fixed: number;
   perToken: number;
   perChunk: number;
   perRow: number;
@@ -48,6 +50,8 @@ export interface Layout {
   readonly lengths: number;
   /** The area of [rows] float32: what the pool stage divides by. */
   readonly counts: number;
+  /** The area of [tokens] uint32: each token's timestep, as a row of the tables. */
+  readonly times: number;
   /** The area that y and, at the end, the states are copied to, to be read by the CPU. */
   readonly readback: number;
   readonly flopsPerToken: number;
@@ -59,22 +63,30 @@ export interface StateArea {
   readonly isComplex: boolean;
   /** Float32 values of a row. */
   readonly floats: number;
+  /** In a plan with timesteps the area of lambda^Delta [values, size], for an LRU. */
+  readonly table: number | undefined;
 }
 
-/** Nothing is copied that is not repacked: the arrays must be uploaded before the caller can change them. */
-export function makePlan(program: Program): Plan {
+const noBytes: Readonly<Area> = { fixed: 0, perToken: 0, perChunk: 0, perRow: 0 };
+
+/**
+ * Nothing is copied that is not repacked: the arrays must be uploaded before the caller can change them.
+ * @param timed for tokens with integration timesteps
+ */
+export function makePlan(program: Program, timed = false): Plan {
   const areas: Area[] = [];
-  const addArea = (area: Partial<Area>): number =>
-    areas.push({ perToken: 0, perChunk: 0, perRow: 0, ...area }) - 1;
+  const addArea = (area: Partial<Area>): number => areas.push({ ...noBytes, ...area }) - 1;
   const dState = Math.max(0, ...program.stages.map((stage) => (stage.kind === "lru" ? stage.dState : 0)));
   const scratch = { loc: addArea({ perToken: 8 * dState }), carry: addArea({ perChunk: 8 * dState }) };
   const lengths = addArea({ perRow: 4 });
   const counts = addArea({ perRow: 4 });
+  const times = addArea({ perToken: timed ? 4 : 0 });
   const carriers = stateLayout(program).slots;
   const states = carriers.map(({ stage, size }): StateArea => {
     const isComplex = stage.kind === "lru";
     const floats = isComplex ? 2 * size : size;
-    return { area: addArea({ perRow: 4 * floats }), size, isComplex, floats };
+    const table = timed && isComplex ? addArea({ fixed: 4 * floats * MOST_VALUES }) : undefined;
+    return { area: addArea({ perRow: 4 * floats }), size, isComplex, floats, table };
   });
 
   const slots = new SlotAreas(program, areas);
@@ -92,9 +104,10 @@ export function makePlan(program: Program): Plan {
     }
     if (stage.kind === "pool") pool = stage;
     const y = slots.write(index, pool ? "perRow" : "perToken");
-    const state = states[carriers.findIndex((slot) => slot.stage === stage)]?.area;
+    const { area: state, table } = states[carriers.findIndex((slot) => slot.stage === stage)] ?? {};
     if (stage.kind === "lru") {
-      dispatches.push(...lruDispatches(stage, { y, u: x, state: state as number, lengths, ...scratch }));
+      const area = { y, u: x, state: state as number, lengths, ...scratch };
+      dispatches.push(...lruDispatches(stage, area, table === undefined ? table : { table, times }));
     } else if (stage.kind === "pool") {
       const sum = state ?? addArea({ perRow: 4 * stage.width });
       dispatches.push(poolDispatch(stage, { y, sum, x, lengths, counts }));
@@ -116,6 +129,7 @@ export function makePlan(program: Program): Plan {
     states,
     lengths,
     counts,
+    times,
     readback: addArea(pool ? { perRow: stateBytes + yBytes } : { perRow: stateBytes, perToken: yBytes }),
     flopsPerToken: flopsPerToken(program),
   };
@@ -151,7 +165,7 @@ class SlotAreas {
   take(slot: number, per: "perToken" | "perRow", isFree: (area: number) => boolean = () => false): number {
     let index = this.#own[per].find(isFree);
     if (index === undefined) {
-      index = this.#areas.push({ perToken: 0, perChunk: 0, perRow: 0 }) - 1;
+      index = this.#areas.push({ ...noBytes }) - 1;
       this.#own[per].push(index);
     }
     const area = this.#areas[index] as Area;
@@ -178,7 +192,7 @@ function readsOf(stage: Stage): number[] {
 /** Bytes of an area for a segment. */
 export function areaBytes(area: Readonly<Area>, segment: Segment): number {
   const { rows, chunks, tokens } = segment;
-  return area.perToken * tokens + area.perChunk * rows * chunks + area.perRow * rows;
+  return area.fixed + area.perToken * tokens + area.perChunk * rows * chunks + area.perRow * rows;
 }
 
 /** What a segment may not exceed: bytes of one area, bytes of all of them, and multiplications and additions. */
@@ -198,13 +212,14 @@ export function cut(
   seqLen: number,
   bounds: Bounds,
 ): { rows: number; seqLen: number } {
-  const total = { perToken: 0, perChunk: 0, perRow: 0 };
+  const total = { ...noBytes };
   for (const area of layout.areas) {
+    total.fixed += area.fixed;
     total.perToken += area.perToken;
     total.perChunk += area.perChunk;
     total.perRow += area.perRow;
   }
-  const flops = { perToken: 0, perChunk: layout.flopsPerToken * T, perRow: 0 }; // a short chunk costs a whole one
+  const flops = { ...noBytes, perChunk: layout.flopsPerToken * T }; // a short chunk costs a whole one
   const hard = layout.areas.map((area) => ({ area, bound: bounds.areaBytes }));
   const all = [...hard, { area: total, bound: bounds.totalBytes }, { area: flops, bound: bounds.flops }];
 
@@ -219,7 +234,7 @@ export function cut(
   for (const { area, bound } of all) {
     const perToken = area.perToken + area.perChunk / T;
     if (perToken > 0)
-      longest = Math.min(longest, Math.floor((bound - area.perRow - area.perChunk) / perToken));
+      longest = Math.min(longest, Math.floor((bound - area.fixed - area.perRow - area.perChunk) / perToken));
   }
   if (longest < seqLen) {
     const whole = Math.max(1, longest > T ? longest - (longest % T) : longest);
@@ -229,8 +244,8 @@ export function cut(
   let rows = batch;
   const oneRow = segmentOf(1, seqLen);
   for (const { area, bound } of all) {
-    const bytes = areaBytes(area, oneRow);
-    if (bytes > 0) rows = Math.min(rows, Math.floor(bound / bytes));
+    const bytes = areaBytes(area, oneRow) - area.fixed;
+    if (bytes > 0) rows = Math.min(rows, Math.floor((bound - area.fixed) / bytes));
   }
   return { rows: Math.max(1, rows), seqLen };
 }

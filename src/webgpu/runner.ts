@@ -6,6 +6,7 @@ import { throwIfAborted } from "../signal.js";
 import type { Device } from "./device.js";
 import { type Pipelines, type Segment, segmentOf, T } from "./pipelines.js";
 import { type Bounds, cut, type Layout, makePlan } from "./plan.js";
+import { type Timesteps, timestepsOf } from "./timesteps.js";
 import { collectPiece, type Piece, resultsOf, uploadPiece } from "./transfer.js";
 import { type LoadedKernels, loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
 
@@ -26,11 +27,35 @@ export async function prepareRunner(
   program: Program,
   scratchBytes: number,
 ): Promise<Runner> {
-  const { dispatches, ...layout } = makePlan(program);
-  return new GpuRunner(device, layout, await loadKernels(device, pipelines, dispatches), scratchBytes);
+  const prepare = async (timed: boolean) => {
+    const { dispatches, ...layout } = makePlan(program, timed);
+    return new GpuRunner(device, layout, await loadKernels(device, pipelines, dispatches), scratchBytes);
+  };
+  const plain = await prepare(false);
+  /** With dispatches and weights of its own: made when first wanted. */
+  let timed: Promise<GpuRunner> | undefined;
+  return {
+    forward(job) {
+      const run = async () => {
+        plain.check(job);
+        const timesteps = timestepsOf(job);
+        if (!timesteps) return plain.run(job, timesteps);
+        timed ??= prepare(true);
+        timed.catch(() => {
+          timed = undefined;
+        });
+        return (await timed).run(job, timesteps);
+      };
+      return device.enqueue(run);
+    },
+    dispose() {
+      plain.dispose();
+      timed?.then((runner) => runner.dispose()).catch(() => {});
+    },
+  };
 }
 
-class GpuRunner implements Runner {
+class GpuRunner {
   readonly #device: Device;
   readonly #layout: Layout;
   readonly #loaded: LoadedKernels;
@@ -45,24 +70,14 @@ class GpuRunner implements Runner {
     this.#bounds = { areaBytes: device.maxBinding, totalBytes: scratchBytes, flops: SUBMIT_FLOPS };
   }
 
-  async forward(job: ForwardJob): Promise<void> {
-    if (job.timesteps) {
-      throw new LinrecError(
-        "unsupported",
-        "integrationTimesteps do not run on the GPU. Leave the backend to auto, or name wasm.",
-      );
-    }
-    return this.#device.enqueue(() => this.#run(job));
-  }
-
-  async #run(job: ForwardJob): Promise<void> {
+  async run(job: ForwardJob, timesteps: Timesteps | undefined): Promise<void> {
     const { batch, seqLen, lengths, y } = job;
-    this.#check(job);
+    this.check(job);
     const longest = longestOf(lengths);
     const size = cut(this.#layout, batch, Math.max(1, longest), this.#bounds);
     for (let first = 0; first < batch; first += size.rows) {
       const rows = Math.min(size.rows, batch - first);
-      await this.#runRows(job, first, rows, size.seqLen);
+      await this.#runRows(job, timesteps, first, rows, size.seqLen);
       // What is past the lengths becomes zero only now: y may be the memory of x.
       const width = this.#layout.outputWidth;
       for (let row = first; row < first + rows; row++) {
@@ -75,13 +90,19 @@ class GpuRunner implements Runner {
   }
 
   /** Rows `first` to `first + rows` of the batch, `step` timesteps at a time. What is carried stays on the GPU. */
-  async #runRows(job: ForwardJob, first: number, rows: number, step: number): Promise<void> {
+  async #runRows(
+    job: ForwardJob,
+    timesteps: Timesteps | undefined,
+    first: number,
+    rows: number,
+    step: number,
+  ): Promise<void> {
     const longest = longestOf(job.lengths.subarray(first, first + rows));
     for (let start = 0; start < longest; start += step) {
-      this.#check(job);
+      this.check(job);
       if (first + start > 0) job.onProgress?.(first * job.seqLen + rows * start);
       const segment = segmentOf(rows, Math.min(step, longest - start));
-      const piece = { job, first, start, segment, isLast: start + segment.seqLen === longest };
+      const piece = { job, timesteps, first, start, segment, isLast: start + segment.seqLen === longest };
       try {
         const workspace = await this.#workspaceFor(segment);
         const { value: read, clean } = this.#device.scoped("running a model", () =>
@@ -89,7 +110,7 @@ class GpuRunner implements Runner {
         );
         const deadline = SUBMIT_DEADLINE_MS + slowestMs(segment, this.#layout.flopsPerToken);
         const [values] = await this.#device.wait(Promise.all([read, clean]), deadline);
-        this.#check(job); // before y is written: its owner may have gone on
+        this.check(job); // before y is written: its owner may have gone on
         collectPiece(this.#layout, piece, values);
         workspace.area(this.#layout.readback).unmap();
       } catch (error) {
@@ -132,7 +153,7 @@ class GpuRunner implements Runner {
       .then(() => new Float32Array(readback.getMappedRange(0, bytes)));
   }
 
-  #check(job: ForwardJob): void {
+  check(job: ForwardJob): void {
     if (this.#disposed)
       throw new LinrecError("disposed", "The model was disposed of before this forward had started.");
     throwIfAborted(job.signal);

@@ -1,14 +1,17 @@
 /** What goes to the GPU before a piece of a job, and what comes back after it. */
 import type { ForwardJob } from "../backend.js";
+import type { LruStage } from "../program.js";
 import type { StateSlot } from "../state.js";
 import type { Device } from "./device.js";
 import type { Segment } from "./pipelines.js";
 import type { Layout } from "./plan.js";
+import { type Timesteps, timedTable } from "./timesteps.js";
 import { upload, type Workspace } from "./workspace.js";
 
 /** Some rows of a job, for some timesteps. */
 export interface Piece {
   readonly job: ForwardJob;
+  readonly timesteps: Timesteps | undefined;
   /** The first of segment.rows rows. */
   readonly first: number;
   /** The first of segment.seqLen timesteps. */
@@ -20,19 +23,22 @@ export interface Piece {
 
 /** Uploads x and the lengths, and before a row's first piece its states. Within `Device.scoped`. */
 export function uploadPiece(device: Device, layout: Layout, workspace: Workspace, piece: Piece): void {
-  const { job, first, start, segment } = piece;
+  const { job, first, start, segment, timesteps } = piece;
   const { rows, seqLen } = segment;
   if (start === 0) uploadStates(device, layout, workspace, piece);
   const left = Uint32Array.from({ length: rows }, (_, i) => tokensLeft(job, first + i, start, seqLen));
   upload(device, workspace.area(layout.lengths), 0, left);
 
-  const x = workspace.area(layout.input);
-  const width = layout.inputWidth;
-  const tokens = (row: number): number => (row * job.seqLen + start) * width;
-  if (seqLen === job.seqLen) upload(device, x, 0, job.x, tokens(first), rows * seqLen * width);
-  else {
-    for (let i = 0; i < rows; i++) {
-      upload(device, x, 4 * i * seqLen * width, job.x, tokens(first + i), seqLen * width);
+  uploadTokens(layout.input, job.x, layout.inputWidth);
+  if (timesteps) uploadTokens(layout.times, timesteps.indices, 1);
+
+  function uploadTokens(area: number, values: Float32Array | Uint32Array, width: number): void {
+    const buffer = workspace.area(area);
+    const tokens = (row: number): number => (row * job.seqLen + start) * width;
+    if (seqLen === job.seqLen) upload(device, buffer, 0, values, tokens(first), rows * seqLen * width);
+    else {
+      for (let i = 0; i < rows; i++)
+        upload(device, buffer, 4 * i * seqLen * width, values, tokens(first + i), seqLen * width);
     }
   }
 }
@@ -41,10 +47,14 @@ function uploadStates(
   device: Device,
   layout: Layout,
   workspace: Workspace,
-  { job, first, segment }: Piece,
+  { job, first, segment, timesteps }: Piece,
 ): void {
   const { rows } = segment;
-  layout.states.forEach(({ area, size, isComplex, floats }, index) => {
+  layout.states.forEach(({ area, size, isComplex, floats, table }, index) => {
+    if (timesteps && table !== undefined) {
+      const { params } = slotOf(job, index).stage as LruStage;
+      upload(device, workspace.area(table), 0, timedTable(params, timesteps.values));
+    }
     const values = new Float32Array(rows * floats);
     for (let i = 0, at = 0; i < rows; i++) {
       const { re, im } = job.state.read(slotOf(job, index), first + i);

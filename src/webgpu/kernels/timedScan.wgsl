@@ -1,0 +1,35 @@
+// h[t] = lambda^dt[t] h[t-1] + bu[t]: the scan of tokens that are any time apart, one after the other.
+// Each thread takes one state of one row. Where lambda differs from token to token there are no powers to jump by.
+
+struct Sizes { dState: u32 }
+@group(0) @binding(0) var<uniform> segment: Segment;
+@group(0) @binding(1) var<uniform> sizes: Sizes;
+@group(0) @binding(2) var<storage, read_write> h: array<vec2f>;     // [tokens, dState], bu on entry, h on return
+@group(0) @binding(3) var<storage, read_write> carry: array<vec2f>; // [rows, chunks, dState], zeroed: h has it already
+@group(0) @binding(4) var<storage, read_write> state: array<vec2f>; // [rows, dState], in: h before, out: h after
+@group(0) @binding(5) var<storage, read> lambda: array<vec2f>;      // [values of dt, dState]
+@group(0) @binding(6) var<storage, read> dt: array<u32>;            // [tokens] which of the values
+@group(0) @binding(7) var<storage, read> lengths: array<u32>;       // [rows] real tokens in this segment
+
+@compute @workgroup_size(64)
+fn timedScan(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let blocks = (sizes.dState + 63) / 64;
+  let task = flatten(group, groups);
+  let row = task / blocks;
+  let n = task % blocks * 64 + lane;
+  if (row >= segment.rows || n >= sizes.dState) { return; }
+  for (var c = 0u; c < segment.chunks; c++) {
+    carry[(row * segment.chunks + c) * sizes.dState + n] = vec2f(0);
+  }
+  var last = state[row * sizes.dState + n];
+  let first = row * segment.seqLen;
+  for (var t = first; t < first + lengths[row]; t++) {
+    last = multiply(lambda[dt[t] * sizes.dState + n], last) + h[t * sizes.dState + n];
+    h[t * sizes.dState + n] = last;
+  }
+  state[row * sizes.dState + n] = last;
+}
