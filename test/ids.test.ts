@@ -183,7 +183,7 @@ describe("a model that reads ids", () => {
     const cache = model.allocateInferenceCache(x.length);
     const before = model.serializeState(cache);
     expectLinrecError(await errorOf(() => model.forward(x as Int32Array, { batch: 2, out })), code, says);
-    expectLinrecError(await errorOf(() => model.stepSync(x as Int32Array, cache, out)), code, /xt/);
+    expectLinrecError(await errorOf(() => model.stepSync(x as Int32Array, cache, { out })), code, /xt/);
     expectLinrecError(await errorOf(() => model.step(x as Int32Array, cache)), code, /xt/);
     expect([...out]).toEqual(new Array(out.length).fill(7));
     expect(model.serializeState(cache)).toEqual(before);
