@@ -1,32 +1,23 @@
-// Builds the library: AssemblyScript kernels -> worker bundle -> generated embed module -> library bundle -> size table.
+// Builds the library: AssemblyScript kernels and worker, inside one file each for ESM and CommonJS -> size table.
 // `node esbuild.config.mjs` builds everything; `--quiet` leaves out the size table.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { basename, dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { gzipSync } from "node:zlib";
-import { build } from "esbuild";
+import { deflateRawSync, gzipSync } from "node:zlib";
+import { build, transform } from "esbuild";
 
 // Paths below are relative to the project, whatever folder the command is run from.
 process.chdir(fileURLToPath(new URL(".", import.meta.url)));
 
-// "relaxed" has fused multiply-add, but not every engine compiles it. A module takes either private or shared memory, and
-// the two differ in one byte, the flags of the imported memory's limits: only the private one is built and embedded.
+// The builds that the one compiled module becomes at load time (src/cpu/specialize.ts): "relaxed" has fused multiply-add, but
+// not every engine compiles it. Each takes private or shared memory: one byte, the flags of the imported memory's limits.
 const builds = ["relaxed", "baseline"];
-const ascFlags = (simd) => [
-  ...[
-    "-O3",
-    "--noAssert",
-    "--runtime",
-    "stub",
-    "--importMemory",
-    "--noExportMemory",
-    "--maximumMemory",
-    "65536",
-  ],
-  ...["--enable", "simd", "--use", "abort="], // `abort=` turns a would-be import of env.abort into a plain trap
-  ...(simd === "relaxed" ? ["--enable", "relaxed-simd"] : []),
+const ascFlags = [
+  ...["-O3", "--noAssert", "--runtime", "stub", "--importMemory", "--noExportMemory"],
+  ...["--maximumMemory", "65536", "--enable", "simd"],
+  ...["--use", "abort="], // `abort=` turns a would-be import of env.abort into a plain trap
 ];
 
 /** ?raw imports (WGSL), which vite knows by itself and esbuild does not. */
@@ -46,51 +37,63 @@ const rawText = {
   },
 };
 
-/** What both bundles share: one file that runs in browsers, Node, Deno and Bun alike. */
-const bundle = {
-  bundle: true,
-  format: "esm",
-  platform: "neutral",
-  mainFields: ["module", "main"],
-  target: "es2022",
-  minify: true,
-  legalComments: "eof",
-  external: ["node:*", "webgpu"],
-  plugins: [rawText],
-  logLevel: "warning",
+/** What src/cpu/embedded.gen.ts has is put into the bundle below, as text. */
+const embedded = {
+  name: "embedded",
+  setup({ onResolve }) {
+    onResolve({ filter: /embedded\.gen\.js$/ }, () => ({ path: "embedded", external: true }));
+  },
 };
 
-const kernels = await compileKernels();
+const { wasm, memoryFlags } = await compileKernels();
+const { specialize } = await load("src/cpu/specialize.ts");
+for (const simd of builds) {
+  const bytes = Uint8Array.from(wasm);
+  specialize(bytes, simd === "relaxed");
+  save(`build/${simd}.wasm`, bytes);
+}
+const kernels = JSON.stringify({
+  deflated: deflateRawSync(wasm, { level: 9, memLevel: 9 }).toString("base64"),
+  memoryFlags,
+});
 
-const worker = await build({ ...bundle, entryPoints: ["workers/worker.ts"], write: false });
-const workerSource = worker.outputFiles[0].text;
-save("dist/worker.js", workerSource);
-
-const embedded = Object.fromEntries(
-  builds.map((simd) => {
-    const wasm = kernels.get(simd);
-    return [simd, { base64: Buffer.from(wasm).toString("base64"), memoryFlags: memoryFlagsOf(wasm, simd) }];
-  }),
+// The library and the worker have much in common. It is minified once and put in front of both, so that within the library
+// gzip finds the worker's text to be a copy of what stands before it.
+const { outputFiles } = await build({
+  ...{ bundle: true, splitting: true, minify: true, write: false, outdir: ".", chunkNames: "shared" },
+  ...{ entryPoints: { index: "src/index.ts", worker: "workers/worker.ts" } },
+  ...{ format: "esm", platform: "neutral", mainFields: ["module", "main"], target: "es2022" },
+  ...{
+    external: ["node:*", "webgpu"],
+    plugins: [rawText, embedded],
+    logLevel: "warning",
+    legalComments: "none",
+  },
+});
+const [index, worker, shared] = ["index.js", "worker.js", "shared.js"].map(
+  (name) => outputFiles.find(({ path }) => basename(path) === name).text,
 );
+const licence = "/*! Contains Comlink, Copyright 2019 Google LLC, Apache-2.0 */\n";
+const workerSource = `${withShared(worker).join("")}`;
+const { names, rest: library } = takeImport(index, "embedded");
+const [common, body] = withShared(library);
+const code = withBundlerComments(
+  `${common}const ${names.workerSource}=${quote(workerSource)};${body}const ${names.kernels}=${kernels};`,
+);
+save("dist/worker.js", licence + workerSource);
+save("dist/index.js", licence + code);
+save("dist/index.cjs", licence + (await transform(code, { format: "cjs", minifyWhitespace: true })).code);
+save("dist/kernels.wasm", readFileSync("build/baseline.wasm"));
+save("dist/comlink.LICENSE", readFileSync("node_modules/comlink/LICENSE")); // bundled, so its licence travels along
 save(
   "src/cpu/embedded.gen.ts",
   `// Generated by \`npm run build\` (esbuild.config.mjs) from assembly/ and workers/: the compiled kernels and the bundled
 // worker, inside the library so that no bundler has an asset to lose. Not committed; edit the sources instead.
-// \`memoryFlags\` is the offset of the byte that makes a module take shared memory: 1 is private, 3 is shared.
-export const kernels: Record<"relaxed" | "baseline", { base64: string; memoryFlags: number }> = ${JSON.stringify(embedded, null, 2)};
+// \`deflated\` is base64 of the module; \`memoryFlags\` the offset of the byte that makes it take shared memory (3) or private (1).
+export const kernels: { deflated: string; memoryFlags: number } = ${kernels};
 export const workerSource: string = ${JSON.stringify(workerSource)};
 `,
 );
-
-for (const [format, path] of [
-  ["esm", "dist/index.js"],
-  ["cjs", "dist/index.cjs"],
-]) {
-  const library = await build({ ...bundle, format, entryPoints: ["src/index.ts"], write: false });
-  save(path, withBundlerComments(library.outputFiles[0].text));
-}
-save("dist/kernels.wasm", kernels.get("baseline"));
-save("dist/comlink.LICENSE", readFileSync("node_modules/comlink/LICENSE")); // bundled, so its licence travels along
 
 if (!process.argv.includes("--quiet")) printSizes();
 
@@ -101,39 +104,85 @@ function withBundlerComments(code) {
   return marked;
 }
 
-/** The modules by name, from build/ where the sources have not changed since (compiling takes seconds). */
+/**
+ * Takes each `import{a as b}from"path"` out of a bundle's text.
+ * @returns {{ names: Record<string, string>, rest: string }} the local names by the imported ones, and the text without them
+ */
+function takeImport(text, path) {
+  const names = {};
+  const rest = text.replace(new RegExp(`import\\{([^}]*)\\}from"${path}";`, "g"), (_, list) => {
+    for (const entry of list.split(",")) {
+      const [name, local = name] = entry.split(" as ");
+      names[name] = local;
+    }
+    return "";
+  });
+  if (rest === text) fail(`a bundle does not import ${path}`);
+  return { names, rest };
+}
+
+/** What both have in common, in a scope of its own, and then what one of them has alone. */
+function withShared(text) {
+  const [exported, list] = /export\{([^}]*)\};\s*$/.exec(shared);
+  const locals = list.split(",").map((entry) => entry.replace(/^(\S+) as (\S+)$/, "$2:$1"));
+  const { names, rest } = takeImport(text, "./shared.js");
+  const wanted = Object.entries(names).map(([name, local]) => `${name}:${local}`);
+  return [`const{${wanted}}=(()=>{${shared.replace(exported, "")}return{${locals}}})();`, rest];
+}
+
+/** A string literal in the quotes that leave the text most alike. */
+function quote(text) {
+  return `'${text.replace(/[\\']/g, "\\$&").replace(/\n/g, "\\n")}'`;
+}
+
+/** Imports a TypeScript module of the project. */
+async function load(entry) {
+  const { outputFiles } = await build({ entryPoints: [entry], bundle: true, format: "esm", write: false });
+  return import(`data:text/javascript,${encodeURIComponent(outputFiles[0].text)}`);
+}
+
+/** The compiled module, from build/ where the sources have not changed since (compiling takes seconds). */
 async function compileKernels() {
-  const hash = createHash("sha256").update(JSON.stringify(builds.map(ascFlags)));
+  const hash = createHash("sha256").update(JSON.stringify(ascFlags));
   hash.update(readFileSync("node_modules/assemblyscript/package.json"));
   for (const file of readdirSync("assembly", { recursive: true }).sort()) {
     if (file.endsWith(".ts")) hash.update(file).update(readFileSync(`assembly/${file}`));
   }
   const digest = hash.digest("hex");
-  const outFile = (simd) => `build/${simd}.wasm`;
-  const fresh =
-    existsSync("build/kernels.sha256") &&
-    readFileSync("build/kernels.sha256", "utf8") === digest &&
-    builds.every((simd) => existsSync(outFile(simd)));
+  const fresh = existsSync("build/kernels.sha256") && readFileSync("build/kernels.sha256", "utf8") === digest;
   if (!fresh) {
     const { default: asc } = await import("assemblyscript/asc");
-    for (const simd of builds) {
-      const streams = { stdout: process.stdout, stderr: process.stderr };
-      const { error } = await asc.main(
-        ["assembly/index.ts", "--outFile", outFile(simd), ...ascFlags(simd)],
-        streams,
-      );
-      if (error) fail(`AssemblyScript could not compile the ${simd} kernels: ${error.message}`);
-    }
+    const streams = { stdout: process.stdout, stderr: process.stderr };
+    const files = ["--outFile", "build/kernels.wasm", "--textFile", "build/kernels.wat"];
+    const { error } = await asc.main(["assembly/index.ts", ...files, ...ascFlags], streams);
+    if (error) fail(`AssemblyScript could not compile the kernels: ${error.message}`);
     save("build/kernels.sha256", digest); // last, so that an interrupted build is not taken for a finished one
   }
-  return new Map(builds.map((simd) => [simd, readFileSync(outFile(simd))]));
+  const wasm = readFileSync("build/kernels.wasm");
+  checkPlaceholders(wasm, readFileSync("build/kernels.wat", "utf8"));
+  return { wasm, memoryFlags: memoryFlagsOf(wasm) };
+}
+
+/** Checks that the bytes that src/cpu/specialize.ts looks for are where assembly/simd.ts put them, and nowhere else. */
+function checkPlaceholders(wasm, text) {
+  const bytes = wasm.toString("latin1");
+  for (const [instruction, pattern] of [
+    ["i16x8.q15mulr_sat_s", "\xfd\x82\x01"],
+    ["i32x4.dot_i16x8_s", "\xfd\xba\x01"],
+    ["i16x8.avgr_u", "\xfd\x9b\x01"],
+    ["memory.size", "\xfd\xff\x3f"],
+  ]) {
+    const [expected, found] = [text.split(` ${instruction}\n`).length - 1, bytes.split(pattern).length - 1];
+    if (expected !== found || found === 0)
+      fail(`The kernels have ${expected} x ${instruction}, and ${found} times the bytes that stand for it.`);
+  }
 }
 
 /**
  * Checks that kernels are guests in memory that TypeScript plans: no static data, no start function, no import but
  * env.memory. Returns where the flags of that memory's limits stand in the module.
  */
-function memoryFlagsOf(wasm, name) {
+function memoryFlagsOf(wasm) {
   let flags;
   let at = 8; // after the magic number and the version
   const leb128 = () => {
@@ -148,28 +197,24 @@ function memoryFlagsOf(wasm, name) {
     const size = leb128();
     const end = at + size;
     if (id === 11) {
-      fail(`The ${name} kernels have a data section: something in assembly/ uses a string, a static array or a \
+      fail(`The kernels have a data section: something in assembly/ uses a string, a static array or a \
 StaticArray/Array literal. Kernels own no memory; let the caller pass a pointer to the table.`);
     }
     if (id === 8)
-      fail(
-        `The ${name} kernels have a start function: a global in assembly/ is not a compile-time constant.`,
-      );
+      fail(`The kernels have a start function: a global in assembly/ is not a compile-time constant.`);
     if (id === 2) {
-      if (leb128() !== 1)
-        fail(`The ${name} kernels import more than env.memory (Math.* or a declared function?).`);
+      if (leb128() !== 1) fail(`The kernels import more than env.memory (Math.* or a declared function?).`);
       for (const _name of ["env", "memory"]) {
         const length = leb128();
         at += length;
       }
       const [kind, limits] = [wasm[at], wasm[at + 1]];
-      if (kind !== 2 || limits !== 1)
-        fail(`The ${name} kernels' import is no private memory with a maximum.`);
+      if (kind !== 2 || limits !== 1) fail(`The kernels' import is no private memory with a maximum.`);
       flags = at + 1;
     }
     at = end;
   }
-  return flags ?? fail(`The ${name} kernels import no memory.`);
+  return flags ?? fail(`The kernels import no memory.`);
 }
 
 /** Writes a file only when its content changes, so that watchers and incremental tools stay quiet. */

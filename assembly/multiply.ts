@@ -1,5 +1,5 @@
 // The matrix product behind `dense` and `output`, in register tiles of tokens x 8 outputs.
-import { madd } from "./simd";
+import { fuses, madd } from "./simd";
 
 /**
  * y = x W, then + v, or + v * u where the layer skips. One accumulator for each output, k ascending: every register tile
@@ -42,7 +42,7 @@ function multiplyBlock(
     const at = p << 5;
     const panel = W + p * panelBytes;
     tiled = 0;
-    if (ASC_FEATURE_RELAXED_SIMD) {
+    if (fuses()) {
       for (; tiled + 6 <= tokens; tiled += 6) {
         const t = <usize>tiled;
         rows6(skips, y + t * yStride + at, yStride, x + t * xStride, xStride, xBytes, panel, v + at, u + t * uStride + at, uStride);

@@ -1,6 +1,6 @@
 // The projection and the scan of one chunk after the other, in register tiles of tokens x four states: what
 // `projectScan` and `projectHidden` share.
-import { cmaddIm, cmaddRe, madd } from "./simd";
+import { cmaddIm, cmaddRe, fuses, madd } from "./simd";
 
 /**
  * bu and loc of the `tokens` tokens of (a part of) one chunk and four states, all arguments at these states.
@@ -16,7 +16,7 @@ export function scanChunk(
   fused: bool, out: usize, stride: usize, u: usize, uStride: usize, uBytes: usize, B: usize, lambda: usize, state: usize,
   power: usize, carry: usize, tokens: i32,
 ): void {
-  if (ASC_FEATURE_RELAXED_SIMD) {
+  if (fuses()) {
     for (; tokens >= 6; tokens -= 6) {
       rows6(fused, out, stride, u, uStride, uBytes, B, lambda, state, power, carry);
       out += 6 * stride;

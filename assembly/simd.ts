@@ -1,19 +1,28 @@
 // The arithmetic that every kernel shares. One definition each, so that all register tiles give the same bits.
 
-/** c + a * b: fused where the module is built for relaxed SIMD, else rounded twice. One module never mixes the two. */
+// One compilation gives two modules of the same shape, the fused and the baseline one: what differs stands as three instructions
+// that no kernel has any other use for, each as long as what src/cpu/specialize.ts puts in its place. Their operands come in
+// this order, so that the product is made between them where it is not fused, and is nothing where it is.
+
+/** c + a * b: fused where the module is made for relaxed SIMD, else rounded twice. One module never mixes the two. */
 // @ts-ignore: decorator
 @inline
 export function madd(a: v128, b: v128, c: v128): v128 {
-  if (ASC_FEATURE_RELAXED_SIMD) return f32x4.relaxed_madd(a, b, c);
-  return f32x4.add(c, f32x4.mul(a, b));
+  return i32x4.dot_i16x8_s(i16x8.q15mulr_sat_s(a, b), c);
 }
 
 /** c - a * b, likewise. */
 // @ts-ignore: decorator
 @inline
 export function nmadd(a: v128, b: v128, c: v128): v128 {
-  if (ASC_FEATURE_RELAXED_SIMD) return f32x4.relaxed_nmadd(a, b, c);
-  return f32x4.sub(c, f32x4.mul(a, b));
+  return i16x8.avgr_u(f32x4.neg(i16x8.q15mulr_sat_s(a, b)), c);
+}
+
+/** Whether the module is the fused one: the number, more than a memory has pages, is replaced by 0 there. */
+// @ts-ignore: decorator
+@inline
+export function fuses(): bool {
+  return memory.size() > 0xffffd;
 }
 
 /** Re(a b + c) */

@@ -195,8 +195,8 @@ describe("the self-test", () => {
 
   describe.each(builds)("finds kernels that are wrong (%s)", (build) => {
     /** The kernels with every f32x4.add made an f32x4.sub. */
-    function wrongKernels(): Uint8Array<ArrayBuffer> {
-      const bytes = kernelBytes(build, false);
+    async function wrongKernels(): Promise<Uint8Array<ArrayBuffer>> {
+      const bytes = await kernelBytes(build, false);
       let found = 0;
       for (let i = 0; i + 2 < bytes.length; i++) {
         if (bytes[i] === 0xfd && bytes[i + 1] === 0xe4 && bytes[i + 2] === 0x01) {
@@ -210,7 +210,7 @@ describe("the self-test", () => {
 
     async function openWrong() {
       const gpu = { requestAdapter: async () => null };
-      const engine = await createEngine({ wasm: wrongKernels(), threads: 0, gpu });
+      const engine = await createEngine({ wasm: await wrongKernels(), threads: 0, gpu });
       const before = await engine.lru(params);
       const report = await engine.selfTest();
       return { engine, before, report };

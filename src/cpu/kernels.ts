@@ -2,6 +2,7 @@
 import { LinrecError, messageOf } from "../errors.js";
 import { kernels } from "./embedded.gen.js";
 import { createMemory } from "./instantiate.js";
+import { specialize } from "./specialize.js";
 
 /** `relaxed` fuses multiply-add: faster, the same bits on one machine. `baseline`: the same bits on every machine. */
 export type Simd = "relaxed" | "baseline";
@@ -30,7 +31,7 @@ export async function compileKernels(
   }
   try {
     if (custom !== undefined) return await compileCustom(custom, shared);
-    const relaxed = simd === "baseline" ? undefined : kernelBytes("relaxed", shared);
+    const relaxed = simd === "baseline" ? undefined : await kernelBytes("relaxed", shared);
     if (relaxed && WebAssembly.validate(relaxed)) {
       return { module: await WebAssembly.compile(relaxed), simd: "relaxed", shared };
     }
@@ -41,7 +42,7 @@ export async function compileKernels(
           '--experimental-wasm-relaxed-simd; Node 22 and current browsers have it). Use simd "auto" or "baseline".',
       );
     }
-    const baseline = kernelBytes("baseline", shared);
+    const baseline = await kernelBytes("baseline", shared);
     return { module: await WebAssembly.compile(baseline), simd: "baseline", shared };
   } catch (error) {
     if (error instanceof LinrecError) throw error;
@@ -77,10 +78,13 @@ async function toModule(source: WasmSource): Promise<WebAssembly.Module> {
   return WebAssembly.compile(source as BufferSource);
 }
 
-/** An embedded module, for private or for shared memory: they differ in the flags of the memory that they import. */
-export function kernelBytes(simd: Simd, shared: boolean): Uint8Array<ArrayBuffer> {
-  const { base64, memoryFlags } = kernels[simd];
-  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+/** A build of the embedded module, for private or for shared memory: they differ in the flags of the memory that they import. */
+export async function kernelBytes(simd: Simd, shared: boolean): Promise<Uint8Array<ArrayBuffer>> {
+  const { deflated, memoryFlags } = kernels;
+  const packed = Uint8Array.from(atob(deflated), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
   bytes[memoryFlags] = shared ? 3 : 1;
+  specialize(bytes, simd === "relaxed");
   return bytes;
 }
