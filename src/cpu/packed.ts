@@ -81,8 +81,13 @@ export interface Scratch {
   readonly h: number;
   /** the carry into each chunk of the tile, or a pool's chunk sums */
   readonly carries: number;
+  /** What `timedScan` works in. */
+  readonly lambdas: number;
   readonly bytes: number;
 }
+
+/** Timesteps whose lambda^Delta are kept at a time, as in assembly/timedScan.ts. */
+const TIMED_TABLES = 8;
 
 export interface PackedProgram {
   readonly stages: readonly PackedStage[];
@@ -343,6 +348,7 @@ function planScratch(slots: readonly number[], stages: readonly PackedStage[], t
     h: take(bytes.h * tileTokens),
     // One chunk more than tileTokens / CHUNK: a tile that starts inside a chunk may touch one more.
     carries: take(bytes.carries * (tileTokens / CHUNK + 1)),
+    lambdas: take(TIMED_TABLES * (2 * bytes.h + 4)),
     bytes: end,
   };
 }

@@ -77,6 +77,7 @@ export class TileRunner {
   readonly #scratchSlots: readonly number[];
   readonly #h: number;
   readonly #carries: number;
+  readonly #lambdas: number;
   #tile!: Tile;
   /** Rows of the slots: the tile's tokens, 1 after a pool. */
   #rows = 0;
@@ -92,6 +93,7 @@ export class TileRunner {
     this.#slots = [...this.#scratchSlots];
     this.#h = scratch + program.scratch.h;
     this.#carries = scratch + program.scratch.carries;
+    this.#lambdas = scratch + program.scratch.lambdas;
   }
 
   /** Chunks that the tile touches: rows of the carries. */
@@ -281,7 +283,7 @@ export class TileRunner {
 
   /** h of `tokens` tokens of a row, in the place of their bu. */
   #scanTimed({ rates, groups }: Stage<"lru">, h: number, carry: number, times: number, tokens: number): void {
-    this.#kernels.timedScan(h, carry, this.#carries, this.#image + rates, times, tokens, groups);
+    this.#kernels.timedScan(h, carry, this.#lambdas, this.#image + rates, times, tokens, groups);
   }
 
   /** Adds tokens to a mean pool's sum one by one: they are chunks of one token. */

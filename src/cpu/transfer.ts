@@ -216,5 +216,5 @@ function finishPool(
 
 /** Room for the finals, or the carries, of the chunks of a span, and for a row of y. */
 function temporaryBytes({ scratch, outputWidth }: PackedProgram): number {
-  return Math.max(scratch.bytes - scratch.carries, 4 * outputWidth);
+  return Math.max(scratch.lambdas - scratch.carries, 4 * outputWidth);
 }
