@@ -3,11 +3,23 @@ import type { Memory } from "./analysis.js";
 import { LinrecError } from "./errors.js";
 import type { Lru } from "./lru.js";
 import type { BackendName } from "./program.js";
-import { type ForwardOptions, forwardOptionNames, type Progress } from "./recurrent.js";
+import type { ForwardOptions, Progress } from "./recurrent.js";
 import type { Plan } from "./scheduler.js";
 import { checkFunction, checkOptions } from "./validate.js";
 
-export type BidirectionalOptions = Omit<ForwardOptions<never>, "state">;
+const optionNames = [
+  "batch",
+  "lengths",
+  "integrationTimesteps",
+  "out",
+  "backend",
+  "signal",
+  "transfer",
+  "onProgress",
+] as const;
+
+/** Those of a layer's forward that do not depend on where a row is cut. */
+export type BidirectionalOptions = Pick<ForwardOptions<never>, (typeof optionNames)[number]>;
 
 /**
  * y[t] = Re(Cf hf[t] + Cb hb[t]) + (Df + Db) x[t], with hf[t] = lambda_f hf[t-1] + Bf x[t] from each row's first token on and
@@ -54,13 +66,13 @@ export class BidirectionalLru {
   }
 
   /**
-   * Reads whole sequences, as a layer's `forward` does and with its errors; `unsupported` for a `state`. A token's
+   * Reads whole sequences, as a layer's `forward` does and with its errors; `unsupported` for `state`, `reset` and `every`. A token's
    * timestep is its own in both directions.
    */
   async forward(x: Float32Array, options: BidirectionalOptions = {}): Promise<{ readonly y: Float32Array }> {
-    checkOptions("forward's options", options, forwardOptionNames);
+    for (const name of ["state", "reset", "every"]) if (name in Object(options)) throw unsupported(name);
+    checkOptions("forward's options", options, optionNames);
     const { onProgress, ...rest } = options;
-    if ((rest as ForwardOptions<never>).state !== undefined) throw unsupported("state to go on from");
     checkFunction("onProgress", onProgress);
     const half = (start: number) =>
       onProgress && (({ done, total }: Progress) => onProgress({ done: (start * total + done) / 2, total }));

@@ -124,7 +124,7 @@ export interface Host {
   release(prepared: Prepared): void;
 }
 
-export const forwardOptionNames = [
+const forwardOptionNames = [
   "batch",
   "state",
   "lengths",

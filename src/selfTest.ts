@@ -39,6 +39,7 @@ interface Case {
   readonly program: Program;
   readonly batch: number;
   readonly seqLen: number;
+  readonly timesteps?: Float32Array | undefined;
   readonly limit: (backend: BackendName, x: Float32Array) => number;
 }
 
@@ -52,15 +53,25 @@ export async function runSelfTest(
   threads: number,
 ): Promise<SelfTestReport> {
   const results: SelfTestResult[] = [];
-  for (const { name, program, batch, seqLen, limit } of cases()) {
+  for (const { name, program, batch, seqLen, timesteps, limit } of cases()) {
     const x = wave(batch * seqLen * inputWidth(program));
-    const expected = runReference(program, { x, batch, seqLen }).y;
+    const expected = runReference(program, { x, batch, seqLen, timesteps }).y;
     for (const backend of backends) {
       for (const count of backend === "wasm" && threads > 0 ? [0, threads] : [0]) {
         const y = new Float32Array(expected.length);
         const state = new State(stateLayout(program), batch);
         const lengths = new Int32Array(batch).fill(seqLen);
-        const job = { batch, seqLen, lengths, x, y, state, signal: undefined, onProgress: undefined };
+        const job = {
+          batch,
+          seqLen,
+          lengths,
+          timesteps,
+          x,
+          y,
+          state,
+          signal: undefined,
+          onProgress: undefined,
+        };
         const thrown = await run(program, job, backend, count).then(() => undefined, messageOf);
         const error = thrown === undefined ? relativeError(y, expected) : Number.POSITIVE_INFINITY;
         const most = limit(backend, x);
@@ -73,11 +84,20 @@ export async function runSelfTest(
 }
 
 function cases(): Case[] {
-  const layer = (dModel: number, dState: number, rMax: number, batch: number, seqLen: number): Case => {
+  const layer = (
+    dModel: number,
+    dState: number,
+    rMax: number,
+    batch: number,
+    seqLen: number,
+    timesteps?: Float32Array,
+  ): Case => {
     const params = initLru({ dModel, dState, rMin: 0.9 * rMax, rMax, seed: dModel });
-    const limit = (_: BackendName, x: Float32Array) => linearLimit(params, x, batch, seqLen);
-    const name = `layer, |lambda| up to ${rMax}, ${dModel} features, ${dState} states`;
-    return { name, program: programOf(params, "lru"), batch, seqLen, limit };
+    const limit = (_: BackendName, x: Float32Array) =>
+      linearLimit(params, x, batch, seqLen, undefined, timesteps);
+    const apart = timesteps ? ", timesteps" : "";
+    const name = `layer, |lambda| up to ${rMax}, ${dModel} features, ${dState} states${apart}`;
+    return { name, program: programOf(params, "lru"), batch, seqLen, timesteps, limit };
   };
   const model: Case = {
     name: "two-layer classifier",
@@ -86,7 +106,14 @@ function cases(): Case[] {
     seqLen: 333,
     limit: (backend) => MODEL_LIMIT[backend],
   };
-  return [layer(17, 33, 0.9999, 2, 2000), layer(64, 48, 0.999, 1, 512), layer(3, 1, 0.5, 3, 65), model];
+  const timesteps = Float32Array.from({ length: 300 }, (_, i) => ((7 * i) % 31) / 8);
+  return [
+    layer(17, 33, 0.9999, 2, 2000),
+    layer(64, 48, 0.999, 1, 512),
+    layer(3, 1, 0.5, 3, 65),
+    layer(9, 11, 0.999, 1, 300, timesteps),
+    model,
+  ];
 }
 
 /** Two blocks with every kind of stage, weights from the seeded generator. */

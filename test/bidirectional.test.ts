@@ -153,6 +153,8 @@ test("what it cannot do, and what it will not take", async () => {
     () => layer.allocateInferenceCache(),
     () => layer.explain(wrong("step")),
     () => layer.forward(x, wrong({ state })),
+    () => layer.forward(x, wrong({ every: 2 })),
+    () => layer.forward(x, wrong({ reset: new Uint8Array(10) })),
   ]) {
     expectLinrecError(await errorOf(call), "unsupported", /bidirectional layer has no .*whole sequence/);
   }
