@@ -95,6 +95,12 @@ export const workerSource: string = ${JSON.stringify(workerSource)};
 `,
 );
 
+// The command: it imports the library beside it, by the package's own name.
+await build({
+  ...{ bundle: true, minify: true, outfile: "dist/cli.js", entryPoints: ["cli/linrec.ts"] },
+  ...{ format: "esm", platform: "node", target: "node20", external: ["linrec"], logLevel: "warning" },
+});
+
 if (!process.argv.includes("--quiet")) printSizes();
 
 /** Puts back what minifying drops from src/importLater.ts: without the comments users' bundlers warn, or follow the import. */

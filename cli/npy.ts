@@ -1,0 +1,175 @@
+/** NumPy's .npy files, read and written piece by piece (numpy.org/doc/stable/reference/generated/numpy.lib.format). */
+import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { fileError } from "./usage.js";
+
+interface Reader {
+  readonly bytes: number;
+  readonly read: (buffer: ArrayBuffer) => Float32Array;
+}
+
+const reader = (
+  type: (new (buffer: ArrayBuffer) => ArrayLike<number>) & { BYTES_PER_ELEMENT: number },
+): Reader => ({
+  bytes: type.BYTES_PER_ELEMENT,
+  read: (buffer) => Float32Array.from(new type(buffer)),
+});
+
+/** By NumPy's names; all are read as float32. */
+const readers: ReadonlyMap<string, Reader> = new Map([
+  ["<f4", { bytes: 4, read: (buffer: ArrayBuffer) => new Float32Array(buffer) }],
+  ["<f8", reader(Float64Array)],
+  ["<i8", { bytes: 8, read: (buffer: ArrayBuffer) => Float32Array.from(new BigInt64Array(buffer), Number) }],
+  ["<i4", reader(Int32Array)],
+  ["<i2", reader(Int16Array)],
+  ["|i1", reader(Int8Array)],
+  ["|u1", reader(Uint8Array)],
+]);
+
+const CHUNK_VALUES = 1 << 18;
+const LONGEST_HEADER = 1 << 20;
+
+export class NpyFile {
+  readonly shape: readonly number[];
+  readonly #path: string;
+  readonly #file: FileHandle;
+  readonly #reader: Reader;
+  readonly #start: number;
+
+  private constructor(
+    path: string,
+    file: FileHandle,
+    shape: readonly number[],
+    reader: Reader,
+    start: number,
+  ) {
+    this.#path = path;
+    this.#file = file;
+    this.shape = shape;
+    this.#reader = reader;
+    this.#start = start;
+  }
+
+  /** Reads the header. Rejects with words for whoever made the file. */
+  static async open(path: string): Promise<NpyFile> {
+    const file = await open(path).catch((error) => {
+      throw fileError(path, error);
+    });
+    try {
+      const prefix = Buffer.alloc(12);
+      await file.read(prefix, 0, 12, 0);
+      if (prefix.toString("latin1", 0, 6) !== "\x93NUMPY")
+        throw new Error(`${path} is no .npy file. Write one with numpy.save(path, array).`);
+      const long = (prefix[6] as number) > 1;
+      const length = long ? prefix.readUInt32LE(8) : prefix.readUInt16LE(8);
+      if (length > LONGEST_HEADER)
+        throw new Error(`${path} is damaged: its header says it is ${length} bytes long.`);
+      const start = (long ? 12 : 10) + length;
+      const header = Buffer.alloc(length);
+      await file.read(header, 0, length, start - length);
+      const { descr, shape } = parseHeader(path, header.toString("latin1"));
+      const found = readers.get(descr);
+      if (!found)
+        throw new Error(
+          `${path} holds ${descr}; expected ${[...readers.keys()].join(", ")}. Save array.astype("float32").`,
+        );
+      const { size } = await file.stat();
+      const needed = start + found.bytes * shape.reduce((product, n) => product * n, 1);
+      if (size < needed)
+        throw new Error(
+          `${path} is cut short: [${shape}] of ${descr} needs ${needed} bytes, it has ${size}.`,
+        );
+      return new NpyFile(path, file, shape, found, start);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /** Values [from, from + count) as float32, a megabyte at a time. */
+  async *values(from: number, count: number): AsyncGenerator<Float32Array> {
+    const { bytes, read } = this.#reader;
+    for (let at = 0; at < count; at += CHUNK_VALUES) {
+      const values = Math.min(CHUNK_VALUES, count - at);
+      const buffer = new ArrayBuffer(values * bytes);
+      const where = this.#start + (from + at) * bytes;
+      for (let got = 0; got < buffer.byteLength; ) {
+        const { bytesRead } = await this.#file.read(
+          new Uint8Array(buffer, got),
+          0,
+          buffer.byteLength - got,
+          where + got,
+        );
+        if (bytesRead === 0) throw new Error(`${this.#path} became shorter while it was read.`);
+        got += bytesRead;
+      }
+      yield read(buffer);
+    }
+  }
+
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+}
+
+function parseHeader(path: string, header: string): { descr: string; shape: number[] } {
+  const descr = /'descr':\s*'([^']*)'/.exec(header)?.[1];
+  const shape = /'shape':\s*\(([\d,\s]*)\)/.exec(header)?.[1];
+  if (descr === undefined || shape === undefined)
+    throw new Error(`${path} has no plain array in its header. Save one with numpy.save(path, array).`);
+  if (/'fortran_order':\s*True/.test(header))
+    throw new Error(`${path} is in Fortran order. Save numpy.ascontiguousarray(array).`);
+  return {
+    descr,
+    shape: shape
+      .split(",")
+      .filter((n) => n.trim())
+      .map(Number),
+  };
+}
+
+/** A float32 file in the making: under another name until it is whole, so that no half of one is taken for it. */
+export class NpyWriter {
+  readonly #path: string;
+  readonly #part: string;
+  readonly #file: FileHandle;
+
+  private constructor(path: string, part: string, file: FileHandle) {
+    this.#path = path;
+    this.#part = part;
+    this.#file = file;
+  }
+
+  static async create(path: string, shape: readonly number[]): Promise<NpyWriter> {
+    const part = `${path}.part`;
+    const file = await open(part, "w").catch((error) => {
+      throw fileError(path, error);
+    });
+    const tuple = shape.length === 1 ? `${shape[0]},` : shape.join(", ");
+    const header = `{'descr': '<f4', 'fortran_order': False, 'shape': (${tuple}), }`;
+    const padded = `${header.padEnd(Math.ceil((10 + header.length + 1) / 64) * 64 - 11)}\n`;
+    const prefix = Buffer.from("\x93NUMPY\x01\x00\0\0", "latin1");
+    prefix.writeUInt16LE(padded.length, 8);
+    await file.write(Buffer.concat([prefix, Buffer.from(padded, "latin1")]));
+    return new NpyWriter(path, part, file);
+  }
+
+  async write({ buffer, byteOffset, byteLength }: Float32Array): Promise<void> {
+    for (let at = 0; at < byteLength; ) {
+      const bytes = new Uint8Array(buffer, byteOffset + at, byteLength - at);
+      const { bytesWritten } = await this.#file.write(bytes).catch((error) => {
+        throw fileError(this.#path, error);
+      });
+      at += bytesWritten;
+    }
+  }
+
+  async finish(): Promise<void> {
+    await this.#file.close();
+    await rename(this.#part, this.#path);
+  }
+
+  async discard(): Promise<void> {
+    await this.#file.close().catch(() => {});
+    await rm(this.#part, { force: true });
+  }
+}

@@ -1,0 +1,136 @@
+/** `linrec run`: a model over a file, in constant memory. */
+import type { Model } from "linrec";
+import { NpyFile, NpyWriter } from "./npy.js";
+import { Progress } from "./progress.js";
+import { open, openModel, parse, UsageError } from "./usage.js";
+
+/** Rows shorter than this are read several at a time, so that threads have something to share. */
+const GROUP_VALUES = 1 << 20;
+
+export async function run(args: string[]): Promise<number> {
+  const { values, files } = parse(
+    "run",
+    args,
+    ["MODEL.safetensors", "INPUT.npy"],
+    ["output", "backend", "threads", "spec", "quiet"],
+  );
+  const [modelPath, inputPath] = files as [string, string];
+  if (values.output === undefined) throw new UsageError("Say where the output goes: -o OUTPUT.npy.");
+  const engine = await open(values);
+  const stop = new AbortController();
+  const interrupt = () => stop.abort();
+  process.once("SIGINT", interrupt);
+  let input: NpyFile | undefined;
+  let output: NpyWriter | undefined;
+  try {
+    const model = await openModel(engine, modelPath, values.spec);
+    input = await NpyFile.open(inputPath);
+    const job = layOut(inputPath, input.shape, model);
+    output = await NpyWriter.create(values.output, job.outShape);
+    const progress = new Progress(job.batch * job.seqLen, values.quiet !== true);
+    for await (const { y, tokens } of pieces(model, input, job, stop.signal)) {
+      await output.write(y);
+      progress.add(tokens);
+    }
+    await output.finish();
+    const { backend } = model.explain("forward", { batch: job.batch, seqLen: job.seqLen });
+    progress.finish(`[${input.shape}] -> ${values.output} [${job.outShape}], ${backend}`);
+    return 0;
+  } catch (error) {
+    await output?.discard();
+    throw error;
+  } finally {
+    process.off("SIGINT", interrupt);
+    await input?.close();
+    await engine.dispose();
+  }
+}
+
+interface Job {
+  readonly batch: number;
+  readonly seqLen: number;
+  readonly pooled: boolean;
+  readonly outShape: readonly number[];
+}
+
+/** [tokens, features] or [batch, tokens, features]; a model of one feature also takes [tokens] and [batch, tokens]. */
+function layOut(path: string, shape: readonly number[], { inputWidth, outputWidth, stages }: Model): Job {
+  const full =
+    inputWidth === 1 && shape.length < 3 && (shape.length < 2 || shape[1] !== 1) ? [...shape, 1] : shape;
+  const [seqLen = 0, features] = full.slice(-2);
+  if (full.length < 2 || full.length > 3 || features !== inputWidth) {
+    throw new Error(
+      `${path} is [${shape}]; this model reads [tokens, ${inputWidth}] or [batch, tokens, ${inputWidth}]. Reshape or transpose it.`,
+    );
+  }
+  const batch = full.length === 3 ? (full[0] as number) : 1;
+  const pooled = stages.some(({ kind }) => kind === "pool");
+  if (pooled && seqLen === 0)
+    throw new Error(`${path} has no token, and this model pools: there is nothing to pool.`);
+  const outShape = [...full.slice(0, -2), ...(pooled ? [] : [seqLen]), outputWidth];
+  return { batch, seqLen, pooled, outShape };
+}
+
+interface Piece {
+  /** What comes next in the file. */
+  readonly y: Float32Array;
+  readonly tokens: number;
+}
+
+/** Long rows one after another, each as a stream; short ones in groups, each with one forward. */
+async function* pieces(model: Model, input: NpyFile, job: Job, signal: AbortSignal): AsyncGenerator<Piece> {
+  const { batch, seqLen, pooled } = job;
+  const rowValues = seqLen * model.inputWidth;
+  if (batch * rowValues === 0) return;
+  const group = Math.floor(GROUP_VALUES / (seqLen * Math.max(model.inputWidth, model.outputWidth)));
+  if (group >= 1) {
+    for (let row = 0; row < batch; row += group) {
+      const rows = Math.min(group, batch - row);
+      const x = new Float32Array(rows * rowValues);
+      let at = 0;
+      for await (const chunk of input.values(row * rowValues, x.length)) {
+        x.set(chunk, at);
+        at += chunk.length;
+      }
+      const { y } = await model.forward(x, { batch: rows, signal });
+      yield { y, tokens: rows * seqLen };
+    }
+    return;
+  }
+  for (let row = 0; row < batch; row++) {
+    let last: Float32Array | undefined;
+    let tokens = 0;
+    const chunks = input.values(row * rowValues, rowValues);
+    const read = new TokenCounter(model.inputWidth);
+    for await (const { y } of model.forwardStream(read.through(chunks), { signal })) {
+      tokens = read.take();
+      if (pooled) last = y;
+      yield { y: pooled ? new Float32Array(0) : y, tokens };
+    }
+    if (last) yield { y: last, tokens: 0 };
+  }
+}
+
+/** Counts what has been read, for the progress bar: a pooled result does not say how many tokens it stands for. */
+class TokenCounter {
+  readonly #width: number;
+  #values = 0;
+
+  constructor(width: number) {
+    this.#width = width;
+  }
+
+  async *through(chunks: AsyncIterable<Float32Array>): AsyncGenerator<Float32Array> {
+    for await (const chunk of chunks) {
+      this.#values += chunk.length;
+      yield chunk;
+    }
+  }
+
+  /** Whole tokens since the last call. */
+  take(): number {
+    const tokens = Math.floor(this.#values / this.#width);
+    this.#values -= tokens * this.#width;
+    return tokens;
+  }
+}
