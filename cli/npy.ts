@@ -2,27 +2,21 @@
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { fileError } from "./usage.js";
 
-interface Reader {
-  readonly bytes: number;
-  readonly read: (buffer: ArrayBuffer) => Float32Array;
-}
+/** float32, or int32 for a model that reads token ids. */
+export type Values = typeof Float32Array | typeof Int32Array;
+type Source = (new (
+  buffer: ArrayBuffer,
+) => Iterable<number | bigint>) & { readonly BYTES_PER_ELEMENT: number };
 
-const reader = (
-  type: (new (buffer: ArrayBuffer) => ArrayLike<number>) & { BYTES_PER_ELEMENT: number },
-): Reader => ({
-  bytes: type.BYTES_PER_ELEMENT,
-  read: (buffer) => Float32Array.from(new type(buffer)),
-});
-
-/** By NumPy's names; all are read as float32. */
-const readers: ReadonlyMap<string, Reader> = new Map([
-  ["<f4", { bytes: 4, read: (buffer: ArrayBuffer) => new Float32Array(buffer) }],
-  ["<f8", reader(Float64Array)],
-  ["<i8", { bytes: 8, read: (buffer: ArrayBuffer) => Float32Array.from(new BigInt64Array(buffer), Number) }],
-  ["<i4", reader(Int32Array)],
-  ["<i2", reader(Int16Array)],
-  ["|i1", reader(Int8Array)],
-  ["|u1", reader(Uint8Array)],
+/** By NumPy's names. */
+const types: ReadonlyMap<string, Source> = new Map<string, Source>([
+  ["<f4", Float32Array],
+  ["<f8", Float64Array],
+  ["<i8", BigInt64Array],
+  ["<i4", Int32Array],
+  ["<i2", Int16Array],
+  ["|i1", Int8Array],
+  ["|u1", Uint8Array],
 ]);
 
 const CHUNK_VALUES = 1 << 18;
@@ -30,22 +24,19 @@ const LONGEST_HEADER = 1 << 20;
 
 export class NpyFile {
   readonly shape: readonly number[];
+  /** No fractions: what token ids must be. */
+  readonly integers: boolean;
   readonly #path: string;
   readonly #file: FileHandle;
-  readonly #reader: Reader;
+  readonly #type: Source;
   readonly #start: number;
 
-  private constructor(
-    path: string,
-    file: FileHandle,
-    shape: readonly number[],
-    reader: Reader,
-    start: number,
-  ) {
+  private constructor(path: string, file: FileHandle, shape: readonly number[], type: Source, start: number) {
     this.#path = path;
     this.#file = file;
     this.shape = shape;
-    this.#reader = reader;
+    this.integers = type !== Float32Array && type !== Float64Array;
+    this.#type = type;
     this.#start = start;
   }
 
@@ -67,13 +58,13 @@ export class NpyFile {
       const header = Buffer.alloc(length);
       await file.read(header, 0, length, start - length);
       const { descr, shape } = parseHeader(path, header.toString("latin1"));
-      const found = readers.get(descr);
+      const found = types.get(descr);
       if (!found)
         throw new Error(
-          `${path} holds ${descr}; expected ${[...readers.keys()].join(", ")}. Save array.astype("float32").`,
+          `${path} holds ${descr}; expected ${[...types.keys()].join(", ")}. Save array.astype("float32").`,
         );
       const { size } = await file.stat();
-      const needed = start + found.bytes * shape.reduce((product, n) => product * n, 1);
+      const needed = start + found.BYTES_PER_ELEMENT * shape.reduce((product, n) => product * n, 1);
       if (size < needed)
         throw new Error(
           `${path} is cut short: [${shape}] of ${descr} needs ${needed} bytes, it has ${size}.`,
@@ -85,9 +76,10 @@ export class NpyFile {
     }
   }
 
-  /** Values [from, from + count) as float32, a megabyte at a time. */
-  async *values(from: number, count: number): AsyncGenerator<Float32Array> {
-    const { bytes, read } = this.#reader;
+  /** Values [from, from + count), a megabyte or two at a time. */
+  async *values<As extends Values>(as: As, from: number, count: number): AsyncGenerator<InstanceType<As>> {
+    const type = this.#type;
+    const bytes = type.BYTES_PER_ELEMENT;
     for (let at = 0; at < count; at += CHUNK_VALUES) {
       const values = Math.min(CHUNK_VALUES, count - at);
       const buffer = new ArrayBuffer(values * bytes);
@@ -102,13 +94,18 @@ export class NpyFile {
         if (bytesRead === 0) throw new Error(`${this.#path} became shorter while it was read.`);
         got += bytesRead;
       }
-      yield read(buffer);
+      if ((type as unknown) === as) yield new as(buffer) as InstanceType<As>;
+      else yield convert(as, new type(buffer)) as InstanceType<As>;
     }
   }
 
   close(): Promise<void> {
     return this.#file.close();
   }
+}
+
+function convert(as: Values, values: Iterable<number | bigint>): Float32Array | Int32Array {
+  return as === Float32Array ? Float32Array.from(values, Number) : Int32Array.from(values, Number);
 }
 
 function parseHeader(path: string, header: string): { descr: string; shape: number[] } {

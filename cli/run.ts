@@ -1,6 +1,6 @@
 /** `linrec run`: a model over a file, in constant memory. */
 import type { Model } from "linrec";
-import { NpyFile, NpyWriter } from "./npy.js";
+import { NpyFile, NpyWriter, type Values } from "./npy.js";
 import { Progress } from "./progress.js";
 import { open, openModel, parse, UsageError } from "./usage.js";
 
@@ -25,7 +25,7 @@ export async function run(args: string[]): Promise<number> {
   try {
     const model = await openModel(engine, modelPath, values.spec);
     input = await NpyFile.open(inputPath);
-    const job = layOut(inputPath, input.shape, model);
+    const job = layOut(inputPath, input, model);
     output = await NpyWriter.create(values.output, job.outShape);
     const progress = new Progress(job.batch * job.seqLen, values.quiet !== true);
     for await (const { y, tokens } of pieces(model, input, job, stop.signal)) {
@@ -54,7 +54,12 @@ interface Job {
 }
 
 /** [tokens, features] or [batch, tokens, features]; a model of one feature also takes [tokens] and [batch, tokens]. */
-function layOut(path: string, shape: readonly number[], { inputWidth, outputWidth, stages }: Model): Job {
+function layOut(path: string, { shape, integers }: NpyFile, model: Model): Job {
+  const { inputWidth, outputWidth, stages, vocabulary } = model;
+  if (vocabulary !== undefined && !integers)
+    throw new Error(
+      `${path} holds fractions; this model reads token ids, 0 to ${vocabulary - 1}. Save integers.`,
+    );
   const full =
     inputWidth === 1 && shape.length < 3 && (shape.length < 2 || shape[1] !== 1) ? [...shape, 1] : shape;
   const [seqLen = 0, features] = full.slice(-2);
@@ -80,15 +85,16 @@ interface Piece {
 /** Long rows one after another, each as a stream; short ones in groups, each with one forward. */
 async function* pieces(model: Model, input: NpyFile, job: Job, signal: AbortSignal): AsyncGenerator<Piece> {
   const { batch, seqLen, pooled } = job;
+  const array: Values = model.vocabulary === undefined ? Float32Array : Int32Array;
   const rowValues = seqLen * model.inputWidth;
   if (batch * rowValues === 0) return;
   const group = Math.floor(GROUP_VALUES / (seqLen * Math.max(model.inputWidth, model.outputWidth)));
   if (group >= 1) {
     for (let row = 0; row < batch; row += group) {
       const rows = Math.min(group, batch - row);
-      const x = new Float32Array(rows * rowValues);
+      const x = new array(rows * rowValues);
       let at = 0;
-      for await (const chunk of input.values(row * rowValues, x.length)) {
+      for await (const chunk of input.values(array, row * rowValues, x.length)) {
         x.set(chunk, at);
         at += chunk.length;
       }
@@ -100,7 +106,7 @@ async function* pieces(model: Model, input: NpyFile, job: Job, signal: AbortSign
   for (let row = 0; row < batch; row++) {
     let last: Float32Array | undefined;
     let tokens = 0;
-    const chunks = input.values(row * rowValues, rowValues);
+    const chunks = input.values(array, row * rowValues, rowValues);
     const read = new TokenCounter(model.inputWidth);
     for await (const { y } of model.forwardStream(read.through(chunks), { signal })) {
       tokens = read.take();
@@ -120,7 +126,9 @@ class TokenCounter {
     this.#width = width;
   }
 
-  async *through(chunks: AsyncIterable<Float32Array>): AsyncGenerator<Float32Array> {
+  async *through<Chunk extends Float32Array | Int32Array>(
+    chunks: AsyncIterable<Chunk>,
+  ): AsyncGenerator<Chunk> {
     for await (const chunk of chunks) {
       this.#values += chunk.length;
       yield chunk;

@@ -236,7 +236,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   /**
-   * Reads one sequence as it comes, in constant memory: chunks of float32 [tokens, inputWidth] cut anywhere -> for each
+   * Reads one sequence as it comes, in constant memory: chunks of float32 [tokens, inputWidth] or int32 ids, cut anywhere -> for each
    * piece y [tokens, outputWidth] (what a model that pools says so far: [outputWidth]) and the state after it. Joined, the
    * pieces are one forward, on the CPU bit for bit. The source is read only when a result is awaited, and closed when the
    * loop is left.
@@ -346,11 +346,16 @@ export abstract class Recurrent<Cache extends AnyCache> {
     if (tokens !== undefined) checkCount("tokens", tokens, 1);
     if (backend !== undefined) checkBackendOption(backend);
     checkSignal(signal);
-    return new Feed(this.inputWidth, tokens, async (x) => {
-      const result = await this.forward(x, { state, backend, signal });
-      state = result.state;
-      return result;
-    });
+    return new Feed(
+      this.vocabulary === undefined ? Float32Array : Int32Array,
+      this.inputWidth,
+      tokens,
+      async (x) => {
+        const result = await this.forward(x, { state, backend, signal });
+        state = result.state;
+        return result;
+      },
+    );
   }
 
   #owner() {

@@ -5,8 +5,13 @@ import { bytesOf } from "./io/bytes.js";
 import { typeName } from "./io/tensor.js";
 import { abortedError } from "./signal.js";
 
-/** Part of x [tokens, inputWidth], cut anywhere: float32 values, or the bytes of such (little-endian), even a part of one. */
-export type StreamChunk = Float32Array | Uint8Array | DataView | ArrayBufferLike;
+/**
+ * Part of x [tokens, inputWidth], cut anywhere: float32 values (int32 for a model that reads token ids), or the bytes of
+ * such (little-endian), even a part of one.
+ */
+export type StreamChunk = Float32Array | Int32Array | Uint8Array | DataView | ArrayBufferLike;
+
+type Values = Float32Array | Int32Array;
 
 /** Chunks, or one: what `for await` takes, or a ReadableStream. */
 export type StreamSource =
@@ -16,7 +21,7 @@ export type StreamSource =
   | StreamChunk;
 
 /** A forward of one window: x [tokens, inputWidth], which is written over afterwards. */
-type Forward<Result> = (x: Float32Array) => Promise<Result>;
+type Forward<Result> = (x: Values) => Promise<Result>;
 
 /** The most bytes that are read before they are worked on: enough that waking threads pays, little enough to stay in cache. */
 const WINDOW_BYTES = 1 << 20;
@@ -24,6 +29,7 @@ const WINDOW_BYTES = 1 << 20;
 /** Gathers chunks into windows of whole tokens, and forwards each when it is full. */
 export class Feed<Result> {
   readonly #forward: Forward<Result>;
+  readonly #array: typeof Float32Array | typeof Int32Array;
   readonly #tokenBytes: number;
   readonly #window: Uint8Array<ArrayBuffer>;
   /** Whether a window waits until it is full, or only for the end of a chunk. */
@@ -31,8 +37,14 @@ export class Feed<Result> {
   #filled = 0;
 
   /** @param tokens of each window; as many as a chunk has, up to a limit, if left out */
-  constructor(inputWidth: number, tokens: number | undefined, forward: Forward<Result>) {
+  constructor(
+    array: typeof Float32Array | typeof Int32Array,
+    inputWidth: number,
+    tokens: number | undefined,
+    forward: Forward<Result>,
+  ) {
     this.#forward = forward;
+    this.#array = array;
     this.#tokenBytes = 4 * inputWidth;
     const most = tokens ?? Math.max(1, Math.floor(WINDOW_BYTES / this.#tokenBytes));
     this.#window = new Uint8Array(most * this.#tokenBytes);
@@ -40,7 +52,7 @@ export class Feed<Result> {
   }
 
   async *push(chunk: StreamChunk): AsyncGenerator<Result> {
-    const bytes = bytesOfChunk(chunk);
+    const bytes = bytesOfChunk(chunk, this.#array.name);
     for (let at = 0; at < bytes.length; ) {
       const part = bytes.subarray(at, at + this.#window.length - this.#filled);
       this.#window.set(part, this.#filled);
@@ -56,7 +68,7 @@ export class Feed<Result> {
     if (left > 0) {
       throw new LinrecError(
         "shape-mismatch",
-        `The stream ended within a token: ${left} bytes are left, and a token is ${this.#tokenBytes} (${this.#tokenBytes / 4} float32). The source was cut short, or is of another width.`,
+        `The stream ended within a token: ${left} bytes are left, and a token is ${this.#tokenBytes} (${this.#tokenBytes / 4} values of 4). The source was cut short, or is of another width.`,
       );
     }
     yield* this.#run();
@@ -66,7 +78,7 @@ export class Feed<Result> {
   async *#run(): AsyncGenerator<Result> {
     const whole = this.#filled - (this.#filled % this.#tokenBytes);
     if (whole === 0) return;
-    const result = await this.#forward(new Float32Array(this.#window.buffer, 0, whole / 4));
+    const result = await this.#forward(new this.#array(this.#window.buffer, 0, whole / 4));
     this.#window.copyWithin(0, whole, this.#filled);
     this.#filled -= whole;
     yield result;
@@ -144,12 +156,13 @@ function iterateReader(reader: ReadableStreamDefaultReader<StreamChunk>): AsyncI
   };
 }
 
-/** Only what holds float32: a Float64Array's bytes would be taken for other numbers. */
-function bytesOfChunk(chunk: StreamChunk): Uint8Array {
-  if (!/^(Float32Array|Uint8Array|DataView|(Shared)?ArrayBuffer)$/.test(typeName(chunk))) {
+/** Only what holds such values: a Float64Array's bytes would be taken for other numbers. */
+function bytesOfChunk(chunk: StreamChunk, array: string): Uint8Array {
+  const name = typeName(chunk);
+  if (name !== array && !/^(Uint8Array|DataView|(Shared)?ArrayBuffer)$/.test(name)) {
     throw new LinrecError(
       "wrong-dtype",
-      `A chunk must be a Float32Array, or the bytes of one (Uint8Array, DataView, ArrayBuffer); got ${typeName(chunk)}.`,
+      `A chunk must be ${array === "Int32Array" ? "an" : "a"} ${array}, or the bytes of one (Uint8Array, DataView, ArrayBuffer); got ${name}.`,
     );
   }
   return bytesOf(chunk);

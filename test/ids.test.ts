@@ -169,6 +169,26 @@ describe("a model that reads ids", () => {
     }
   });
 
+  test("forwardStream takes ids, and their bytes, cut anywhere", async () => {
+    const ids = idsOf(7, 4);
+    const { y } = await model.forward(ids);
+    const bytes = new Uint8Array(ids.buffer);
+    for (const chunks of [[ids], [bytes.subarray(0, 9), bytes.subarray(9)]]) {
+      let tokens = 0;
+      for await (const piece of model.forwardStream(chunks)) {
+        expectSameBits(
+          piece.y,
+          y.subarray(tokens * width, tokens * width + piece.y.length),
+          `from ${tokens}`,
+        );
+        tokens += piece.y.length / width;
+      }
+      expect(tokens).toBe(7);
+    }
+    const floats = model.forwardStream([Float32Array.of(1)]).next();
+    expectLinrecError(await errorOf(() => floats), "wrong-dtype", /an Int32Array.*got Float32Array/);
+  });
+
   test.each([
     ["floats", Float32Array.of(1, 2), "wrong-dtype", /an Int32Array of token ids; got Float32Array/],
     [

@@ -243,7 +243,7 @@ describe("the source", () => {
     expectLinrecError(
       await errorOf(() => stream.next()),
       "shape-mismatch",
-      /5 bytes are left.*12 \(3 float32\)/,
+      /5 bytes are left.*12 \(3 values of 4\)/,
     );
   });
 });
@@ -253,6 +253,12 @@ const misuse: readonly Misuse<void>[] = [
   ["no source", "invalid-argument", /ReadableStream.*undefined/, () => first(undefined)],
   ["a path", "invalid-argument", /got string/, () => first("x.f32")],
   ["float64", "wrong-dtype", /Float64Array/, () => first([new Float64Array(3)])],
+  [
+    "ids for a model of features",
+    "wrong-dtype",
+    /Float32Array.*got Int32Array/,
+    () => first([new Int32Array(3)]),
+  ],
   ["numbers", "wrong-dtype", /got number/, () => first([1, 2, 3])],
   ["text", "wrong-dtype", /got string/, () => first(["1, 2, 3"])],
   ["detached", "detached", /copy/, () => first([detached(new Float32Array(3))])],
