@@ -5,6 +5,7 @@
 import { type Memory, memoryOf } from "./analysis.js";
 import type { ForwardJob, Runner } from "./backend.js";
 import type { AnyCache } from "./cache.js";
+import { describeProgram } from "./describe.js";
 import { LinrecError, messageOf } from "./errors.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
@@ -171,6 +172,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   protected memories(): Memory[] {
     return lruStages(this.program).map(memoryOf);
+  }
+
+  /** What it is made of, as a table for a console: stages, shapes, parameters, flops a token, and their sums. */
+  describe(): string {
+    return describeProgram(this.program);
   }
 
   /** The backend that `forward` would run one sequence of 4096 tokens on; {@link explain} has the rest. */

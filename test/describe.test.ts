@@ -1,0 +1,47 @@
+import { expect, test } from "vitest";
+import { describeProgram } from "../src/describe.js";
+import { createEngine, initLru, writeSafetensors } from "../src/index.js";
+import { countParameters, flopsPerToken } from "../src/program.js";
+import { goldenNames, loadGolden } from "./support/golden.js";
+
+test("a layer, to the letter", async () => {
+  const engine = await createEngine({ threads: 0 });
+  const lru = await engine.lru(initLru({ dModel: 8, dState: 16 }));
+  expect(lru.describe()).toBe(
+    [
+      "lrnnx/lru: x [batch, seqLen, 8] -> y [batch, seqLen, 8]",
+      "",
+      "stage  name  shape         parameters  flops/token",
+      "-----  ----  ------------  ----------  -----------",
+      "lru    lru   8, 16 states         568        1,168",
+      "-----  ----  ------------  ----------  -----------",
+      "total                             568        1,168",
+    ].join("\n"),
+  );
+  await engine.dispose();
+});
+
+test("a model: a line for each of its stages", async () => {
+  const engine = await createEngine({ threads: 0 });
+  const { checkpoint, spec, program } = await loadGolden("ml_cls_05_batchnorm_eval");
+  const model = await engine.model(writeSafetensors(checkpoint), spec);
+  const lines = model.describe().split("\n");
+  expect(lines[0]).toMatch(/^minimal-lru\/classification: x \[batch, seqLen, \d+\] -> y \[batch, 5\]$/);
+  expect(lines.slice(4, -2).map((line) => line.split(/ {2,}/).slice(0, 2))).toEqual(
+    program.stages.map(({ kind, name }) => [kind, name]),
+  );
+  await engine.dispose();
+});
+
+const number = (text: string | undefined) => Number(text?.replaceAll(",", ""));
+
+test.each(goldenNames)("columns are aligned and add up: %s", async (name) => {
+  const { program } = await loadGolden(name);
+  const lines = describeProgram(program).split("\n").slice(2);
+  expect(new Set(lines.map((line) => line.length)).size).toBe(1);
+  const cells = lines.slice(2, -2).map((line) => line.split(/ {2,}/));
+  const sum = (column: number) => cells.reduce((total, row) => total + number(row.at(column)), 0);
+  expect(sum(-2)).toBe(countParameters(program));
+  expect(sum(-1)).toBe(flopsPerToken(program));
+  expect(lines.at(-1)?.split(/ {2,}/).slice(1).map(number)).toEqual([sum(-2), sum(-1)]);
+});
