@@ -12,8 +12,8 @@ import { Lru } from "./lru.js";
 import { type BackendStatus, Machine } from "./machine.js";
 import type { ModelSpec } from "./models/architecture.js";
 import { buildProgram } from "./models/build.js";
-import { lruProgram } from "./models/lru.js";
 import { Model } from "./models/model.js";
+import { type PlainLru, type PlainTensors, toLruProgram, toTensors } from "./models/plain.js";
 import { checkEngineOptions, type EngineOptions } from "./options.js";
 import {
   type BackendName,
@@ -31,6 +31,9 @@ import { type Run, runSelfTest, type SelfTestReport } from "./selfTest.js";
 import { abortedError, Stop } from "./signal.js";
 import type { State } from "./state.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
+
+/** One LRU: its own parameters, arrays of other kinds, or a checkpoint. */
+export type LruSource = LruParams | PlainLru | BytesSource;
 
 /** The sizes of some work, for {@link Engine.explain}. */
 export interface Problem {
@@ -101,15 +104,16 @@ export class Engine {
   }
 
   /**
-   * A layer from its parameters, or from a .safetensors checkpoint that holds one lrnnx LRU. What is passed in is copied.
+   * A layer from its parameters ({@link LruParams}, or arrays of other kinds under camelCase or snake_case names), or from a
+   * .safetensors checkpoint that holds one lrnnx LRU. What is passed in is copied.
    * Rejects with `wrong-dtype`, `shape-mismatch`, `non-finite`, `unstable`, `detached`, `invalid-argument` for
    * parameters, with `malformed-file`, `unknown-model`, `load-failed` for checkpoints.
    */
-  async lru(source: LruParams | BytesSource): Promise<Lru> {
+  async lru(source: LruSource): Promise<Lru> {
     this.#checkUsable();
     const program = isBytesSource(source)
       ? await this.#read(source, { architecture: "lrnnx/lru" })
-      : lruProgram(source);
+      : toLruProgram(source);
     return new Lru(this.#host, this.#prepare(program));
   }
 
@@ -117,21 +121,21 @@ export class Engine {
    * A layer that reads each row from both ends, from what {@link lru} takes for either direction, of one dModel.
    * Rejects as {@link lru} does.
    */
-  async bidirectional(layers: {
-    forward: LruParams | BytesSource;
-    backward: LruParams | BytesSource;
-  }): Promise<BidirectionalLru> {
+  async bidirectional(layers: { forward: LruSource; backward: LruSource }): Promise<BidirectionalLru> {
     checkOptions("bidirectional's layers", layers, ["forward", "backward"]);
     return new BidirectionalLru(await this.lru(layers.forward), await this.lru(layers.backward));
   }
 
   /**
-   * A model from a .safetensors checkpoint. `spec` names its architecture and options; it may be left out where the
-   * file's metadata has it or the tensors' names leave no doubt.
+   * A model from a .safetensors checkpoint, or from an object or Map of arrays by the names of one. `spec` names its
+   * architecture and options; it may be left out where the file's metadata has it or the tensors' names leave no doubt.
    */
-  async model(source: BytesSource, spec?: ModelSpec): Promise<Model> {
+  async model(source: BytesSource | PlainTensors, spec?: ModelSpec): Promise<Model> {
     this.#checkUsable();
-    return new Model(this.#host, this.#prepare(await this.#read(source, spec)));
+    const program = isBytesSource(source)
+      ? await this.#read(source, spec)
+      : buildProgram(toTensors(source), {}, spec);
+    return new Model(this.#host, this.#prepare(program));
   }
 
   /** What would run a piece of work, why, and the predicted cost of every candidate. */

@@ -2,7 +2,7 @@
 export type { Complex, Discretized, Memory } from "./analysis.js";
 export type { BidirectionalLru, BidirectionalOptions } from "./bidirectional.js";
 export type { HiddenState, LruCache, ModelCache } from "./cache.js";
-export { createEngine, type Engine, type Problem } from "./engine.js";
+export { createEngine, type Engine, type LruSource, type Problem } from "./engine.js";
 export { errorCodes, isLinrecError, LinrecError, type LinrecErrorCode } from "./errors.js";
 export { type InitLruOptions, initLru } from "./init.js";
 export type { BytesSource } from "./io/load.js";
@@ -19,6 +19,7 @@ export type { BackendStatus } from "./machine.js";
 export type { ModelSpec } from "./models/architecture.js";
 export { fromLruParams, toLruParams } from "./models/lru.js";
 export type { Model, StageInfo } from "./models/model.js";
+export type { NestedNumbers, PlainLru, PlainTensor, PlainTensors } from "./models/plain.js";
 export { type WriteModelOptions, writeModel } from "./models/write.js";
 export type { EngineOptions, FallbackListener } from "./options.js";
 export type { BackendName, LruParams } from "./program.js";

@@ -10,9 +10,11 @@ import {
   writeModel,
   writeSafetensors,
 } from "../src/index.js";
+import { fingerprint } from "../src/io/fingerprint.js";
 import { permute, toFloat32 } from "../src/io/tensor.js";
 import { buildProgram } from "../src/models/build.js";
 import { TensorReader } from "../src/models/tensors.js";
+import { expectSameBits } from "./support/bits.js";
 import { goldenNames, loadExample, loadGolden } from "./support/golden.js";
 
 type Tensors = ReadonlyMap<string, Tensor>;
@@ -23,13 +25,15 @@ beforeAll(async () => {
 });
 afterAll(() => engine.dispose());
 
-/** Everything a reader can see of tensors: names, dtypes, shapes and bits. */
-function facts(tensors: Tensors): Record<string, unknown> {
-  const seen = [...tensors].map(([name, { dtype, shape, data }]) => {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    return [name, { dtype, shape, bytes: [...bytes] }];
-  });
-  return Object.fromEntries(seen.sort());
+/** Fails unless names, dtypes, shapes and bits are the same. */
+function expectSameTensors(actual: Tensors, expected: Tensors): void {
+  const forms = (tensors: Tensors) =>
+    Object.fromEntries([...tensors].map(([name, { dtype, shape }]) => [name, { dtype, shape }]));
+  expect(forms(actual)).toEqual(forms(expected));
+  const bytesOf = ({ data }: Tensor) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  for (const [name, tensor] of expected) {
+    expectSameBits(bytesOf(actual.get(name) as Tensor), bytesOf(tensor), name);
+  }
 }
 
 const read = (bytes: Uint8Array<ArrayBuffer>) => readSafetensors(bytes);
@@ -40,13 +44,12 @@ describe("a checkpoint, read and written", () => {
     const model = await engine.model(writeSafetensors(checkpoint), spec);
     const bytes = writeModel(model);
     const { tensors, metadata } = read(bytes);
-    expect(facts(tensors)).toEqual(facts(checkpoint));
+    expectSameTensors(tensors, checkpoint);
     expect(JSON.parse(metadata["linrec"] as string)).toMatchObject(spec);
     // And it needs no spec any more.
-    const { stages, slots } = buildProgram(tensors, metadata);
-    expect({ stages, slots }).toEqual({ stages: program.stages, slots: program.slots });
+    expect(fingerprint(buildProgram(tensors, metadata))).toBe(fingerprint(program));
     const again = await engine.model(bytes);
-    expect(writeModel(again)).toEqual(bytes);
+    expectSameBits(writeModel(again), bytes, "written twice");
     model.dispose();
     again.dispose();
   });
@@ -57,7 +60,7 @@ describe("a checkpoint, read and written", () => {
       writeSafetensors(source.tensors, { ...source.metadata, format: "flax" }),
     );
     const { tensors, metadata } = read(writeModel(model, { metadata: { epoch: "7" } }));
-    expect(facts(tensors)).toEqual(facts(source.tensors));
+    expectSameTensors(tensors, source.tensors);
     expect(metadata).toMatchObject({ format: "flax", epoch: "7" });
     model.dispose();
   });
@@ -109,7 +112,7 @@ describe("a checkpoint, read and written", () => {
       [...checkpoint].map(([name, tensor]) => [name, /_log/.test(name) ? tensor : convert(tensor)]),
     );
     const model = await engine.model(writeSafetensors(converted), spec);
-    expect(facts(read(writeModel(model)).tensors)).toEqual(facts(converted));
+    expectSameTensors(read(writeModel(model)).tensors, converted);
     model.dispose();
   });
 
@@ -142,9 +145,7 @@ describe("a checkpoint, read and written", () => {
       output: 0,
       checkpoint: { metadata: { linrec: "{}" }, tensors: reader.origins },
     };
-    expect(facts(read(writeModel({ program } as unknown as Model)).tensors)).toEqual(
-      facts(new Map([["a", tensor]])),
-    );
+    expectSameTensors(read(writeModel({ program } as unknown as Model)).tensors, new Map([["a", tensor]]));
   });
 });
 

@@ -189,3 +189,27 @@ export function fromLruParams(params: LruParams, prefix = ""): Map<string, Tenso
     }),
   );
 }
+
+/**
+ * Tensors of one LRU whose names may be those of {@link LruParams}, and whose matrices may be flat: under a checkpoint's
+ * names, and with the shape that nu_log and D give them. Throws `invalid-argument` for one that is there under both names.
+ */
+export function lruTensors(tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
+  const named = new Map<string, Tensor>();
+  for (const [given, tensor] of tensors) {
+    const name = paramShapes.has(given as ParamName) ? toSnakeCase(given) : given;
+    if (named.has(name))
+      throw new LinrecError("invalid-argument", `${name} is there twice, once as ${given}.`);
+    named.set(name, tensor);
+  }
+  const length = (name: string) => named.get(name)?.data.length ?? 0;
+  const sizes = { dState: length("nu_log"), dModel: length("D") };
+  for (const [param, axes] of paramShapes) {
+    const name = toSnakeCase(param);
+    const tensor = named.get(name);
+    const shape = axes.map((axis) => sizes[axis]);
+    const flat = tensor?.shape.length === 1 && tensor.data.length === elementCount(shape);
+    if (flat) named.set(name, { ...tensor, shape });
+  }
+  return named;
+}

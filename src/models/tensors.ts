@@ -124,7 +124,7 @@ export class TensorReader {
 }
 
 /** "missing: a, b, and 3 more" */
-function list(label: string, items: readonly string[]): string {
+export function list(label: string, items: readonly string[]): string {
   if (items.length === 0) return "";
   const rest = items.length > SHOWN ? `, and ${items.length - SHOWN} more` : "";
   return `${label}: ${items.slice(0, SHOWN).join(", ")}${rest}`;
