@@ -17,6 +17,7 @@ export {
 export type { Lru } from "./lru.js";
 export type { BackendStatus } from "./machine.js";
 export type { ModelSpec } from "./models/architecture.js";
+export { mergeConjugates } from "./models/conjugates.js";
 export { fromLruParams, toLruParams } from "./models/lru.js";
 export type { Model, StageInfo } from "./models/model.js";
 export type { NestedNumbers, PlainLru, PlainTensor, PlainTensors } from "./models/plain.js";
