@@ -66,8 +66,8 @@ export class BidirectionalLru {
   }
 
   /**
-   * Reads whole sequences, as a layer's `forward` does and with its errors; `unsupported` for `state`, `reset` and `every`. A token's
-   * timestep is its own in both directions.
+   * Reads whole sequences, as a layer's `forward` does and with its errors; `unsupported` for `state`, `reset` and `every`.
+   * A token's timestep is its own in both directions.
    */
   async forward(x: Float32Array, options: BidirectionalOptions = {}): Promise<{ readonly y: Float32Array }> {
     for (const name of ["state", "reset", "every"]) if (name in Object(options)) throw unsupported(name);

@@ -123,7 +123,12 @@ export class Engine {
    */
   async bidirectional(layers: { forward: LruSource; backward: LruSource }): Promise<BidirectionalLru> {
     checkOptions("bidirectional's layers", layers, ["forward", "backward"]);
-    return new BidirectionalLru(await this.lru(layers.forward), await this.lru(layers.backward));
+    const forward = await this.lru(layers.forward);
+    const backward = await this.lru(layers.backward).catch((error) => {
+      forward.dispose();
+      throw error;
+    });
+    return new BidirectionalLru(forward, backward);
   }
 
   /**
