@@ -1,0 +1,70 @@
+/** The little that the parts share: elements by id, colours of the theme, numbers in words. */
+
+/** The element with that id, which must be of that class. */
+export function element<T extends HTMLElement>(id: string, type: new () => T): T {
+  const found = document.getElementById(id);
+  if (!(found instanceof type)) throw new Error(`The page has no ${type.name} #${id}.`);
+  return found;
+}
+
+/** A new element with its properties, its class and what it holds. */
+export function make<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  className: string,
+  ...children: (Node | string)[]
+): HTMLElementTagNameMap[K] {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+/** A row of toggles of which one is pressed. */
+export function choices(host: HTMLElement, labels: readonly string[], choose: (i: number) => void): void {
+  const buttons = labels.map((label, i) => {
+    const button = make("button", "", label);
+    button.type = "button";
+    button.onclick = () => press(i);
+    return button;
+  });
+  const press = (pressed: number) => {
+    for (const [i, button] of buttons.entries()) button.setAttribute("aria-pressed", String(i === pressed));
+    choose(pressed);
+  };
+  host.replaceChildren(...buttons);
+  press(0);
+}
+
+/** A colour of the theme: "--accent". */
+export function color(name: string): string {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+/** Runs now, and again whenever light turns to dark or back. */
+export function onTheme(run: () => void): void {
+  run();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", run);
+}
+
+export function showMs(ms: number): string {
+  const [value, unit] = ms >= 1000 ? [ms / 1000, "s"] : ms < 0.1 ? [1000 * ms, "µs"] : [ms, "ms"];
+  return `${value >= 100 ? Math.round(value) : value.toPrecision(3)} ${unit}`;
+}
+
+/** "1k" for a power of ten, for the axes of logarithmic charts. */
+export function short(value: number): string {
+  return Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(value);
+}
+
+export function whole(value: number): string {
+  return Math.round(value).toLocaleString("en");
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Lets the browser paint what has been set. */
+export function painted(): Promise<void> {
+  return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+}
