@@ -7,6 +7,8 @@ import { basename, dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { deflateRawSync, gzipSync } from "node:zlib";
 import { build, transform } from "esbuild";
+import { minifySync } from "rolldown/utils";
+import { wgslMinifier } from "./tools/minify-wgsl.mjs";
 
 // Paths below are relative to the project, whatever folder the command is run from.
 process.chdir(fileURLToPath(new URL(".", import.meta.url)));
@@ -29,8 +31,8 @@ const rawText = {
       namespace: "raw-text",
     }));
     onLoad({ filter: /.*/, namespace: "raw-text" }, async ({ path }) => ({
-      // Shaders are for the GPU's compiler at run time: comments and indentation would only be downloaded.
-      contents: (await readFile(path, "utf8")).replace(/^\s*\/\/.*\n|^\s+/gm, ""),
+      // Shaders are for the GPU's compiler at run time: comments and long names would only be downloaded.
+      contents: minifyWgsl(await readFile(path, "utf8")),
       loader: "text",
       watchFiles: [path],
     }));
@@ -44,6 +46,12 @@ const embedded = {
     onResolve({ filter: /embedded\.gen\.js$/ }, () => ({ path: "embedded", external: true }));
   },
 };
+
+const shaders = readdirSync("src/webgpu/kernels");
+const minifyWgsl = wgslMinifier(
+  shaders.map((file) => readFileSync(`src/webgpu/kernels/${file}`, "utf8")),
+  [...shaders.map((file) => basename(file, ".wgsl")), wgslPrelude()],
+);
 
 const { wasm, memoryFlags } = await compileKernels();
 const { specialize } = await load("src/cpu/specialize.ts");
@@ -70,8 +78,8 @@ const { outputFiles } = await build({
     legalComments: "none",
   },
 });
-const [index, worker, shared] = ["index.js", "worker.js", "shared.js"].map(
-  (name) => outputFiles.find(({ path }) => basename(path) === name).text,
+const [index, worker, shared] = ["index.js", "worker.js", "shared.js"].map((name) =>
+  minified(outputFiles.find(({ path }) => basename(path) === name).text),
 );
 const licence = "/*! Contains Comlink, Copyright 2019 Google LLC, Apache-2.0 */\n";
 const workerSource = `${withShared(worker).join("")}`;
@@ -102,6 +110,23 @@ await build({
 });
 
 if (!process.argv.includes("--quiet")) printSizes();
+
+/** What pipelines.ts puts in front of every shader: the names there are theirs as well. */
+function wgslPrelude() {
+  const [, prelude] = /const prelude = `([^`]*)`/.exec(readFileSync("src/webgpu/pipelines.ts", "utf8")) ?? [];
+  return prelude?.replace(/\/\/.*/g, "") ?? fail("src/webgpu/pipelines.ts has no prelude");
+}
+
+/** Oxc finds some per cent that esbuild leaves. */
+function minified(text) {
+  const { code, errors } = minifySync("bundle.js", text, {
+    module: true,
+    mangle: { toplevel: true },
+    compress: { target: "es2022" },
+  });
+  if (errors.length > 0) fail(`a bundle could not be minified: ${errors[0].message}`);
+  return code;
+}
 
 /** Puts back what minifying drops from src/importLater.ts: without the comments users' bundlers warn, or follow the import. */
 function withBundlerComments(code) {
