@@ -30,7 +30,7 @@ export class Machine {
   readonly #unavailable = new Map<BackendName, string>();
   #wasm: WasmBackend | undefined;
   #webgpu: WebgpuBackend | undefined;
-  #rates = { wasm: 0, gpu: 0, roundTripMs: 0 };
+  #gpuRates = { gpu: 0, roundTripMs: 0 };
 
   private constructor(options: EngineOptions) {
     this.#options = options;
@@ -75,7 +75,7 @@ export class Machine {
 
   status(name: BackendName): BackendStatus {
     if (!this.#backends.has(name)) return { available: false, reason: this.reason(name) };
-    if (this.#wasm && name === "wasm") return wasmStatus(this.#wasm, this.#rates.wasm);
+    if (this.#wasm && name === "wasm") return wasmStatus(this.#wasm);
     if (this.#webgpu && name === "webgpu") return webgpuStatus(this.#webgpu);
     return { available: true, reason: "float64, plain TypeScript: for checking" };
   }
@@ -86,17 +86,18 @@ export class Machine {
     let unavailable: ReadonlyMap<BackendName, string> = this.#unavailable;
     if (failed.size > 0)
       unavailable = new Map([...unavailable, ...[...failed].map((name) => [name, "it failed"] as const)]);
-    const { roundTripMs, gpu } = this.#rates;
-    const wasm = this.#wasm && {
-      threads: this.#wasm.threads,
-      threadsReason: this.#wasm.noThreads,
-      threadsDemanded: typeof this.#options.threads === "number" && this.#options.threads > 0,
-      hopMs: this.#wasm.hopMs,
-      flopsPerMs: this.#rates.wasm,
-    };
+    const { roundTripMs, gpu } = this.#gpuRates;
+    const wasm = here("wasm") &&
+      this.#wasm && {
+        threads: this.#wasm.threads,
+        threadsReason: this.#wasm.noThreads,
+        threadsDemanded: typeof this.#options.threads === "number" && this.#options.threads > 0,
+        hopMs: this.#wasm.hopMs,
+        flopsPerMs: this.#wasm.measure(), // once it is asked for: a page that only steps starts without
+      };
     const webgpu = this.#webgpu && { software: this.#webgpu.software, roundTripMs, flopsPerMs: gpu };
     return {
-      wasm: here("wasm") ? wasm : undefined,
+      wasm: wasm || undefined,
       webgpu: here("webgpu") ? webgpu : undefined,
       unavailable,
     };
@@ -119,7 +120,6 @@ export class Machine {
       const sharedMemory = sharedMemorySupport().available;
       const most = await threadCount(threads);
       this.#wasm = await openWasm({ simd, workerUrl, wasm, onTrouble, sharedMemory, threads: most });
-      this.#rates.wasm = this.#wasm.measure();
       this.#backends.set("wasm", this.#wasm);
     } catch (error) {
       this.#unavailable.set("wasm", messageOf(error));
@@ -139,18 +139,19 @@ export class Machine {
     if (opened.backend.software) return;
     try {
       const { roundTripMs, flopsPerSecond } = await opened.backend.measure();
-      this.#rates = { ...this.#rates, roundTripMs, gpu: flopsPerSecond / 1000 };
+      this.#gpuRates = { roundTripMs, gpu: flopsPerSecond / 1000 };
     } catch (error) {
       this.giveUp("webgpu", `it failed its first piece of work: ${messageOf(error)}`);
     }
   }
 }
 
-function wasmStatus({ compiled, threads, noThreads }: WasmBackend, flopsPerMs: number): BackendStatus {
+function wasmStatus(wasm: WasmBackend): BackendStatus {
+  const { compiled, threads, noThreads } = wasm;
   const memory = compiled.shared ? "threads share memory" : sharedMemorySupport().reason;
   const pool =
     noThreads ?? (threads === 0 ? "calling thread only" : `up to ${threads} worker threads; ${memory}`);
-  const reason = `${compiled.simd} SIMD, ${(flopsPerMs / 1e6).toFixed(0)} GFLOP/s on one thread; ${pool}`;
+  const reason = `${compiled.simd} SIMD, ${(wasm.measure() / 1e6).toFixed(0)} GFLOP/s on one thread; ${pool}`;
   return { available: true, reason, simd: compiled.simd, threads, sharedMemory: compiled.shared };
 }
 
