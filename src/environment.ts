@@ -10,9 +10,10 @@ export function sharedMemorySupport(): { available: boolean; reason: string } {
   if (typeof SharedArrayBuffer === "undefined") {
     return {
       available: false,
-      reason:
-        "this page is not cross-origin isolated, so threads exchange messages and do not share memory; serve it with " +
-        "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp",
+      reason: globalThis.crossOriginIsolated
+        ? "this browser has no SharedArrayBuffer, so threads exchange messages and do not share memory"
+        : "this page is not cross-origin isolated, so threads exchange messages and do not share memory; serve it with " +
+          "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp",
     };
   }
   // Browsers that show the constructor may still refuse to post it without isolation.
