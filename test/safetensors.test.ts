@@ -285,7 +285,7 @@ describe("hostile files", () => {
   function checkOutcome(bytes: Uint8Array): "accepted" | "refused" {
     const before = performance.now();
     const outcome = outcomeOf(() => readSafetensors(bytes));
-    expect(performance.now() - before).toBeLessThan(100);
+    expect(performance.now() - before).toBeLessThan(5_000); // a hang: how fast the machine is does not matter
     if ("error" in outcome) {
       expect(isLinrecError(outcome.error)).toBe(true);
     } else {
