@@ -8,8 +8,6 @@ import { fuses, madd } from "./simd";
  * 6 x 8 tiles fill the 15 vector registers that V8 gives out (12 accumulators, two weights, one input), and run at the
  * machine's peak. Without fused multiply-add each product takes a register too: then 4 x 8 is the largest that does not spill.
  */
-// @ts-ignore: decorator
-@inline
 export function multiply(
   skips: bool, y: usize, yStride: usize, x: usize, xStride: usize, W: usize, v: usize, u: usize, uStride: usize,
   tokens: i32, inWidth: i32, outWidth: i32,

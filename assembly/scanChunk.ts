@@ -10,8 +10,6 @@ import { cmaddIm, cmaddRe, fuses, madd } from "./simd";
  * The tiles are those of `multiply`, for its reasons. The scan's state goes from tile to tile through memory: in a
  * register it would have the loop over dModel spill.
  */
-// @ts-ignore: decorator
-@inline
 export function scanChunk(
   fused: bool, out: usize, stride: usize, u: usize, uStride: usize, uBytes: usize, B: usize, lambda: usize, state: usize,
   power: usize, carry: usize, tokens: i32,
