@@ -11,7 +11,7 @@ export { glu } from "./glu";
 export { layerNorm } from "./layerNorm";
 export { logSoftmax } from "./logSoftmax";
 export { output } from "./output";
-export { poolCarry, poolLocal, poolMean, poolStep } from "./pool";
+export { poolCarry, poolLocal, poolResult, poolStep } from "./pool";
 export { projectHidden } from "./projectHidden";
 export { projectScan } from "./projectScan";
 export { stepScan } from "./stepScan";

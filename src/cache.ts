@@ -1,6 +1,5 @@
 /** Inference caches: the state of a layer or model, in the hands of its user. */
 import { LinrecError } from "./errors.js";
-import type { LruStage } from "./program.js";
 import type { State, StateSlot } from "./state.js";
 import { checkCount, checkFloat32, show } from "./validate.js";
 
@@ -10,6 +9,12 @@ export interface HiddenState {
   re: Float32Array;
   /** [batch, dState] */
   im: Float32Array;
+}
+
+/** An LRU's slot, and the state that it is in: the parts of a chain have states of their own. */
+interface LayerSlot {
+  readonly slot: StateSlot;
+  readonly state: State;
 }
 
 /**
@@ -70,17 +75,17 @@ abstract class InferenceCache {
     }
   }
 
-  protected lruSlots(): (StateSlot & { stage: LruStage })[] {
-    return this.state.layout.slots.filter(
-      (slot): slot is StateSlot & { stage: LruStage } => slot.stage.kind === "lru",
+  protected lruSlots(): LayerSlot[] {
+    return [this.state, ...this.state.parts].flatMap((state) =>
+      state.layout.slots.filter(({ stage }) => stage.kind === "lru").map((slot) => ({ slot, state })),
     );
   }
 
-  protected read(slot: StateSlot): HiddenState {
+  protected read({ slot, state }: LayerSlot): HiddenState {
     const re = new Float32Array(this.batch * slot.size);
     const im = new Float32Array(this.batch * slot.size);
     for (let row = 0; row < this.batch; row++) {
-      const h = this.state.read(slot, row);
+      const h = state.read(slot, row);
       re.set(h.re, row * slot.size);
       im.set(h.im, row * slot.size);
     }
@@ -97,19 +102,18 @@ abstract class InferenceCache {
         `set() got the states of ${layers.length} layers; this model has ${slots.length}.`,
       );
     }
-    for (const [i, slot] of slots.entries()) {
+    for (const [i, { slot }] of slots.entries()) {
       const layer: Partial<HiddenState> | null | undefined = layers[i];
       checkPart(`re of layer ${i}`, layer?.re, this.batch, slot);
       checkPart(`im of layer ${i}`, layer?.im, this.batch, slot);
     }
     for (let row = 0; row < this.batch; row++) {
       this.state.resetRow(row);
-      for (const [i, slot] of slots.entries()) {
+      for (const [i, { slot, state }] of slots.entries()) {
         const { re, im } = layers[i] as HiddenState;
         const [from, to] = [row * slot.size, (row + 1) * slot.size];
-        this.state.write(slot, row, re.subarray(from, to), im.subarray(from, to));
+        state.write(slot, row, re.subarray(from, to), im.subarray(from, to));
       }
-      this.state.restartRow(row, 0);
     }
   }
 }
@@ -128,8 +132,7 @@ function checkPart(name: string, values: unknown, batch: number, { size }: State
 export class LruCache extends InferenceCache {
   /** The current h of every stream: re, im [batch, dState] float32, copies. */
   get(): HiddenState {
-    const [slot] = this.lruSlots();
-    return this.read(slot as StateSlot);
+    return this.read(this.lruSlots()[0] as LayerSlot);
   }
 
   /** Starts every stream afresh from h = re + i im, [batch, dState] float32 each: no token read since. */

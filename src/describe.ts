@@ -3,8 +3,8 @@ import {
   countParameters,
   flopsPerToken,
   inputWidth,
+  type Network,
   outputWidth,
-  type Program,
   poolOf,
   slotWidth,
 } from "./program.js";
@@ -15,7 +15,7 @@ const header = ["stage", "name", "shape", "parameters", "flops/token"];
  * Plain text in aligned columns: each stage with its widths, what it holds and what a token costs in it (0 for what runs
  * once for a sequence, after a pool), and the sums.
  */
-export function describeProgram(program: Program): string {
+export function describeProgram(program: Network): string {
   const { architecture, stages } = program;
   // What a stage adds to the whole: it may depend on those before it.
   const flopsOf = (count: number) => flopsPerToken({ ...program, stages: stages.slice(0, count) });

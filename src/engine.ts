@@ -2,9 +2,10 @@
  * The engine: it finds out what this machine has, makes layers and models, and runs their work on the backend that the
  * scheduler picks, falling back where that is allowed and never in silence.
  */
-import type { ForwardJob, Runner } from "./backend.js";
+import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
+import { Chain } from "./chain.js";
 import { isLinrecError, LinrecError, messageOf } from "./errors.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
 import { readSafetensors } from "./io/safetensors.js";
@@ -21,9 +22,11 @@ import {
   inputWidth,
   type LruParams,
   lruFlops,
+  type Network,
   outputWidth,
   type Program,
 } from "./program.js";
+import { partsOf, segmentTokens } from "./rates.js";
 import { type BackendOption, backendNames, type Host, type Prepared, type Stepper } from "./recurrent.js";
 import { runReference } from "./reference.js";
 import { choose, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
@@ -292,19 +295,25 @@ export class Engine {
     return option === undefined ? this.#preference : toPreference(option);
   }
 
-  async #read(source: BytesSource, spec: ModelSpec | undefined): Promise<Program> {
+  async #read(source: BytesSource, spec: ModelSpec | undefined): Promise<Network> {
     const { tensors, metadata } = readSafetensors(await loadBytes(source));
     this.#checkUsable(); // loading took a while
     return buildProgram(tensors, metadata, spec);
   }
 
-  #prepare(program: Program): Prepared {
+  #prepare(program: Network): Prepared {
     const runners = new Map<BackendName, Promise<Runner>>();
     const onlyReference =
       this.#preference !== "auto" && this.#preference.every((name) => name === "reference");
-    const wasm = onlyReference ? undefined : this.#machine.wasm?.prepare(program);
+    const backend = onlyReference ? undefined : this.#machine.wasm;
+    const wasm =
+      backend &&
+      chained(
+        program,
+        partsOf(program).map((part) => backend.prepare(part)),
+      );
     if (wasm) runners.set("wasm", Promise.resolve(wasm));
-    const oracle = referenceStepper(program);
+    const oracle = chained(program, partsOf(program).map(referenceStepper), true);
     // Asked at every step: kernels that turn out to be wrong are not stepped with any more.
     const trusted = () => (this.#machine.wasm ? wasm : undefined) ?? oracle;
     const stepper: Stepper = { step: (...args) => trusted().step(...args) };
@@ -316,7 +325,7 @@ export class Engine {
     if (!runner) {
       const backend = this.#machine.backend(name);
       if (!backend) throw noBackend([name], this.#machine);
-      runner = Promise.resolve(backend.prepare(prepared.program));
+      runner = prepareParts(backend, prepared.program);
       prepared.runners.set(name, runner);
       runner.catch(() => prepared.runners.delete(name));
     }
@@ -339,12 +348,32 @@ function toPreference(option: BackendOption): Preference {
   return typeof option === "string" ? (option === "auto" ? option : [option]) : option;
 }
 
-function workOf(program: Program, batch: number, seqLen: number): Work {
+/** What runs a network, of what runs its parts: that one, or a chain of them. */
+function chained<Part extends Partial<Runner & Stepper>>(
+  program: Network,
+  parts: readonly Part[],
+  exact = false,
+): Part | Chain<Part> {
+  return partsOf(program)[0] === program ? (parts[0] as Part) : new Chain(program, parts, exact);
+}
+
+async function prepareParts(backend: Backend, program: Network): Promise<Runner> {
+  const parts = partsOf(program).map(async (part) => backend.prepare(part));
+  try {
+    return chained(program, await Promise.all(parts), backend.name === "reference");
+  } catch (error) {
+    for (const part of parts) part.then((runner) => runner.dispose()).catch(() => {});
+    throw error;
+  }
+}
+
+function workOf(program: Network, batch: number, seqLen: number): Work {
   return {
     batch,
     seqLen,
     flopsPerToken: flopsPerToken(program),
     bytesPerToken: 4 * (inputWidth(program) + outputWidth(program)),
+    calls: partsOf(program).length * Math.ceil(seqLen / segmentTokens(program, batch)),
   };
 }
 

@@ -5,6 +5,8 @@
  * A slot holds [tokens, width] float32 activations. Slot 0 is the input x: where an `embedding` comes first, it has one
  * int32 token id for each token instead. All stages are local in time, except
  * `lru` and `pool`, which carry a state from token to token. After a `pool` stage there is one row for each sequence.
+ *
+ * A network is the same with stages that change how many rows there are to a token; `rates.ts` takes it apart into programs.
  */
 import type { Tensor } from "./io/tensor.js";
 
@@ -96,7 +98,7 @@ export interface GeluStage extends StageBase {
   readonly width: number;
 }
 
-/** dst = src * sigmoid(gate). */
+/** dst = src * sigmoid(gate). With gate = src it is SiLU. */
 export interface GluStage extends StageBase {
   readonly kind: "glu";
   readonly width: number;
@@ -110,11 +112,11 @@ export interface AddStage extends StageBase {
   readonly other: number;
 }
 
-/** One row for each sequence: the mean over all its tokens since the state's origin, or its last token. */
+/** One row for each sequence: the mean or the maximum over all its tokens since the state's origin, or its last token. */
 export interface PoolStage extends StageBase {
   readonly kind: "pool";
   readonly width: number;
-  readonly mode: "mean" | "last";
+  readonly mode: "mean" | "last" | "max";
 }
 
 /** x - log(sum(exp(x))) over each run of `group` columns. */
@@ -154,12 +156,43 @@ export interface Checkpoint {
   readonly tensors: readonly Origin[];
 }
 
-export interface Program {
+/**
+ * One row for each window of `factor` rows, counted from the state's origin: their mean, their maximum, or ("stride") the
+ * first of them. A last window that is not full gives none, but for "stride".
+ */
+export interface WindowStage extends StageBase {
+  readonly kind: "window";
+  readonly mode: "mean" | "max" | "stride";
+  readonly width: number;
+  readonly factor: number;
+}
+
+/** The same values in rows of another width: [T, inWidth] seen as [T inWidth / outWidth, outWidth]. */
+export interface ReshapeStage extends StageBase {
+  readonly kind: "reshape";
+  readonly inWidth: number;
+  readonly outWidth: number;
+}
+
+/** dst[t] = src[t - 1]; 0 before the first row. */
+export interface ShiftStage extends StageBase {
+  readonly kind: "shift";
+  readonly width: number;
+}
+
+/** What no backend runs: the chain between them does. */
+export type RateStage = WindowStage | ReshapeStage | ShiftStage;
+
+export interface Program extends Network {
+  readonly stages: readonly Stage[];
+}
+
+export interface Network {
   /** "lru" for a bare layer, else the architecture's name in the checkpoint spec. */
   readonly architecture: string;
   /** The width of each slot; slots[0] is that of x. */
   readonly slots: readonly number[];
-  readonly stages: readonly Stage[];
+  readonly stages: readonly (Stage | RateStage)[];
   /** The slot that holds y after the last stage. */
   readonly output: number;
   /** Says nothing about what is computed. */
@@ -167,37 +200,37 @@ export interface Program {
 }
 
 /** How many token ids x may hold, of a program that reads ids; undefined where x is float32. */
-export function vocabularyOf({ stages: [first] }: Program): number | undefined {
+export function vocabularyOf({ stages: [first] }: Network): number | undefined {
   return first?.kind === "embedding" ? first.vocabulary : undefined;
 }
 
 /** Features of one token of x, 1 for a token id. */
-export function inputWidth(program: Program): number {
+export function inputWidth(program: Network): number {
   return slotWidth(program, 0);
 }
 
 /** Features of one token of y, or of one sequence's row of y when the program pools. */
-export function outputWidth(program: Program): number {
+export function outputWidth(program: Network): number {
   return slotWidth(program, program.output);
 }
 
-export function slotWidth(program: Program, slot: number): number {
+export function slotWidth(program: Network, slot: number): number {
   const width = program.slots[slot];
   if (width === undefined) throw new RangeError(`program has no slot ${slot}`);
   return width;
 }
 
 /** The pool stage, when y has one row for each sequence and not for each token. */
-export function poolOf(program: Program): PoolStage | undefined {
+export function poolOf(program: Network): PoolStage | undefined {
   return program.stages.find((stage) => stage.kind === "pool");
 }
 
-export function lruStages(program: Program): LruStage[] {
+export function lruStages(program: Network): LruStage[] {
   return program.stages.filter((stage) => stage.kind === "lru");
 }
 
 /** How many float32 parameters the program holds. */
-export function countParameters(program: Program): number {
+export function countParameters(program: Network): number {
   let count = 0;
   for (const stage of program.stages) {
     const source = stage.kind === "lru" ? stage.params : stage;
@@ -216,13 +249,22 @@ export function lruFlops(dModel: number, dState: number): number {
  * Multiplications and additions that one token costs: 8HN + 8N + 2H for an LRU, 2 in out for a dense stage, and a
  * nominal count for the rest. Only ratios matter: the scheduler divides it by a measured rate.
  */
-export function flopsPerToken(program: Program): number {
+export function flopsPerToken(program: Network): number {
   let flops = 0;
+  let rate = 1; // rows to a token
   for (const stage of program.stages) {
     if (stage.kind === "pool") break;
-    if (stage.kind === "lru") flops += lruFlops(stage.dModel, stage.dState);
-    else if (stage.kind === "dense") flops += 2 * stage.inWidth * stage.outWidth;
-    else flops += (stage.kind === "gelu" || stage.kind === "glu" ? 24 : 6) * stage.width;
+    if (stage.kind === "lru") flops += rate * lruFlops(stage.dModel, stage.dState);
+    else if (stage.kind === "dense") flops += rate * 2 * stage.inWidth * stage.outWidth;
+    else if (stage.kind === "reshape") rate *= stage.inWidth / stage.outWidth;
+    else flops += rate * (stage.kind === "gelu" || stage.kind === "glu" ? 24 : 6) * stage.width;
+    if (stage.kind === "window") rate /= stage.factor;
   }
   return flops;
+}
+
+/** The slots that a stage reads. */
+export function readsOf(stage: Stage | RateStage): number[] {
+  if (stage.kind === "glu") return [stage.src, stage.gate];
+  return stage.kind === "add" ? [stage.src, stage.other] : [stage.src];
 }

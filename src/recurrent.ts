@@ -14,11 +14,12 @@ import {
   type BackendName,
   inputWidth,
   lruStages,
+  type Network,
   outputWidth,
-  type Program,
   poolOf,
   vocabularyOf,
 } from "./program.js";
+import { partsOf, shortestOf } from "./rates.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { type Stop, throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
@@ -50,7 +51,10 @@ export interface ForwardOptions<Cache> {
   batch?: number;
   /** Where each row starts from: a cache of this layer or model, of the same batch. It is not changed. Zeros if left out. */
   state?: Cache | undefined;
-  /** [batch] tokens to read of each row, 0 <= length <= seqLen; the outputs past a length are 0. seqLen if left out. */
+  /**
+   * [batch] tokens to read of each row, 0 <= length <= seqLen; the outputs past a length are 0. seqLen if left out.
+   * A model that pools wants at least one of each row.
+   */
   lengths?: ArrayLike<number> | undefined;
   /**
    * [batch, seqLen] how far each token is from the one before it, finite and at least 0; all 1 if left out. Every LRU
@@ -96,7 +100,7 @@ export interface ForwardResult<Cache> {
 
 /** A program in the hands of an engine. */
 export interface Prepared {
-  readonly program: Program;
+  readonly program: Network;
   /** What runs it, by backend: made when first wanted. */
   readonly runners: Map<BackendName, Promise<Runner>>;
   /** Runs single tokens on the calling thread. */
@@ -114,7 +118,7 @@ export interface Stepper {
 export interface Host {
   readonly nonFinite: "propagate" | "reject";
   checkUsable(): void;
-  plan(verb: Verb, program: Program, batch: number, seqLen: number): Plan;
+  plan(verb: Verb, program: Network, batch: number, seqLen: number): Plan;
   /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
   forward(
     prepared: Prepared,
@@ -148,7 +152,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** Features of one token of y (of one sequence's y, for a model that pools). */
   readonly outputWidth: number;
   /** @internal */
-  readonly program: Program;
+  readonly program: Network;
   /** How many token ids there are, 0 to vocabulary - 1, for a model that reads ids; undefined for one that reads features. */
   readonly vocabulary: number | undefined;
   readonly #host: Host;
@@ -192,6 +196,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const { batch = 1, seqLen = 1 } = problem;
     checkCount("batch", batch, 0);
     checkCount("seqLen", seqLen, 0);
+    if (verb === "step") this.#checkStreams(verb);
     return this.#host.plan(verb, this.program, batch, seqLen);
   }
 
@@ -205,10 +210,18 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * `out-of-memory` later.
    */
   async forward(x: Input, options: ForwardOptions<Cache> = {}): Promise<ForwardResult<Cache>> {
+    return this.#forward(x, options, false);
+  }
+
+  /** @param goesOn more of the sequence comes: that there is nothing to pool yet is no fault */
+  async #forward(x: Input, options: ForwardOptions<Cache>, goesOn: boolean): Promise<ForwardResult<Cache>> {
     this.#checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
     const { signal, onProgress } = options;
-    if (options.state !== undefined) this.#checkCache("state", options.state);
+    if (options.state !== undefined) {
+      this.#checkCache("state", options.state);
+      this.#checkStreams("go on from a state");
+    }
     const batch = options.batch === undefined ? (options.state?.batch ?? 1) : options.batch;
     checkCount("batch", batch, 0);
     const values = this.#values("x", x);
@@ -216,9 +229,13 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const lengths = checkLengths(options.lengths, batch, seqLen);
     this.#checkPooled(lengths);
     const timesteps = options.integrationTimesteps;
-    if (timesteps !== undefined) checkTimesteps(timesteps, lengths, seqLen);
+    if (timesteps !== undefined) {
+      checkTimesteps(timesteps, lengths, seqLen);
+      this.#checkOneRate("integrationTimesteps");
+    }
     const y = this.#output(values, batch, seqLen, options.out);
     const initial = this.#initialState(options.state, batch);
+    if (!goesOn) this.#checkWindows(initial, seqLen);
     checkFunction("onProgress", onProgress);
     checkSignal(signal);
     if (options.backend !== undefined) checkBackendOption(options.backend);
@@ -264,7 +281,9 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /**
    * Reads one token of each stream, on the calling thread, at once: xt [cache.batch, inputWidth] or ids -> yt [cache.batch,
-   * outputWidth], advancing `cache` in place. On the CPU it gives what `forward` gives, bit for bit.
+   * outputWidth], advancing `cache` in place. On the CPU it gives what `forward` gives, bit for bit. A model that pools
+   * gives what it makes of the tokens so far: NaN until its first window of tokens is full, where it pools in windows.
+   * Throws with `unsupported` for a model that cannot be stepped, for it reads tokens ahead.
    */
   stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
     const { x, y } = this.#checkStep(xt, cache, options);
@@ -300,14 +319,17 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** Checks a step's arguments; gives x as the backends take it, and the array to write to. */
   #checkStep(xt: Input, cache: Cache, options: StepOptions): { x: Float32Array; y: Float32Array } {
     this.#checkUsable();
+    this.#checkStreams("step");
     this.#checkCache("cache", cache);
     const x = this.#checkToken(xt, cache.batch);
     checkOptions("step's options", options, ["out", "integrationTimesteps"]);
     const { out, integrationTimesteps } = options;
     const size = cache.batch * this.outputWidth;
     if (out !== undefined) this.#checkOut(out, x, cache.batch, size);
-    if (integrationTimesteps !== undefined)
+    if (integrationTimesteps !== undefined) {
       checkTimesteps(integrationTimesteps, new Int32Array(cache.batch).fill(1), 1);
+      this.#checkOneRate("integrationTimesteps");
+    }
     return { x, y: out ?? new Float32Array(size) };
   }
 
@@ -315,6 +337,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   allocateInferenceCache(batch = 1): Cache {
     this.#checkUsable();
     checkCount("batch", batch, 0);
+    this.#checkStreams("step");
     return this.wrap(new State(this.#layout, batch));
   }
 
@@ -345,6 +368,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   #feed(options: StreamOptions<Cache>): Feed<ForwardResult<Cache>> {
     this.#checkUsable();
+    this.#checkStreams("read a stream");
     checkOptions("forwardStream's options", options, streamOptionNames);
     const { tokens, backend, signal } = options;
     if (options.state !== undefined) this.#checkCache("state", options.state);
@@ -357,7 +381,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
       this.inputWidth,
       tokens,
       async (x) => {
-        const result = await this.forward(x, { state, backend, signal });
+        const result = await this.#forward(x, { state, backend, signal }, true);
         state = result.state;
         return result;
       },
@@ -444,6 +468,35 @@ export abstract class Recurrent<Cache extends AnyCache> {
     throw new LinrecError(
       "invalid-argument",
       `row ${empty} has no token, and this model pools over time: there is nothing to pool. Give every row at least one token.`,
+    );
+  }
+
+  #checkOneRate(option: string): void {
+    if (partsOf(this.program)[0] === this.program) return;
+    throw new LinrecError(
+      "unsupported",
+      `${this.program.architecture} with these options changes the rate of its tokens, and cannot take ${option}. Leave it out.`,
+    );
+  }
+
+  /** A network that joins rows to one and takes them apart again gives nothing until it has read all of them. */
+  #checkStreams(what: string): void {
+    if (!this.program.stages.some(({ kind }) => kind === "reshape")) return;
+    throw new LinrecError(
+      "unsupported",
+      `${this.program.architecture} cannot ${what}: its outputs depend on tokens that come later. Pass whole sequences to forward.`,
+    );
+  }
+
+  #checkWindows(initial: State, seqLen: number): void {
+    const least = shortestOf(this.program);
+    if (seqLen === 0 || least === 1) return;
+    const short = initial.count.findIndex((count) => count + seqLen < least);
+    if (short < 0) return;
+    const before = initial.count[short] ? `, after ${initial.count[short]} before` : "";
+    throw new LinrecError(
+      "invalid-argument",
+      `x has ${seqLen} tokens a row${before} (row ${short}); this model pools windows of windows, and needs ${least} for its first output. Give longer sequences, or read these with step.`,
     );
   }
 

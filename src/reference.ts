@@ -9,6 +9,7 @@ import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { LinrecError } from "./errors.js";
 import { macrotask } from "./macrotask.js";
 import {
+  type Network as AnyNetwork,
   type DenseStage,
   type EmbeddingStage,
   flopsPerToken,
@@ -52,10 +53,12 @@ export interface ReferenceResult {
 }
 
 /**
- * Runs a program in float64, synchronously. Arguments are not checked beyond the length of x.
+ * Runs a program in float64, synchronously. Arguments are not checked beyond the length of x; a network whose rate changes
+ * is no program.
  * Past a row's length y is 0; a row of length 0 keeps its state, and its row of a pooled y is 0.
  */
-export function runReference(program: Program, input: ReferenceInput): ReferenceResult {
+export function runReference(given: AnyNetwork, input: ReferenceInput): ReferenceResult {
+  const program = given as Program;
   const { x, batch, seqLen } = input;
   const expected = batch * seqLen * inputWidth(program);
   if (x.length !== expected) {
@@ -362,7 +365,7 @@ function layerNormCell(stage: LayerNormStage, src: Float64Array, dst: Float64Arr
   };
 }
 
-/** `slot` is there for a mean only: the last token needs nothing from before this call. */
+/** `slot` is there for all but the last token, which needs nothing from before this call. */
 function poolCell(
   stage: PoolStage,
   src: Float64Array,
@@ -370,15 +373,17 @@ function poolCell(
   slot: StateSlot | undefined,
 ): PoolCell {
   if (!slot) return { apply: () => undefined, emit: () => dst.set(src) };
+  const isMax = stage.mode === "max";
   const sum = new Float64Array(stage.width);
   return {
     load: (state, row) => sum.set(state.read(slot, row).re),
     save: (state, row) => state.write(slot, row, sum, []),
     apply() {
-      for (let j = 0; j < sum.length; j++) sum[j] = at(sum, j) + at(src, j);
+      for (let j = 0; j < sum.length; j++)
+        sum[j] = isMax ? Math.max(at(sum, j), at(src, j)) : at(sum, j) + at(src, j);
     },
     emit(count) {
-      for (let j = 0; j < sum.length; j++) dst[j] = at(sum, j) / count;
+      for (let j = 0; j < sum.length; j++) dst[j] = at(sum, j) / (isMax ? 1 : count);
     },
   };
 }

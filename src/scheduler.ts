@@ -13,6 +13,8 @@ export interface Work {
   readonly flopsPerToken: number;
   /** Of x and y together. */
   readonly bytesPerToken: number;
+  /** How often a backend is called: more than once where the rate changes on the way (1 if left out). */
+  readonly calls?: number;
 }
 
 export interface WasmHardware {
@@ -140,7 +142,7 @@ function price(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
   const copies = (tokens * work.bytesPerToken) / COPY_BYTES_PER_MS;
   return [
     ...priceWasm(verb, work, flops, copies, hardware),
-    priceGpu(verb, flops, copies, hardware),
+    priceGpu(verb, work, flops, copies, hardware),
     priceReference(flops, hardware),
   ];
 }
@@ -173,7 +175,7 @@ function priceWasm(
   const shared: Candidate = {
     backend: "wasm",
     threads: wasm.threads,
-    ms: wasm.hopMs + flops / (wasm.flopsPerMs * speedup) + copies,
+    ms: (work.calls ?? 1) * wasm.hopMs + flops / (wasm.flopsPerMs * speedup) + copies,
     available: true,
     reason: "waking the workers would cost more than they save",
   };
@@ -186,10 +188,17 @@ function priceWasm(
   ];
 }
 
-function priceGpu(verb: Verb, flops: number, copies: number, hardware: Hardware): Candidate {
+function priceGpu(
+  verb: Verb,
+  { calls = 1 }: Work,
+  flops: number,
+  copies: number,
+  hardware: Hardware,
+): Candidate {
   const gpu = hardware.webgpu;
   if (!gpu) return missing("webgpu", hardware);
-  const ms = gpu.roundTripMs + flops / (gpu.software ? SOFTWARE_FLOPS_PER_MS : gpu.flopsPerMs) + copies;
+  const ms =
+    calls * gpu.roundTripMs + flops / (gpu.software ? SOFTWARE_FLOPS_PER_MS : gpu.flopsPerMs) + copies;
   const slow =
     verb === "step"
       ? "its round trip is longer than a step"

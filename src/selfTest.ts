@@ -99,25 +99,26 @@ function cases(): Case[] {
     const name = `layer, |lambda| up to ${rMax}, ${dModel} features, ${dState} states${apart}`;
     return { name, program: programOf(params, "lru"), batch, seqLen, timesteps, limit };
   };
-  const model: Case = {
-    name: "two-layer classifier",
-    program: classifier(),
+  const model = (mode: "mean" | "max"): Case => ({
+    name: `two-layer classifier, ${mode}`,
+    program: classifier(mode),
     batch: 2,
     seqLen: 333,
     limit: (backend) => MODEL_LIMIT[backend],
-  };
+  });
   const timesteps = Float32Array.from({ length: 300 }, (_, i) => ((7 * i) % 31) / 8);
   return [
     layer(17, 33, 0.9999, 2, 2000),
     layer(64, 48, 0.999, 1, 512),
     layer(3, 1, 0.5, 3, 65),
     layer(9, 11, 0.999, 1, 300, timesteps),
-    model,
+    model("mean"),
+    model("max"),
   ];
 }
 
 /** Two blocks with every kind of stage, weights from the seeded generator. */
-function classifier(): Program {
+function classifier(mode: "mean" | "max"): Program {
   const [width, classes] = [12, 5];
   const stages: Stage[] = [];
   const floats = (length: number, seed: number) => initLru({ dModel: length, dState: 1, seed }).D;
@@ -150,7 +151,7 @@ function classifier(): Program {
     stages.push({ kind: "glu", name, src: 2, gate: 4, dst: 2, width });
     stages.push({ kind: "add", name, src: 1, other: 2, dst: 1, width });
   }
-  stages.push({ kind: "pool", name: "pool", src: 1, dst: 2, width, mode: "mean" });
+  stages.push({ kind: "pool", name: "pool", src: 1, dst: 2, width, mode });
   dense("decoder", 2, 5, width, classes, 50);
   stages.push({ kind: "logSoftmax", name: "softmax", src: 5, dst: 5, width: classes, group: classes });
   return { architecture: "self-test", slots: [2, width, width, width, width, classes], stages, output: 5 };

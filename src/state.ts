@@ -3,13 +3,15 @@
  *
  * An LRU's h is kept in two parts, so that any backend and any split of a sequence gives the same bits (DESIGN section 2):
  * `carry` float64, h at the start of the current chunk, and `loc` float32, what the chunk has added since:
- * h = loc + lambda^k carry, with k tokens of the chunk done. The mean pool is the same with lambda = 1, both parts float64.
+ * h = loc + lambda^k carry, with k tokens of the chunk done. A pool is the same with lambda = 1, both parts float64; where it
+ * takes the maximum, nothing is -Infinity. What a chain of programs carries between them is a `carry` without `loc`.
  *
  * In memory a row is one block of `rowBytes`, laid out as the CPU kernels read it: states in groups of four,
  * [re x 4 | im x 4], the last group padded with zeros.
  */
 import { eigenvalues, powerIm, powerRe } from "./params.js";
-import type { LruStage, PoolStage, Program } from "./program.js";
+import type { LruStage, Network, PoolStage, ShiftStage, Stage, WindowStage } from "./program.js";
+import { type HoldStage, linksOf, type RateLink } from "./rates.js";
 
 /** T of DESIGN section 2: tokens in a chunk of the fixed grid. Small, so that T powers of lambda stay in cache. */
 export const CHUNK = 48;
@@ -18,8 +20,8 @@ export const CHUNK = 48;
 const ROW_ALIGNMENT = 128;
 
 export interface StateSlot {
-  readonly stage: LruStage | PoolStage;
-  /** dState of an LRU, the width of a mean pool */
+  readonly stage: LruStage | PoolStage | WindowStage | ShiftStage | HoldStage;
+  /** dState of an LRU, else the width */
   readonly size: number;
   /** size rounded up to a multiple of 4 */
   readonly padded: number;
@@ -32,14 +34,23 @@ export interface StateSlot {
 export interface StateLayout {
   readonly slots: readonly StateSlot[];
   readonly rowBytes: number;
+  /** Of a network whose rate changes: the states of its links, which count tokens of their own. Else none. */
+  readonly parts: readonly StateLayout[];
 }
 
 /** One slot for each stage that carries something, in stage order. */
-export function stateLayout(program: Program): StateLayout {
+export function stateLayout(network: Network): StateLayout {
+  const links = linksOf(network);
+  if (links.length === 0) return layoutOf(network.stages as readonly Stage[]);
+  const parts = links.map((link) => layoutOf(link.kind === "part" ? link.program.stages : [link]));
+  return { ...layoutOf([]), parts };
+}
+
+function layoutOf(stages: readonly (Stage | RateLink)[]): StateLayout {
   const slots: StateSlot[] = [];
   let offset = 0;
-  for (const stage of program.stages) {
-    if (stage.kind !== "lru" && !(stage.kind === "pool" && stage.mode === "mean")) continue;
+  for (const stage of stages) {
+    if (!carries(stage)) continue;
     const size = stage.kind === "lru" ? stage.dState : stage.width;
     const padded = Math.ceil(size / 4) * 4;
     const carryBytes = stage.kind === "lru" ? 16 * padded : 8 * padded;
@@ -47,7 +58,20 @@ export function stateLayout(program: Program): StateLayout {
     slots.push({ stage, size, padded, carry: offset, loc: offset + carryBytes });
     offset = Math.ceil((offset + carryBytes + locBytes) / 64) * 64;
   }
-  return { slots, rowBytes: Math.ceil(offset / ROW_ALIGNMENT) * ROW_ALIGNMENT };
+  return { slots, rowBytes: Math.ceil(offset / ROW_ALIGNMENT) * ROW_ALIGNMENT, parts: [] };
+}
+
+function carries(stage: Stage | RateLink): stage is StateSlot["stage"] {
+  const { kind } = stage;
+  if (kind === "pool") return stage.mode !== "last";
+  return (
+    kind === "lru" || kind === "shift" || kind === "hold" || (kind === "window" && stage.mode !== "stride")
+  );
+}
+
+/** What a slot holds of no token. */
+function empty({ stage }: StateSlot): number {
+  return stage.kind === "pool" && stage.mode === "max" ? -Infinity : 0;
 }
 
 /** The state of `batch` rows. Plain data: the typed arrays are its own, and any backend may write them in place. */
@@ -60,6 +84,8 @@ export class State {
   readonly k: Int32Array<ArrayBuffer>;
   /** [batch] tokens read since the state was last set or zero: what a mean pool divides by */
   readonly count: Float64Array<ArrayBuffer>;
+  /** Those of layout.parts. */
+  readonly parts: readonly State[];
 
   constructor(layout: StateLayout, batch: number) {
     this.layout = layout;
@@ -67,6 +93,8 @@ export class State {
     this.bytes = new Uint8Array(batch * layout.rowBytes);
     this.k = new Int32Array(batch);
     this.count = new Float64Array(batch);
+    this.parts = layout.parts.map((part) => new State(part, batch));
+    for (const slot of layout.slots) if (empty(slot) !== 0) this.#clear(slot);
   }
 
   clone(): State {
@@ -79,6 +107,16 @@ export class State {
     this.bytes.set(other.bytes);
     this.k.set(other.k);
     this.count.set(other.count);
+    for (const [i, part] of this.parts.entries()) part.copyFrom(other.parts[i] as State);
+  }
+
+  /** Makes a row what a row of another state of the same layout is. */
+  copyRow(row: number, other: State, from: number): void {
+    const { rowBytes } = this.layout;
+    this.bytes.set(other.bytes.subarray(from * rowBytes, (from + 1) * rowBytes), row * rowBytes);
+    this.k[row] = other.k[from] as number;
+    this.count[row] = other.count[from] as number;
+    for (const [i, part] of this.parts.entries()) part.copyRow(row, other.parts[i] as State, from);
   }
 
   /** Zeroes one row: h = 0, no token read. */
@@ -86,6 +124,15 @@ export class State {
     this.bytes.fill(0, row * this.layout.rowBytes, (row + 1) * this.layout.rowBytes);
     this.k[row] = 0;
     this.count[row] = 0;
+    for (const slot of this.layout.slots) if (empty(slot) !== 0) this.#clear(slot, row, row + 1);
+    for (const part of this.parts) part.resetRow(row);
+  }
+
+  #clear(slot: StateSlot, from = 0, to = this.batch): void {
+    for (let row = from; row < to; row++) {
+      this.carry(slot, row).fill(empty(slot));
+      this.poolLoc(slot, row).fill(empty(slot));
+    }
   }
 
   carry(slot: StateSlot, row: number): Float64Array<ArrayBuffer> {
@@ -103,7 +150,7 @@ export class State {
   }
 
   /**
-   * The current value of a slot in float64: h of an LRU, `re` and `im` [size]; the running sum of a mean pool, in `re`.
+   * The current value of a slot in float64: h of an LRU, `re` and `im` [size]; the running sum or maximum of a pool, in `re`.
    */
   read(slot: StateSlot, row: number): { re: Float64Array; im: Float64Array } {
     const re = new Float64Array(slot.size);
@@ -111,7 +158,10 @@ export class State {
     const carry = this.carry(slot, row);
     if (slot.stage.kind !== "lru") {
       const loc = this.poolLoc(slot, row);
-      for (let i = 0; i < slot.size; i++) re[i] = (loc[i] as number) + (carry[i] as number);
+      for (let i = 0; i < slot.size; i++) {
+        const [a, b] = [loc[i] as number, carry[i] as number];
+        re[i] = empty(slot) === 0 ? a + b : Math.max(a, b);
+      }
       return { re, im };
     }
     const loc = this.loc(slot, row);
@@ -128,14 +178,14 @@ export class State {
   }
 
   /**
-   * Starts a slot of one row afresh from a value: h = re + i im of an LRU, or the running sum `re` of a mean pool.
+   * Starts a slot of one row afresh from a value: h = re + i im of an LRU, or the running value `re` of a pool.
    * A new origin needs k = 0 in every slot of the row: the caller writes all slots, then {@link restartRow}.
    */
   write(slot: StateSlot, row: number, re: ArrayLike<number>, im: ArrayLike<number>): void {
     const carry = this.carry(slot, row);
     if (slot.stage.kind !== "lru") {
       carry.set(re);
-      this.poolLoc(slot, row).fill(0);
+      this.poolLoc(slot, row).fill(empty(slot));
       return;
     }
     for (let n = 0; n < slot.size; n++) {

@@ -52,29 +52,22 @@ export interface Kernels {
     y: Pointer, yStride: number, h: Pointer, C: Pointer, D: Pointer, u: Pointer, uStride: number,
     tokens: number, hWidth: number, outWidth: number,
   ): void;
+  // biome-ignore format: as above
   poolCarry(
-    carry: Pointer,
-    stateLoc: Pointer,
-    sums: Pointer,
-    tokens: number,
-    k0: number,
-    chunk: number,
-    width: number,
+    carry: Pointer, stateLoc: Pointer, sums: Pointer,
+    tokens: number, k0: number, chunk: number, width: number, isMax: boolean,
   ): void;
+  // biome-ignore format: as above
   poolLocal(
-    sums: Pointer,
-    x: Pointer,
-    stateLoc: Pointer,
-    tokens: number,
-    k0: number,
-    chunk: number,
-    width: number,
+    sums: Pointer, x: Pointer, stateLoc: Pointer,
+    tokens: number, k0: number, chunk: number, width: number, isMax: boolean,
   ): void;
-  poolMean(y: Pointer, carry: Pointer, stateLoc: Pointer, count: number, width: number): void;
+  // biome-ignore format: as above
+  poolResult(y: Pointer, carry: Pointer, stateLoc: Pointer, count: number, width: number, isMax: boolean): void;
   // biome-ignore format: as above
   poolStep(
     y: Pointer, x: Pointer, sums: Pointer, carry: Pointer, stateLoc: Pointer, stateStride: number, ks: Pointer, counts: Pointer,
-    chunk: number, rows: number, width: number,
+    chunk: number, rows: number, width: number, isMax: boolean,
   ): void;
   // biome-ignore format: as above
   projectHidden(

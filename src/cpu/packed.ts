@@ -66,7 +66,8 @@ export type PackedStage =
   | (Slots & { readonly kind: "glu"; readonly gate: number })
   | (Slots & { readonly kind: "add"; readonly other: number })
   | (Slots & {
-      readonly kind: "poolMean";
+      readonly kind: "poolAll";
+      readonly isMax: boolean;
       readonly carry: number;
       readonly loc: number;
       readonly carryIndex: number;
@@ -200,7 +201,7 @@ function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): Packe
       return { kind: "add", src, dst, other: stage.other };
     case "pool": {
       if (stage.mode === "last") return { kind: "poolLast", src, dst };
-      return { kind: "poolMean", src, dst, ...carryOf(stage, layout) };
+      return { kind: "poolAll", src, dst, isMax: stage.mode === "max", ...carryOf(stage, layout) };
     }
     case "logSoftmax":
       return { kind: "logSoftmax", src, dst, width: stage.width, group: stage.group };
@@ -318,7 +319,7 @@ function tokenBytes(
     if (stage.kind === "lru") {
       h = Math.max(h, stage.groups * 32);
       carries = Math.max(carries, stage.groups * 32);
-    } else if (stage.kind === "poolMean") {
+    } else if (stage.kind === "poolAll") {
       carries = Math.max(carries, (slots[stage.src] as number) * 8);
     }
   }

@@ -123,7 +123,7 @@ export class TileRunner {
     const chunk = times === 0 ? CHUNK : 1;
     for (const stage of this.#program.stages) {
       if (stage.kind === "lru") this.#stepLru(stage, states, ks, times);
-      else if (stage.kind === "poolMean") this.#stepMean(stage, states, ks, counts, chunk);
+      else if (stage.kind === "poolAll") this.#stepPool(stage, states, ks, counts, chunk);
       else if (stage.kind === "poolLast") this.#copyRows(stage, this.#slot(stage.src));
       else this.#runLocal(stage);
     }
@@ -156,7 +156,7 @@ export class TileRunner {
     if (from === FINISHED) return FINISHED;
     for (let i = from; i < stages.length; i++) {
       const stage = stages[i] as PackedStage;
-      if (stage.kind === "lru" || stage.kind === "poolMean") return i;
+      if (stage.kind === "lru" || stage.kind === "poolAll") return i;
       if (stage.kind === "poolLast") {
         if (!this.#tile.last) return FINISHED;
         this.#copyRows(stage, this.#slot(stage.src) + 4 * (this.#rows - 1) * this.#width(stage.src), 1);
@@ -178,8 +178,8 @@ export class TileRunner {
       if (stage.kind === "lru") this.#projectRows(stage);
       return;
     }
-    if (stage.kind === "poolMean") {
-      this.#kernels.poolLocal(this.#carries, x, state + stage.loc, tokens, k0, CHUNK, width);
+    if (stage.kind === "poolAll") {
+      this.#kernels.poolLocal(this.#carries, x, state + stage.loc, tokens, k0, CHUNK, width, stage.isMax);
       return;
     }
     const { dModel, groups } = stage;
@@ -204,14 +204,15 @@ export class TileRunner {
       const lambdaT = this.#image + stage.lambdaT;
       this.#kernels.carryScan(this.#carries, carry, loc, this.#h, lambdaT, tokens, k0, CHUNK, stage.groups);
     } else {
-      this.#kernels.poolCarry(carry, loc, this.#carries, tokens, k0, CHUNK, this.#width(stage.src));
+      const width = this.#width(stage.src);
+      this.#kernels.poolCarry(carry, loc, this.#carries, tokens, k0, CHUNK, width, stage.isMax);
     }
   }
 
   /** {@link project} and {@link commit} in one: the row's previous tile must have committed the stage. */
   advance(at: number): void {
     const stage = this.#carryStage(at);
-    if (stage.kind === "poolMean" || this.#tile.times !== 0) {
+    if (stage.kind === "poolAll" || this.#tile.times !== 0) {
       this.project(at);
       this.commit(at);
       return;
@@ -237,13 +238,8 @@ export class TileRunner {
     }
     if (!this.#tile.last) return FINISHED;
     const { state, count } = this.#tile;
-    this.#kernels.poolMean(
-      this.#slot(stage.dst),
-      state + stage.carry,
-      state + stage.loc,
-      count,
-      this.#width(stage.dst),
-    );
+    const [y, width] = [this.#slot(stage.dst), this.#width(stage.dst)];
+    this.#kernels.poolResult(y, state + stage.carry, state + stage.loc, count, width, stage.isMax);
     this.#rows = 1;
     return at + 1;
   }
@@ -257,8 +253,8 @@ export class TileRunner {
     this.#projectOutput(stage);
   }
 
-  #carryStage(at: number): Stage<"lru" | "poolMean"> {
-    return this.#program.stages[at] as Stage<"lru" | "poolMean">;
+  #carryStage(at: number): Stage<"lru" | "poolAll"> {
+    return this.#program.stages[at] as Stage<"lru" | "poolAll">;
   }
 
   /** y = Re(C h) + D * u */
@@ -286,15 +282,15 @@ export class TileRunner {
     this.#kernels.timedScan(h, carry, this.#lambdas, this.#image + rates, times, tokens, groups);
   }
 
-  /** Adds tokens to a mean pool's sum one by one: they are chunks of one token. */
-  #sumTokens(stage: Stage<"poolMean">, carry: number, loc: number, tokens: number): void {
+  /** Adds tokens to a pool's sum one by one: they are chunks of one token. */
+  #sumTokens(stage: Stage<"poolAll">, carry: number, loc: number, tokens: number): void {
     const width = this.#width(stage.src);
     const most = this.#program.tileTokens / CHUNK; // sums that there is room for
     for (let t = 0; t < tokens; t += most) {
       const count = Math.min(most, tokens - t);
       const x = this.#slot(stage.src) + 4 * t * width;
-      this.#kernels.poolLocal(this.#carries, x, loc, count, 0, 1, width);
-      this.#kernels.poolCarry(carry, loc, this.#carries, count, 0, 1, width);
+      this.#kernels.poolLocal(this.#carries, x, loc, count, 0, 1, width, stage.isMax);
+      this.#kernels.poolCarry(carry, loc, this.#carries, count, 0, 1, width, stage.isMax);
     }
   }
 
@@ -318,8 +314,8 @@ export class TileRunner {
     this.#projectOutput(stage);
   }
 
-  #stepMean(
-    { src, dst, carry, loc }: Stage<"poolMean">,
+  #stepPool(
+    { src, dst, carry, loc, isMax }: Stage<"poolAll">,
     states: number,
     ks: number,
     counts: number,
@@ -328,7 +324,7 @@ export class TileRunner {
     // biome-ignore format: the kernel's arguments, outputs first
     this.#kernels.poolStep(
       this.#slot(dst), this.#slot(src), this.#carries, states + carry, states + loc, this.#program.layout.rowBytes, ks, counts,
-      chunk, this.#rows, this.#width(src),
+      chunk, this.#rows, this.#width(src), isMax,
     );
   }
 
@@ -339,7 +335,7 @@ export class TileRunner {
     this.#rows = rows;
   }
 
-  #runLocal(stage: Exclude<PackedStage, { kind: "lru" | "poolMean" | "poolLast" }>): void {
+  #runLocal(stage: Exclude<PackedStage, { kind: "lru" | "poolAll" | "poolLast" }>): void {
     const kernels = this.#kernels;
     const image = this.#image;
     const rows = this.#rows;

@@ -174,13 +174,14 @@ function commit(
   temporary: number,
 ): Uint8Array<ArrayBuffer> | null {
   const { stage: at, finals } = reply as Exclude<SpanReply, { stage: -1 }>;
-  const stage = program.stages[at] as Extract<PackedStage, { kind: "lru" | "poolMean" }>;
+  const stage = program.stages[at] as Extract<PackedStage, { kind: "lru" | "poolAll" }>;
   const memory = new Uint8Array(arena.memory.buffer);
   memory.set(finals, temporary);
   const carry = state + stage.carry;
   const loc = state + stage.loc;
-  if (stage.kind === "poolMean") {
-    kernels.poolCarry(carry, loc, temporary, tokens, k0, CHUNK, program.slots[stage.src] as number);
+  if (stage.kind === "poolAll") {
+    const width = program.slots[stage.src] as number;
+    kernels.poolCarry(carry, loc, temporary, tokens, k0, CHUNK, width, stage.isMax);
     return null;
   }
   // `finals` holds each chunk's last loc: to the kernel, chunks of one token. An unfinished last chunk is the first

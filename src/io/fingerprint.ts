@@ -1,5 +1,5 @@
 /** What a program computes, as a short name: state files carry it, so that a state cannot meet another model. */
-import type { Program } from "../program.js";
+import type { Network } from "../program.js";
 
 /** Where values stand and what people call them says nothing about what is computed; these may change between versions. */
 const ignored = new Set(["name", "src", "dst", "gate", "other"]);
@@ -8,7 +8,7 @@ const ignored = new Set(["name", "src", "dst", "gate", "other"]);
  * 16 hexadecimal digits over the architecture, the stages with their sizes and options, and every bit of the parameters.
  * The same on every machine. It tells programs apart by accident, not against somebody who forges one.
  */
-export function fingerprint(program: Program): string {
+export function fingerprint(program: Network): string {
   const hash = new Hash();
   hash.text(program.architecture);
   for (const stage of program.stages) hashFields(hash, stage);

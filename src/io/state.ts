@@ -2,10 +2,11 @@
  * State files: a State as .safetensors, with each value under a name that other tools can read. Slots are numbered in
  * stage order; every bit that matters is kept, so a state that went through a file continues as if it had not.
  *
- *   slots.0.carry  F64 [batch, 2, dState], re then im, of an LRU; F64 [batch, width] of a mean pool
+ *   slots.0.carry  F64 [batch, 2, dState], re then im, of an LRU; F64 [batch, width] of anything else
  *   slots.0.loc    F32 [batch, 2, dState]                       ; F64 [batch, width]
  *   k              I32 [batch]
  *   count          F64 [batch]
+ *   parts.0. ...   the same of each link, where the network's rate changes
  *   metadata       linrec.state (the version), fingerprint, architecture
  */
 import { LinrecError } from "../errors.js";
@@ -25,8 +26,14 @@ export interface StateOwner {
 }
 
 export function encodeState(state: State, owner: StateOwner): Uint8Array<ArrayBuffer> {
-  const { batch } = state;
   const tensors = new Map<string, Tensor>();
+  encodeInto(tensors, state, "");
+  const { fingerprint, architecture } = owner;
+  return writeSafetensors(tensors, { "linrec.state": VERSION, fingerprint, architecture });
+}
+
+function encodeInto(tensors: Map<string, Tensor>, state: State, prefix: string): void {
+  const { batch } = state;
   for (const [index, slot] of state.layout.slots.entries()) {
     const shape = slotShape(slot, batch);
     const carry = new Float64Array(elementCount(shape));
@@ -35,13 +42,12 @@ export function encodeState(state: State, owner: StateOwner): Uint8Array<ArrayBu
       copyRow(slot, state.carry(slot, row), rowOf(carry, row, batch), "to file");
       copyRow(slot, locOf(state, slot, row), rowOf(loc, row, batch), "to file");
     }
-    tensors.set(`slots.${index}.carry`, { dtype: "F64", shape, data: carry });
-    tensors.set(`slots.${index}.loc`, { dtype: dtypeOfLoc(slot), shape, data: loc } as Tensor);
+    tensors.set(`${prefix}slots.${index}.carry`, { dtype: "F64", shape, data: carry });
+    tensors.set(`${prefix}slots.${index}.loc`, { dtype: dtypeOfLoc(slot), shape, data: loc } as Tensor);
   }
-  tensors.set("k", { dtype: "I32", shape: [batch], data: state.k });
-  tensors.set("count", { dtype: "F64", shape: [batch], data: state.count });
-  const { fingerprint, architecture } = owner;
-  return writeSafetensors(tensors, { "linrec.state": VERSION, fingerprint, architecture });
+  tensors.set(`${prefix}k`, { dtype: "I32", shape: [batch], data: state.k });
+  tensors.set(`${prefix}count`, { dtype: "F64", shape: [batch], data: state.count });
+  for (const [index, part] of state.parts.entries()) encodeInto(tensors, part, `${prefix}parts.${index}.`);
 }
 
 /**
@@ -58,33 +64,33 @@ export function decodeState(
   const { tensors, metadata } = readSafetensors(bytes);
   checkOwner(metadata, owner);
   const batch = tensors.get("k")?.shape[0] ?? 0;
+  const taken = new Set<string>();
   const take = (name: string, dtype: "I32" | "F32" | "F64", shape: readonly number[]) => {
     const tensor = tensors.get(name);
     const expected = `${dtype} ${showShape(shape)}`;
     const came = tensor ? `${tensor.dtype} ${showShape(tensor.shape)}` : "nothing";
     if (came !== expected) damaged(`it has ${came} for ${name}, expected ${expected}`);
+    taken.add(name);
     return tensor?.data as Floats;
   };
-  const k = take("k", "I32", [batch]);
-  const count = take("count", "F64", [batch]);
-  const slots = layout.slots.map((slot, index) => ({
-    slot,
-    carry: take(`slots.${index}.carry`, "F64", slotShape(slot, batch)),
-    loc: take(`slots.${index}.loc`, dtypeOfLoc(slot), slotShape(slot, batch)),
-  }));
-  const expected = 2 + 2 * slots.length;
-  if (tensors.size !== expected) damaged(`it has ${tensors.size} tensors, expected ${expected}`);
-
-  const state = new State(layout, batch);
-  state.k.set(k);
-  state.count.set(count);
-  checkCounters(state);
-  for (const { slot, carry, loc } of slots) {
-    for (let row = 0; row < batch; row++) {
-      copyRow(slot, state.carry(slot, row), rowOf(carry, row, batch), "from file");
-      copyRow(slot, locOf(state, slot, row), rowOf(loc, row, batch), "from file");
+  const fill = (state: State, prefix: string) => {
+    state.k.set(take(`${prefix}k`, "I32", [batch]));
+    state.count.set(take(`${prefix}count`, "F64", [batch]));
+    checkCounters(state);
+    for (const [index, slot] of state.layout.slots.entries()) {
+      const name = `${prefix}slots.${index}`;
+      const carry = take(`${name}.carry`, "F64", slotShape(slot, batch));
+      const loc = take(`${name}.loc`, dtypeOfLoc(slot), slotShape(slot, batch));
+      for (let row = 0; row < batch; row++) {
+        copyRow(slot, state.carry(slot, row), rowOf(carry, row, batch), "from file");
+        copyRow(slot, locOf(state, slot, row), rowOf(loc, row, batch), "from file");
+      }
     }
-  }
+    for (const [index, part] of state.parts.entries()) fill(part, `${prefix}parts.${index}.`);
+  };
+  const state = new State(layout, batch);
+  fill(state, "");
+  if (tensors.size !== taken.size) damaged(`it has ${tensors.size} tensors, expected ${taken.size}`);
   return state;
 }
 

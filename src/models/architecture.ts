@@ -1,7 +1,7 @@
 /** What an architecture is: a name, its options, and a way from a checkpoint's tensors to a program. */
 import { LinrecError } from "../errors.js";
 import type { Tensor } from "../io/tensor.js";
-import type { Program } from "../program.js";
+import type { Network } from "../program.js";
 import type { TensorReader } from "./tensors.js";
 
 /** How to read a checkpoint: an architecture's name and its options, each with a default. JSON in `__metadata__.linrec`. */
@@ -11,11 +11,22 @@ export interface ModelSpec {
   readonly prenorm?: boolean;
   /** "batch" (running statistics; the default) or "layer". */
   readonly norm?: "batch" | "layer";
-  /** One output for each sequence, from its "mean" (the default) or "last" token, or "none": one for each token. */
-  readonly pooling?: "mean" | "last" | "none";
+  /**
+   * One output for each sequence, from its "mean" (the default of minimal-lru) or "last" token (the default of lrnnx), from
+   * the "max" of all of them (lrnnx only), or "none": one for each token (minimal-lru only).
+   */
+  readonly pooling?: "mean" | "last" | "max" | "none";
+  /** After each block, of windows of `poolingFactor` tokens: "mean", "max", "stride" (the first), or "none" (the default). One for all, or one for each. */
+  readonly intermediatePooling?: WindowPooling | readonly WindowPooling[];
+  /** 2; one for all blocks, or one for each. */
+  readonly poolingFactor?: number | readonly number[];
+  /** What comes up in a U-Net is one row late at each level (true, the default). */
+  readonly causal?: boolean;
   /** Log-softmax runs over groups of this many outputs; 1 (the default): over all of them. */
   readonly multidim?: number;
 }
+
+type WindowPooling = "none" | "stride" | "mean" | "max";
 
 export type Options = Required<Omit<ModelSpec, "architecture">>;
 type OptionName = keyof Options;
@@ -24,10 +35,12 @@ type Tensors = ReadonlyMap<string, Tensor>;
 export interface Architecture {
   readonly name: string;
   readonly options: readonly OptionName[];
+  /** For options that are not here what they are elsewhere. */
+  readonly rules?: Partial<Rules>;
   /** The options when the names of the tensors can be nothing but this architecture, else undefined. */
   infer(tensors: Tensors): Partial<Options> | undefined;
   /** Takes every tensor from the reader, and ends with `reader.finish`. */
-  build(reader: TensorReader, options: Options): Program;
+  build(reader: TensorReader, options: Options): Network;
 }
 
 interface Rule<T> {
@@ -36,20 +49,39 @@ interface Rule<T> {
   readonly accepts: (value: unknown) => boolean;
 }
 
-function oneOf<T extends string>(...values: [T, ...T[]]): Rule<T> {
+type Rules = { readonly [K in OptionName]: Rule<Options[K]> };
+
+export function oneOf<T extends string>(...values: [T, ...T[]]): Rule<T> {
   const expected = values.map((value) => `"${value}"`).join(" or ");
   return { initial: values[0], expected, accepts: (value) => values.some((allowed) => allowed === value) };
 }
 
-const rules: { readonly [K in OptionName]: Rule<Options[K]> } = {
-  prenorm: { initial: false, expected: "true or false", accepts: (value) => typeof value === "boolean" },
+function flag(initial: boolean): Rule<boolean> {
+  return { initial, expected: "true or false", accepts: (value) => typeof value === "boolean" };
+}
+
+function oneOrList<T>({ initial, expected, accepts }: Rule<T>): Rule<T | readonly T[]> {
+  return {
+    initial,
+    expected: `${expected}, or a list of these`,
+    accepts: (value) => (Array.isArray(value) ? value.every(accepts) : accepts(value)),
+  };
+}
+
+const count: Rule<number> = {
+  initial: 1,
+  expected: "an integer of at least 1",
+  accepts: (value) => Number.isSafeInteger(value) && Number(value) >= 1,
+};
+
+const rules: Rules = {
+  prenorm: flag(false),
   norm: oneOf("batch", "layer"),
   pooling: oneOf("mean", "last", "none"),
-  multidim: {
-    initial: 1,
-    expected: "an integer of at least 1",
-    accepts: (value) => Number.isSafeInteger(value) && Number(value) >= 1,
-  },
+  multidim: count,
+  intermediatePooling: oneOrList<WindowPooling>(oneOf("none", "stride", "mean", "max")),
+  poolingFactor: oneOrList({ ...count, initial: 2 }),
+  causal: flag(true),
 };
 
 /** Fills in the defaults. Throws `invalid-argument` for options that the architecture does not have or values it does not know. */
@@ -58,7 +90,8 @@ export function resolveOptions(
   given: Readonly<Record<string, unknown>>,
 ): Options {
   const options: Record<string, unknown> = {};
-  for (const [name, rule] of Object.entries(rules)) options[name] = rule.initial;
+  const own = { ...rules, ...architecture.rules };
+  for (const [name, rule] of Object.entries(own)) options[name] = rule.initial;
   for (const [name, value] of Object.entries(given)) {
     if (value === undefined) continue;
     const known = architecture.options.find((option) => option === name);
@@ -68,11 +101,11 @@ export function resolveOptions(
         : "it has no options";
       throw new LinrecError("invalid-argument", `${architecture.name} has no option "${name}"; ${list}.`);
     }
-    if (!rules[known].accepts(value)) {
+    if (!own[known].accepts(value)) {
       const came = JSON.stringify(value) ?? String(value);
       throw new LinrecError(
         "invalid-argument",
-        `${architecture.name}: ${name} must be ${rules[known].expected}; got ${came}.`,
+        `${architecture.name}: ${name} must be ${own[known].expected}; got ${came}.`,
       );
     }
     options[name] = value;

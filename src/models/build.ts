@@ -1,14 +1,23 @@
 /** From a checkpoint's tensors to a program: which architecture it is, and its options. */
 import { LinrecError, messageOf } from "../errors.js";
 import { type Tensor, typeName } from "../io/tensor.js";
-import type { Program } from "../program.js";
+import type { Network } from "../program.js";
 import { type Architecture, type ModelSpec, resolveOptions } from "./architecture.js";
 import { lrnnxLru } from "./lrnnx.js";
+import { lrnnxClassifier } from "./lrnnxClassifier.js";
+import { lrnnxUnet } from "./lrnnxUnet.js";
 import { classification, sequenceLayer, stackedEncoder } from "./minimalLru.js";
 import { TensorReader } from "./tensors.js";
 
 /** A new architecture is one more line here. Inference asks in this order. */
-const architectures: readonly Architecture[] = [lrnnxLru, classification, stackedEncoder, sequenceLayer];
+const architectures: readonly Architecture[] = [
+  lrnnxLru,
+  classification,
+  stackedEncoder,
+  sequenceLayer,
+  lrnnxClassifier,
+  lrnnxUnet,
+];
 
 /**
  * The program that a checkpoint's tensors make up. Sizes come from the tensors; the architecture and its options from
@@ -21,7 +30,7 @@ export function buildProgram(
   tensors: ReadonlyMap<string, Tensor>,
   metadata: Readonly<Record<string, string>> = {},
   spec?: ModelSpec,
-): Program {
+): Network {
   const { architecture, ...options } = spec
     ? checkSpec(spec)
     : (storedSpec(metadata) ?? inferredSpec(tensors));

@@ -52,7 +52,14 @@ export const classification: Architecture = {
     let features = encoder.output;
     if (pooling !== "none") {
       features = slots.push(width) - 1;
-      stages.push({ kind: "pool", name: "pool", src: encoder.output, dst: features, width, mode: pooling });
+      stages.push({
+        kind: "pool",
+        name: "pool",
+        src: encoder.output,
+        dst: features,
+        width,
+        mode: pooling as "mean" | "last",
+      });
     }
     const output = slots.length;
     const decoder = denseStage(reader, "decoder", features, output, width || undefined, undefined);

@@ -10,7 +10,7 @@ import {
   type Tensor,
   typeName,
 } from "../io/tensor.js";
-import type { LruParams, Program } from "../program.js";
+import type { LruParams, Network } from "../program.js";
 import { show } from "../validate.js";
 import { buildProgram } from "./build.js";
 import { lruProgram, lruTensors } from "./lru.js";
@@ -75,7 +75,7 @@ export function toTensors(source: PlainTensors): Map<string, Tensor> {
  * One LRU from {@link LruParams}, whose arrays are flat and camelCase, or from arrays of other kinds.
  * Throws what {@link lruProgram}, {@link toTensors} and {@link buildProgram} say.
  */
-export function toLruProgram(source: LruParams | PlainLru): Program {
+export function toLruProgram(source: LruParams | PlainLru): Network {
   const entries = typeName(source) === "Object" ? Object.entries(source) : [];
   const plain = entries.some(
     ([name, value]) => /_/.test(name) || Array.isArray(value) || isArray(value?.data),

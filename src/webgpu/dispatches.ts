@@ -98,7 +98,7 @@ export function poolDispatch(
 ): Dispatch {
   return {
     kernel: "pool",
-    sizes: [width, mode === "last" ? 1 : 0],
+    sizes: [width, ["mean", "last", "max"].indexOf(mode)],
     arrays: [area.y, area.sum, area.x, area.lengths, area.counts],
     workgroups: ({ rows }) => rows * Math.ceil(width / 16),
   };

@@ -11,6 +11,7 @@ import {
   outputWidth,
   type PoolStage,
   type Program,
+  readsOf,
   type Stage,
   slotWidth,
 } from "../program.js";
@@ -182,11 +183,6 @@ function isRead(program: Program, slot: number, index: number): boolean {
     if (stage.dst === slot) return false;
   }
   return slot === program.output;
-}
-
-function readsOf(stage: Stage): number[] {
-  if (stage.kind === "glu") return [stage.src, stage.gate];
-  return stage.kind === "add" ? [stage.src, stage.other] : [stage.src];
 }
 
 /** Bytes of an area for a segment. */

@@ -43,6 +43,9 @@ export function uploadPiece(device: Device, layout: Layout, workspace: Workspace
   }
 }
 
+/** The maximum of no token: a shader need not know infinities. */
+const LOWEST = -3.4028234663852886e38;
+
 function uploadStates(
   device: Device,
   layout: Layout,
@@ -59,7 +62,7 @@ function uploadStates(
     for (let i = 0, at = 0; i < rows; i++) {
       const { re, im } = job.state.read(slotOf(job, index), first + i);
       for (let n = 0; n < size; n++) {
-        values[at++] = re[n] as number;
+        values[at++] = isComplex ? (re[n] as number) : Math.max(re[n] as number, LOWEST);
         if (isComplex) values[at++] = im[n] as number;
       }
     }

@@ -56,7 +56,7 @@ export async function loadGolden(name: string): Promise<GoldenCase> {
     tensors,
     checkpoint,
     spec,
-    program: buildProgram(checkpoint, {}, spec),
+    program: buildProgram(checkpoint, {}, spec) as Program,
     x: toFloat32(tensors.get("x") as Tensor),
     y: tensors.get("y")?.data as Float64Array,
     h0: complex<Float32Array>("h0"),

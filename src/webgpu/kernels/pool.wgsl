@@ -1,17 +1,25 @@
 // sum[p] = sum[p-1] + x[p]: the running sum behind a mean over time.
 // A workgroup takes 16 columns of one row; 16 threads share a column and add whole chunks, so that no sum of many terms
-// is taken one by one. The last token is the running sum that forgets all but the newest term.
+// is taken one by one. The last token is the running sum that forgets all but the newest term. A maximum is a sum with
+// another operation.
 
-struct Sizes { width: u32, last: u32 }
+const LAST = 1u;
+const MAX = 2u;
+struct Sizes { width: u32, mode: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;   // [rows, width], sum / count
 @group(0) @binding(3) var<storage, read_write> sum: array<f32>; // [rows, width], in: before this segment, out: after it
 @group(0) @binding(4) var<storage, read> x: array<f32>;         // [tokens, width]
 @group(0) @binding(5) var<storage, read> lengths: array<u32>;   // [rows] real tokens in this segment
-@group(0) @binding(6) var<storage, read> counts: array<f32>;    // [rows] tokens behind the mean, or 1 for the last token
+@group(0) @binding(6) var<storage, read> counts: array<f32>;    // [rows] tokens behind the mean, or 1
 
 var<workgroup> partial: array<f32, 256>; // [16 shares, 16 columns]
+
+fn join(a: f32, b: f32) -> f32 {
+  if (sizes.mode == MAX) { return max(a, b); }
+  return a + b;
+}
 
 @compute @workgroup_size(256)
 fn pool(
@@ -26,23 +34,24 @@ fn pool(
   let length = lengths[row];
   let column = task % blocks * 16 + lane % 16;
   let j = min(column, sizes.width - 1);
-  let forget = sizes.last == 1 && length > 0;
+  let forget = sizes.mode == LAST && length > 0;
   let begin = select(0, length - 1, forget);
 
-  var share = 0.0;
+  let empty = select(0.0, -3.4028234e38, sizes.mode == MAX);
+  var share = empty;
   for (var t0 = begin + lane / 16 * T; t0 < length; t0 += 16 * T) {
-    var chunk = 0.0;
-    for (var t = t0; t < min(t0 + T, length); t++) { chunk += x[(row * segment.seqLen + t) * sizes.width + j]; }
-    share += chunk;
+    var chunk = empty;
+    for (var t = t0; t < min(t0 + T, length); t++) { chunk = join(chunk, x[(row * segment.seqLen + t) * sizes.width + j]); }
+    share = join(share, chunk);
   }
   partial[lane] = share;
   workgroupBarrier();
 
   if (lane >= 16 || column >= sizes.width) { return; }
   var total = partial[lane];
-  for (var i = lane + 16; i < 256; i += 16u) { total += partial[i]; }
+  for (var i = lane + 16; i < 256; i += 16u) { total = join(total, partial[i]); }
   let at = row * sizes.width + j;
-  if (!forget) { total += sum[at]; }
+  if (!forget) { total = join(total, sum[at]); }
   sum[at] = total;
   y[at] = total / counts[row];
 }

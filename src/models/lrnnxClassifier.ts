@@ -1,0 +1,94 @@
+/** lrnnx's Classifier around LRU layers: post-norm residual blocks with pooling between them, and a linear head. */
+import { LinrecError } from "../errors.js";
+import { lruStages, type Network } from "../program.js";
+import { type Architecture, type Options, oneOf } from "./architecture.js";
+import { layerNorm, linear, listed, type Stages } from "./lrnnx.js";
+import { checkLruParams, takeLru } from "./lru.js";
+
+/**
+ * x [batch, seqLen, features], or token ids where there is an embedding -> y [batch, classes]. A block is LayerNorm(x + LRU(x)), then (the last one too) its
+ * `intermediatePooling` over windows of its `poolingFactor` tokens: their "mean" or "max", or the first of each ("stride").
+ * Mean and maximum leave out a last window that is not full. Of a row that is shorter than seqLen (`lengths`) the window
+ * that it ends in counts, as in lrnnx: its missing tokens are zeros to the mean, and nothing to the maximum.
+ */
+export const lrnnxClassifier: Architecture = {
+  name: "lrnnx/classifier",
+  options: ["pooling", "intermediatePooling", "poolingFactor"],
+  rules: { pooling: oneOf("last", "mean", "max") },
+  infer: (tensors) => (tensors.has("final_block.lrnn.nu_log") ? {} : undefined),
+
+  build(reader, options): Network {
+    const width = reader.size("final_block.lrnn.D", 0);
+    const stages: Stages = [];
+    // 0 x, 1 the stream, 2 work, 3 what is pooled, 4 y, 5 embeddings of another width
+    const slots = [0, width ?? 0, width ?? 0, width ?? 0, 0, 0];
+    const table = "embedding.token_embedding.weight";
+    const [ids, projects] = [reader.has(table), reader.has("embed_proj.weight")];
+    if (ids) {
+      const [vocabulary, own = 0] = [reader.size(table, 0), projects ? reader.size(table, 1) : width];
+      const values = reader.take(table, [vocabulary, own]);
+      const dst = projects ? 5 : 1;
+      [slots[0], slots[5]] = [1, own];
+      stages.push({
+        kind: "embedding",
+        name: table,
+        src: 0,
+        dst,
+        width: own,
+        vocabulary: vocabulary ?? 0,
+        table: values,
+      });
+    }
+    if (projects || !ids) {
+      const input = linear(
+        reader,
+        ids ? "embed_proj" : "input_proj",
+        ids ? 5 : 0,
+        1,
+        slots[5] || undefined,
+        width,
+      );
+      slots[ids ? 5 : 0] = input.inWidth;
+      stages.push(input);
+    }
+    const prefixes = [...listed(reader, "blocks."), "final_block."];
+    const windows = perBlock(options, prefixes.length);
+    for (const [i, prefix] of prefixes.entries()) {
+      const h = width ?? 0;
+      const params = takeLru(reader, `${prefix}lrnn.`, width);
+      const lru = { name: `${prefix}lrnn`, src: 1, dst: 2, dModel: h, dState: params.nuLog.length, params };
+      stages.push(
+        { kind: "lru", ...lru },
+        { kind: "add", name: `${prefix}skip`, src: 2, other: 1, dst: 1, width: h },
+        layerNorm(reader, `${prefix}norm`, 1, width),
+      );
+      const { mode, factor } = windows[i] as (typeof windows)[number];
+      if (mode === "none" || factor === 1) continue;
+      stages.push({ kind: "window", name: `${prefix}pool`, src: 1, dst: 1, width: h, mode, factor });
+    }
+    const mode = options.pooling as "last" | "mean" | "max";
+    const head = linear(reader, "final_block.output_proj", 3, 4, width, undefined);
+    slots[4] = head.outWidth;
+    stages.push({ kind: "pool", name: "final_block.pool", src: 1, dst: 3, width: width ?? 0, mode }, head);
+    reader.finish(this.name);
+    const network = { architecture: this.name, slots, stages, output: 4 };
+    for (const stage of lruStages(network)) checkLruParams(stage.params, `${stage.name}.`);
+    return network;
+  },
+};
+
+/** The windows after each block: one setting for all, or a list with one for each. */
+function perBlock({ intermediatePooling, poolingFactor }: Options, blocks: number) {
+  const spread = <T>(name: string, value: T | readonly T[]): readonly T[] => {
+    if (!Array.isArray(value)) return new Array<T>(blocks).fill(value as T);
+    if (value.length === blocks) return value;
+    throw new LinrecError(
+      "invalid-argument",
+      `${name} has ${value.length} entries; this model has ${blocks} blocks. Give one for each, or one value for all.`,
+    );
+  };
+  const factors = spread("poolingFactor", poolingFactor);
+  return spread("intermediatePooling", intermediatePooling).map((mode, i) => {
+    return { mode, factor: factors[i] as number };
+  });
+}
