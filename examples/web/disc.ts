@@ -231,6 +231,8 @@ async function run(model: Model, chart: Chart): Promise<void> {
       // One answer for the whole sequence: its features side by side.
       chart.show([Array.from(y, (_, i) => i), [...y]], {
         lines: [{ label: "y", color: "--accent", bars: true }],
+        xRange: [-0.6, out - 0.4],
+        xValues: (splits) => splits.map((i) => (Number.isInteger(i) ? String(i) : "")),
       });
       return;
     }
