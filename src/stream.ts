@@ -47,7 +47,16 @@ export class Feed<Result> {
     this.#array = array;
     this.#tokenBytes = 4 * inputWidth;
     const most = tokens ?? Math.max(1, Math.floor(WINDOW_BYTES / this.#tokenBytes));
-    this.#window = new Uint8Array(most * this.#tokenBytes);
+    try {
+      this.#window = new Uint8Array(most * this.#tokenBytes);
+    } catch (cause) {
+      const bytes = most * this.#tokenBytes;
+      throw new LinrecError(
+        "out-of-memory",
+        `tokens is ${most}: ${bytes} bytes could not be had. Give fewer.`,
+        { cause },
+      );
+    }
     this.#whole = tokens !== undefined;
   }
 

@@ -263,6 +263,7 @@ const misuse: readonly Misuse<void>[] = [
   ["text", "wrong-dtype", /got string/, () => first(["1, 2, 3"])],
   ["detached", "detached", /copy/, () => first([detached(new Float32Array(3))])],
   ["tokens 0", "invalid-argument", /tokens .* got 0/, () => lru.forwardStream(x, { tokens: 0 })],
+  ["tokens past all memory", "out-of-memory", /fewer/, () => lru.forwardStream(x, { tokens: 2 ** 50 })],
   ["a foreign state", "invalid-argument", /state/, () => lru.forwardStream(x, { state: wrong({}) })],
   [
     "a state of two rows",
