@@ -22,6 +22,9 @@ await build({
   logLevel: "warning",
 });
 copyFileSync("examples/web/index.html", `${out}/index.html`);
+// What is bundled brings its licence along.
+copyFileSync("node_modules/uplot/LICENSE", `${out}/uplot.LICENSE`);
+copyFileSync("dist/comlink.LICENSE", `${out}/comlink.LICENSE`);
 copyFileSync("examples/data/smnist.safetensors", `${out}/smnist.safetensors`);
 
 // Labels first, then 784 bytes a digit.
