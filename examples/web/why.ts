@@ -231,22 +231,20 @@ function showSelfTest(engine: Engine): void {
     await painted();
     try {
       const { passed, results } = await engine.selfTest();
-      const head = make(
-        "tr",
-        "",
-        ...["Case", "Backend", "Error", "Limit", ""].map((title) => make("th", "", title)),
-      );
-      const rows = results.map((result) =>
-        make(
-          "tr",
-          "",
-          make("td", "", result.name),
+      const head = make("tr", "", ...["Backend", "Error", "Limit", ""].map((title) => make("th", "", title)));
+      // Each case has a line of its own above its backends.
+      const rows = results.flatMap((result, i) => {
+        const { name, error, limit, passed: right, reason } = result;
+        const cells = [
           make("td", "", nameOf(result)),
-          make("td", "", Number.isFinite(result.error) ? result.error.toExponential(1) : result.reason),
-          make("td", "", result.limit.toExponential(1)),
-          make("td", result.passed ? "ok" : "bad", result.passed ? "right" : "wrong"),
-        ),
-      );
+          make("td", "", Number.isFinite(error) ? error.toExponential(1) : reason),
+          make("td", "", limit.toExponential(1)),
+          make("td", right ? "ok" : "bad", right ? "right" : "wrong"),
+        ];
+        const title = make("th", "case", name);
+        title.colSpan = cells.length;
+        return [...(name === results[i - 1]?.name ? [] : [make("tr", "", title)]), make("tr", "", ...cells)];
+      });
       table.replaceChildren(make("thead", "", head), make("tbody", "", ...rows));
       table.hidden = false;
       note(
