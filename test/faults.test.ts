@@ -73,6 +73,7 @@ describe.each(memories)("%s", (memory) => {
     // One window, or one span for each worker: the pool is there, and its next piece of work is the silent one.
     const short = x.subarray(0, 2 * 64 * dModel);
     await lru.forward(short, { batch: 2 });
+    await new Promise((resolve) => setTimeout(resolve, 50)); // it is back at its messages
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     const result = lru.forward(short, { batch: 2 });
     await vi.waitUntil(async () => {

@@ -2,15 +2,16 @@
 import * as Comlink from "comlink";
 import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
 import { Arena } from "../src/cpu/arena.js";
+import { Desk } from "../src/cpu/desk.js";
 import { createMemory, instantiate, type Kernels } from "../src/cpu/instantiate.js";
 import type { PackedProgram, PackedStage } from "../src/cpu/packed.js";
-import type {
-  SharedJob,
-  Span,
-  SpanReply,
-  WorkerApi,
-  WorkerInit,
-  WorkerProgram,
+import {
+  DONE,
+  type Span,
+  type SpanReply,
+  type WorkerApi,
+  type WorkerInit,
+  type WorkerProgram,
 } from "../src/cpu/protocol.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
 import { runShare } from "../src/cpu/wavefront.js";
@@ -41,10 +42,17 @@ class Worker implements WorkerApi {
   #kernels!: Kernels;
   /** Of a private memory; undefined where memory is shared, which the calling thread plans alone. */
   #arena: Arena | undefined;
+  #desk: Desk | undefined;
+  readonly #post: (message: unknown) => void;
   readonly #programs = new Map<number, Loaded>();
   #span: OpenSpan | undefined;
 
-  async init({ module, memory }: WorkerInit): Promise<void> {
+  constructor(post: (message: unknown) => void) {
+    this.#post = post;
+  }
+
+  async init({ module, memory, desk }: WorkerInit): Promise<void> {
+    this.#desk = desk && new Desk(desk);
     this.#memory = memory ?? createMemory(false, 1);
     this.#arena = memory ? undefined : new Arena(this.#memory);
     this.#kernels = await instantiate(module, this.#memory);
@@ -70,9 +78,15 @@ class Worker implements WorkerApi {
     }
   }
 
-  run({ program, window, scratch }: SharedJob): void {
-    const loaded = this.#loaded(program);
-    runShare(this.#runner(loaded, scratch), loaded.packed, this.#memory, window);
+  run(): void {
+    const desk = this.#desk as Desk;
+    do {
+      const { program, window, scratch } = desk.read();
+      const loaded = this.#loaded(program);
+      runShare(this.#runner(loaded, scratch), loaded.packed, this.#memory, window);
+      desk.look();
+      this.#post(DONE);
+    } while (desk.waitBriefly());
   }
 
   begin(span: Span): SpanReply {
@@ -164,9 +178,10 @@ class Worker implements WorkerApi {
 }
 
 if (typeof postMessage === "function" && typeof addEventListener === "function") {
-  Comlink.expose(new Worker());
+  Comlink.expose(new Worker((message) => postMessage(message)));
 } else {
   // A Node worker has its port in a module.
   const threads = (await importLater("node:worker_threads")) as typeof import("node:worker_threads");
-  if (threads.parentPort) Comlink.expose(new Worker(), nodeEndpoint(threads.parentPort));
+  const port = threads.parentPort;
+  if (port) Comlink.expose(new Worker((message) => port.postMessage(message)), nodeEndpoint(port));
 }

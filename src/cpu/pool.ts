@@ -7,8 +7,9 @@ import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
 import { Breaker } from "../breaker.js";
 import { isLinrecError, LinrecError, messageOf } from "../errors.js";
 import { importLater } from "../importLater.js";
+import { Desk } from "./desk.js";
 import { workerSource } from "./embedded.gen.js";
-import type { WorkerApi, WorkerInit } from "./protocol.js";
+import { DONE, type SharedJob, type WorkerApi, type WorkerInit } from "./protocol.js";
 
 /** A worker that does not answer a short call within this is taken to hang. */
 export const DEADLINE_MS = 10_000;
@@ -30,11 +31,18 @@ export class PooledWorker {
   readonly #api: Comlink.Remote<WorkerApi>;
   readonly #thread: Thread;
   readonly #breaker = new Breaker();
+  readonly #desk: Desk | undefined;
+  /** What settles the call of the job on the desk. */
+  #done = () => {};
   #calls = 0;
 
-  constructor(thread: Thread) {
+  constructor(thread: Thread, shared: boolean) {
     this.#thread = thread;
+    this.#desk = shared ? new Desk() : undefined;
     this.#api = Comlink.wrap<WorkerApi>(thread.endpoint);
+    thread.endpoint.addEventListener("message", (event) => {
+      if ((event as MessageEvent).data === DONE) this.#done();
+    });
     thread.onFailure((reason) => this.#fail(reason));
     thread.unref();
   }
@@ -54,6 +62,21 @@ export class PooledWorker {
       clearTimeout(timer);
       if (--this.#calls === 0) this.#thread.unref();
     }
+  }
+
+  /** Sets it up in a memory, the caller's or its own. */
+  init(init: Omit<WorkerInit, "desk">): Promise<void> {
+    return this.call((api) => api.init({ ...init, desk: this.#desk?.buffer }), START_MS);
+  }
+
+  /** Works on a share of a window in shared memory, one at a time. */
+  run(job: SharedJob, deadline: number): Promise<void> {
+    const work = (api: Comlink.Remote<WorkerApi>) =>
+      new Promise<void>((resolve) => {
+        this.#done = resolve;
+        if (!this.#desk?.put(job)) api.run().catch((error) => this.#fail(`it threw: ${messageOf(error)}`));
+      });
+    return this.call(work, deadline);
   }
 
   terminate(): void {
@@ -80,13 +103,14 @@ export interface Pool {
 /** Starts `count` workers and sets them up. Rejects, with none left running, if one does not start. */
 export async function startWorkers(
   count: number,
-  init: WorkerInit,
+  init: Omit<WorkerInit, "desk">,
   workerUrl: string | URL | undefined,
 ): Promise<Pool> {
   const workers: PooledWorker[] = [];
   try {
-    for (let i = 0; i < count; i++) workers.push(new PooledWorker(await startThread(workerUrl)));
-    await Promise.all(workers.map((worker) => worker.call((api) => api.init(init), START_MS)));
+    const shared = init.memory !== null;
+    for (let i = 0; i < count; i++) workers.push(new PooledWorker(await startThread(workerUrl), shared));
+    await Promise.all(workers.map((worker) => worker.init(init)));
     return { workers, hopMs: await measureHop(workers) };
   } catch (error) {
     for (const worker of workers) worker.terminate();

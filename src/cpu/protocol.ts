@@ -5,6 +5,8 @@ import type { PackedProgram } from "./packed.js";
 export interface WorkerInit {
   readonly module: WebAssembly.Module;
   readonly memory: WebAssembly.Memory | null;
+  /** Where memory is shared, what its jobs come in: see desk.ts. */
+  readonly desk: SharedArrayBuffer | undefined;
 }
 
 /** A program for a worker. `image` is its address in shared memory, or null: the worker copies `packed.image` into its own. */
@@ -22,6 +24,9 @@ export interface Window {
   readonly rows: number;
   /** A multiple of CHUNK, at most the program's tileTokens. */
   readonly tileTokens: number;
+  /** From tile `tail` on a row's tiles have `tailTokens`, a multiple of CHUNK as well: small ones, for threads to end together. */
+  readonly tail: number;
+  readonly tailTokens: number;
   /** The most tiles that a row has. Tile number c is tile floor(c / rows) of row c mod rows: in order for every row. */
   readonly tilesPerRow: number;
   readonly x: number;
@@ -81,12 +86,18 @@ export type SpanReply =
     }
   | { readonly stage: -1; readonly y: Float32Array<ArrayBuffer> };
 
+/** A worker's message, beside Comlink's: the job on its desk is done. */
+export const DONE = "done";
+
 export interface WorkerApi {
   init(init: WorkerInit): Promise<void>;
   load(program: WorkerProgram): void;
   unload(id: number): void;
-  /** Works on a window in shared memory until no tile is left, or the window is stopped. */
-  run(job: SharedJob): void;
+  /**
+   * Does the job on the desk (works on a window in shared memory until no tile is left, or the window is stopped), says
+   * {@link DONE}, and does the next if one is put there at once.
+   */
+  run(): void;
   begin(span: Span): SpanReply;
   /** Goes on with the carries into each chunk, float32; null drops the span (a pool's, which ends with its sums). */
   resume(carries: Uint8Array<ArrayBuffer> | null): SpanReply;

@@ -196,7 +196,7 @@ export class WasmRunner implements Runner {
     const execute = async (window: Window) => {
       const shares = workers.map((worker, i) => {
         const share = { program: this.#id, window, scratch: this.#threadScratch[i] as number };
-        return worker.call((api) => api.run(share), deadline);
+        return worker.run(share, deadline);
       });
       try {
         await Promise.all(shares);

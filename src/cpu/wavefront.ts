@@ -105,9 +105,9 @@ function locate(
 ): boolean {
   const tokens = table.int(row, RowTable.tokens);
   const k0 = table.int(row, RowTable.k0);
-  const start = Math.max(index * window.tileTokens - k0, 0);
+  const start = Math.max(startOf(window, index) - k0, 0);
   if (start >= tokens) return false;
-  const end = Math.min((index + 1) * window.tileTokens - k0, tokens);
+  const end = Math.min(startOf(window, index + 1) - k0, tokens);
   tile.x = window.x + row * window.xRowBytes + 4 * start * program.inputWidth;
   tile.y = window.y + row * window.yRowBytes + (program.pooled ? 0 : 4 * start * program.outputWidth);
   tile.tokens = end - start;
@@ -117,4 +117,9 @@ function locate(
   tile.count = table.count(row);
   tile.times = window.times && window.times + row * window.timesRowBytes + 4 * start;
   return true;
+}
+
+/** Tokens of the grid before tile `index` of a row. */
+function startOf({ tileTokens, tail, tailTokens }: Window, index: number): number {
+  return index <= tail ? index * tileTokens : tail * tileTokens + (index - tail) * tailTokens;
 }

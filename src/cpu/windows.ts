@@ -19,8 +19,8 @@ const WINDOW_FLOPS = 4e8;
 /** Rows in a block: plenty for waits between a row's tiles to be rare, whatever the batch. */
 const BLOCK_ROWS = 64;
 
-/** Tiles that each thread should get of a window at least, so that threads end at about the same time. */
-const TILES_PER_THREAD = 8;
+/** The last tile of each thread is cut into so many, for threads to end at about the same time. */
+const TAIL_PARTS = 5;
 
 export interface WindowHost {
   readonly program: PackedProgram;
@@ -127,13 +127,14 @@ class Block {
     const rowBytes = layout.rowBytes;
     const stateBytes = state.bytes.subarray(this.#first * rowBytes, (this.#first + this.#rows) * rowBytes);
     this.#memory().set(stateBytes, this.#states);
-    let running: { done: Promise<void>; start: number; end: number; buffers: Buffers } | undefined;
-    const settle = async () => {
-      if (!running) return;
-      const { done, start, end, buffers } = running;
-      await done;
-      running = undefined;
-      throwIfAborted(signal);
+    interface Running {
+      readonly done: Promise<void>;
+      readonly start: number;
+      readonly end: number;
+      readonly buffers: Buffers;
+    }
+    let running: Running | undefined;
+    const finish = ({ start, end, buffers }: Running) => {
       this.#copyOut(start, end, buffers);
       onTokens((end - start) * this.#rows);
     };
@@ -142,11 +143,18 @@ class Block {
         const end = Math.min(start + this.#span, seqLen);
         const buffers = this.#buffers[i % 2] as Buffers;
         const window = this.#copyIn(start, end, buffers);
-        await settle();
+        const before = running;
+        await before?.done;
+        throwIfAborted(signal);
+        // Workers go on at once; on the calling thread progress and aborts are heard first.
+        if (before && this.#job.threads === 0) finish(before);
         throwIfAborted(signal);
         running = { done: this.#execute(window), start, end, buffers };
+        if (before && this.#job.threads > 0) finish(before);
       }
-      await settle();
+      await running?.done;
+      throwIfAborted(signal);
+      if (running) finish(running);
     } finally {
       await running?.done.catch(() => {}); // memory is freed next: nobody may still be writing it
     }
@@ -188,7 +196,6 @@ class Block {
     const floats = new Float32Array(arena.memory.buffer);
     const ints = new Int32Array(arena.memory.buffer);
     const doubles = new Float64Array(arena.memory.buffer);
-    let total = 0;
     let longest = 0;
     for (let r = 0; r < this.#rows; r++) {
       const row = this.#first + r;
@@ -200,7 +207,6 @@ class Block {
       ints[entry / 4 + RowTable.k0] = k0;
       ints[entry / 4 + RowTable.last] = length <= end ? 1 : 0;
       doubles[entry / 8 + RowTable.count] = (state.count[row] as number) + length;
-      total += tokens;
       longest = Math.max(longest, tokens + k0);
       if (this.#x === undefined) {
         const from = (row * seqLen + start) * inputWidth;
@@ -219,13 +225,11 @@ class Block {
       buffers.control / 4,
       buffers.control / 4 + controlBytes(program.layout.carries, this.#rows) / 4,
     );
-    const tileTokens = this.#tileTokens(total);
     const token = 4 * inputWidth;
     const yToken = 4 * outputWidth;
     return {
       rows: this.#rows,
-      tileTokens,
-      tilesPerRow: Math.ceil(longest / tileTokens),
+      ...this.#tiles(longest),
       x: this.#x === undefined ? buffers.x : this.#x + (this.#first * seqLen + start) * token,
       xRowBytes: token * (this.#x === undefined ? end - start : seqLen),
       y:
@@ -241,12 +245,15 @@ class Block {
     };
   }
 
-  #tileTokens(total: number): number {
+  /** How rows of up to `tokens`, those of the first one's chunk included, are cut into tiles. */
+  #tiles(tokens: number): Pick<Window, "tileTokens" | "tail" | "tailTokens" | "tilesPerRow"> {
     const { threads } = this.#job;
     const { tileTokens } = this.#host.program;
-    if (threads === 0) return tileTokens;
-    const fair = Math.ceil(total / (threads * TILES_PER_THREAD) / CHUNK) * CHUNK;
-    return Math.min(tileTokens, Math.max(fair, 2 * CHUNK));
+    const tailTokens = Math.ceil(tileTokens / (threads === 0 ? 1 : TAIL_PARTS) / CHUNK) * CHUNK;
+    const rest = (threads * tileTokens) / this.#rows;
+    const tail = Math.max(0, Math.floor((tokens - rest) / tileTokens));
+    const tilesPerRow = tail + Math.ceil((tokens - tail * tileTokens) / tailTokens);
+    return { tileTokens, tail, tailTokens, tilesPerRow };
   }
 
   #copyOut(start: number, end: number, buffers: Buffers): void {

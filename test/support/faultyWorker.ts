@@ -16,7 +16,7 @@ export function faultyWorkerUrl(fault: Fault, nth: number): string {
   const actions: Record<Fault, string> = {
     exit: isNode ? "process.exit(7);" : "close();",
     throw: 'throw new Error("a worker that fails on purpose");',
-    reject: "data.argumentList[0].value.program = -7;",
+    reject: 'data.path = ["missing"];',
     silence: 'data.type = "none";',
   };
   // What Comlink will get passes through here first.
