@@ -223,7 +223,9 @@ export class Engine {
     for (let candidate = next(); candidate; ) {
       const { backend, threads } = candidate;
       try {
-        return await this.#attempt(prepared, backend, { ...job, threads });
+        const step = backend === "wasm" && threads === 0 && isStep(prepared.program, job);
+        if (!step) return await this.#attempt(prepared, backend, { ...job, threads });
+        prepared.stepper.step(job.x, job.y, job.state, job.timesteps);
       } catch (error) {
         if (error instanceof Stopped) throw error.cause;
         if (demanded) throw error;
@@ -233,7 +235,10 @@ export class Engine {
         candidate = next();
         if (!candidate) throw error;
         this.#tell(backend, candidate.backend, messageOf(error));
+        continue;
       }
+      job.onProgress?.(job.batch);
+      return job.state;
     }
     throw this.#nothingRuns(preference);
   }
@@ -365,6 +370,11 @@ async function prepareParts(backend: Backend, program: Network): Promise<Runner>
     for (const part of parts) part.then((runner) => runner.dispose()).catch(() => {});
     throw error;
   }
+}
+
+/** One token for each row, of a network of one part: done at once, with none of a forward's preparations. */
+function isStep(program: Network, { seqLen, lengths }: Omit<ForwardJob, "threads">): boolean {
+  return seqLen === 1 && partsOf(program)[0] === program && lengths.every((length) => length === 1);
 }
 
 function workOf(program: Network, batch: number, seqLen: number): Work {

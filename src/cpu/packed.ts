@@ -4,6 +4,7 @@
  */
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
 import {
+  flopsPerToken,
   inputWidth,
   type LruStage,
   outputWidth,
@@ -112,8 +113,13 @@ export interface TileLimits {
   readonly tokens: number;
 }
 
-/** Tiles that follow each other through shared memory: most of a 1 MiB L2 cache is left to the weights. */
-const cacheTiles: TileLimits = { bytes: 256 * 1024, tokens: 1024 };
+/**
+ * Tiles that follow each other through shared memory are small, to be fast to reach in a cache of 1 MiB that weights and the
+ * next tokens share; but a narrow program's have work for 0.1 ms, for a tile's calls from JavaScript not to show.
+ */
+const CACHE_BYTES = 96 * 1024;
+const MOST_CACHE_BYTES = 512 * 1024;
+const TILE_FLOPS = 4e6;
 
 export function packProgram(program: Program): PackedProgram {
   const image = new ImageWriter();
@@ -129,7 +135,10 @@ export function packProgram(program: Program): PackedProgram {
     outputWidth: outputWidth(program),
     output: program.output,
     pooled: poolOf(program) !== undefined,
-    ...planTiles(slots, stages, cacheTiles),
+    ...planTiles(slots, stages, {
+      bytes: cacheBytes(program, slots, stages),
+      tokens: Number.POSITIVE_INFINITY,
+    }),
     image: image.bytes(),
   };
 }
@@ -142,6 +151,12 @@ export function withTiles(packed: PackedProgram, limits: TileLimits): PackedProg
 function planTiles(slots: readonly number[], stages: readonly PackedStage[], limits: TileLimits) {
   const tileTokens = pickTileTokens(slots, stages, limits);
   return { tileTokens, scratch: planScratch(slots, stages, tileTokens) };
+}
+
+function cacheBytes(program: Program, slots: readonly number[], stages: readonly PackedStage[]): number {
+  const token = tokenBytes(slots, stages);
+  const enough = ((token.slots + token.h) * TILE_FLOPS) / flopsPerToken(program);
+  return Math.min(Math.max(enough, CACHE_BYTES), MOST_CACHE_BYTES);
 }
 
 export function pad4(width: number): number {

@@ -75,12 +75,6 @@ export class WasmRunner implements Runner {
   }
 
   async forward(job: ForwardJob): Promise<void> {
-    // One token for each row is a step, with none of a forward's preparations.
-    if (job.threads === 0 && job.seqLen === 1 && job.lengths.every((length) => length === 1)) {
-      this.step(job.x, job.y, job.state, job.timesteps);
-      job.onProgress?.(job.batch);
-      return;
-    }
     if (job.timesteps)
       for (let row = 0; row < job.batch; row++) if (job.lengths[row]) job.state.settleRow(row);
     return this.#backend.queue.run(() => this.#forward(job));
