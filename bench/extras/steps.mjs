@@ -1,8 +1,10 @@
 /** One token at a time: stepSync, beside what reading the weights costs, and forward of one token. */
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { createEngine } from "../linrec.mjs";
 import { measurePeak, measureRead } from "../peak.mjs";
 import { fillInput, flopsOf, paramsOf } from "../shapes.mjs";
-import { median, summarize } from "../stats.mjs";
+import { summarize } from "../stats.mjs";
 import { bestKernel } from "./timing.mjs";
 
 const shapes = [
@@ -33,8 +35,8 @@ export async function measure({ quick, peakKernels }) {
     const flops = flopsOf({ ...sizes, seqLen: 1 });
     const readUs = measureRead(kernel, 16 * dModel * dState);
     const share = flops / us.median / 1e3 / peak;
-    const heapBytes = batch === 1 ? heapGrowth(step, quick ? 1e4 : 1e5) : undefined;
-    results.push({ ...sizes, us, forwardUs, readUs, share, heapBytes });
+    const heap = batch === 1 ? heapGrowth(step, quick ? 1e4 : 1e5) : undefined;
+    results.push({ ...sizes, us, forwardUs, readUs, share, heap });
     layer.dispose();
   }
   await engine.dispose();
@@ -61,25 +63,26 @@ async function forwardOfOne(layer, x, batch, out, runs) {
   return summarize(times).median;
 }
 
-/** Parts of the steps, so that a garbage collection falls into few of them. */
-const PARTS = 20;
-
-/** Bytes that the heap grows by in a step, the median of parts: less than one means that none allocates. */
+/** Bytes by which the heap has grown after many steps, garbage collected before and after: none is kept by a step. */
 function heapGrowth(step, steps) {
-  const growth = new Float64Array(PARTS);
-  for (let part = 0; part < PARTS; part++) {
-    const before = process.memoryUsage().heapUsed;
-    for (let i = 0; i < steps / PARTS; i++) step();
-    growth[part] = (process.memoryUsage().heapUsed - before) / (steps / PARTS);
-  }
-  return median([...growth]);
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc");
+  const used = () => {
+    collect();
+    collect();
+    return process.memoryUsage().heapUsed;
+  };
+  used();
+  const before = used();
+  for (let i = 0; i < steps; i++) step();
+  return { steps, bytes: used() - before };
 }
 
-function describe({ dModel, dState, batch, us, forwardUs, readUs, share, heapBytes }) {
-  const heap = heapBytes === undefined ? "" : `; the heap grows by ${heapBytes.toFixed(1)} bytes a step`;
+function describe({ dModel, dState, batch, us, forwardUs, readUs, share, heap }) {
+  const grown = heap ? `; after ${heap.steps} steps the heap has ${heap.bytes} bytes more` : "";
   return (
     `H=${dModel} N=${dState} B=${batch}: stepSync p50 ${us.median.toFixed(2)} us (${(100 * share).toFixed(0)} % of the peak), ` +
     `reading its weights ${readUs.toFixed(2)} us, forward of one token ${forwardUs.toFixed(2)} us ` +
-    `(${(forwardUs / us.median).toFixed(2)} times)${heap}`
+    `(${(forwardUs / us.median).toFixed(2)} times)${grown}`
   );
 }

@@ -55,7 +55,8 @@ export class WasmRunner implements Runner {
   #bytes: Uint8Array;
   #ints: Int32Array;
   #doubles: Float64Array;
-  /** Made once: a step allocates nothing. */
+  /** What a step of the last one's batch leaves in the area, and what it is told: made once, for a step to allocate nothing. */
+  #stepped: { y: Float32Array; states: Uint8Array } = { y: new Float32Array(), states: new Uint8Array() };
   readonly #step: Step = { x: 0, y: 0, rows: 0, states: 0, ks: 0, counts: 0, times: 0 };
 
   constructor(backend: RunnerHost, program: Program) {
@@ -109,8 +110,8 @@ export class WasmRunner implements Runner {
       this.#runner.step(step);
     }
     if (!timesteps) for (let row = 0; row < batch; row++) k[row] = ((k[row] as number) + 1) % CHUNK;
-    y.set(this.#floats.subarray(at.y / 4, at.y / 4 + y.length));
-    state.bytes.set(this.#bytes.subarray(at.states, at.states + state.bytes.length));
+    y.set(this.#stepped.y);
+    state.bytes.set(this.#stepped.states);
   }
 
   /** Computes on whatever is in memory, for its time only. */
@@ -241,8 +242,9 @@ export class WasmRunner implements Runner {
   /** Room for the arrays of a step of `batch` rows, and views of the memory as it is now. */
   #reserveStep(batch: number): StepArea {
     const { arena } = this.#backend;
-    if (this.#area.batch < batch) {
-      const { inputWidth, outputWidth, layout } = this.packed;
+    const { inputWidth, outputWidth, layout } = this.packed;
+    const grows = this.#area.batch < batch;
+    if (grows) {
       arena.free(this.#area.x);
       const line = (bytes: number) => Math.ceil(bytes / 128) * 128;
       const sizes = [4 * inputWidth, 4 * outputWidth, layout.rowBytes, 4, 8, 4].map((bytes) =>
@@ -263,11 +265,19 @@ export class WasmRunner implements Runner {
       ];
       this.#area = { batch, x, y, states, ks, counts, times };
     }
-    if (this.#floats.buffer !== arena.memory.buffer) {
+    const moved = this.#floats.buffer !== arena.memory.buffer;
+    if (moved) {
       this.#floats = new Float32Array(arena.memory.buffer);
       this.#bytes = new Uint8Array(arena.memory.buffer);
       this.#ints = new Int32Array(arena.memory.buffer);
       this.#doubles = new Float64Array(arena.memory.buffer);
+    }
+    if (grows || moved || this.#stepped.y.length !== batch * outputWidth) {
+      const { y, states } = this.#area;
+      this.#stepped = {
+        y: this.#floats.subarray(y / 4, y / 4 + batch * outputWidth),
+        states: this.#bytes.subarray(states, states + batch * layout.rowBytes),
+      };
     }
     return this.#area;
   }
