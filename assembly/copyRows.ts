@@ -1,4 +1,4 @@
-// y[t] = x[t], row by row: between the caller's tight rows and rows padded to a multiple of four.
+// Rows of x as the rows of y: some of them, or all of them at another distance.
 
 /** y, x [tokens] rows of `rowBytes` bytes, `yStride` and `xStride` bytes apart */
 export function copyRows(y: usize, yStride: usize, x: usize, xStride: usize, rowBytes: usize, tokens: i32): void {

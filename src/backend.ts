@@ -16,8 +16,15 @@ export interface ForwardJob {
   readonly timesteps?: Float32Array | undefined;
   /** [batch, seqLen, inputWidth] */
   readonly x: Float32Array;
-  /** [batch, seqLen, outputWidth], or [batch, outputWidth] for a program that pools. Written whole: zeros past a length. */
+  /**
+   * [batch, outputs, outputWidth], outputs = seqLen unless `every` makes them fewer, or [batch, outputWidth] for a program
+   * that pools. Written whole: zeros past a row's last.
+   */
   readonly y: Float32Array;
+  /** [batch] tokens, ascending and past the first, before which a row's state is zeroed; undefined where there are none */
+  readonly resets?: readonly Int32Array[] | undefined;
+  /** Only tokens every, 2 every, ... since the state's origin give an output (1). */
+  readonly every?: number | undefined;
   /** The initial state, a private copy: it holds the final state when the promise fulfils, and anything if it rejects. */
   readonly state: State;
   /** Worker threads to use, 0 for the calling thread only. For the backend "wasm"; the others have no such choice. */

@@ -11,6 +11,7 @@ const optionNames = [
   "batch",
   "lengths",
   "integrationTimesteps",
+  "reset",
   "out",
   "backend",
   "signal",
@@ -18,7 +19,7 @@ const optionNames = [
   "onProgress",
 ] as const;
 
-/** Those of a layer's forward that do not depend on where a row is cut. */
+/** Those of a layer's forward that mean something from either end. */
 export type BidirectionalOptions = Pick<ForwardOptions<never>, (typeof optionNames)[number]>;
 
 /**
@@ -66,11 +67,11 @@ export class BidirectionalLru {
   }
 
   /**
-   * Reads whole sequences, as a layer's `forward` does and with its errors; `unsupported` for `state`, `reset` and `every`.
-   * A token's timestep is its own in both directions.
+   * Reads whole sequences, as a layer's `forward` does and with its errors; `unsupported` for `state` and `every`. A token's
+   * timestep is its own in both directions; a reset parts what is before it from what is after it, for both.
    */
   async forward(x: Float32Array, options: BidirectionalOptions = {}): Promise<{ readonly y: Float32Array }> {
-    for (const name of ["state", "reset", "every"]) if (name in Object(options)) throw unsupported(name);
+    for (const name of ["state", "every"]) if (name in Object(options)) throw unsupported(name);
     checkOptions("forward's options", options, optionNames);
     const { onProgress, ...rest } = options;
     checkFunction("onProgress", onProgress);
@@ -78,8 +79,14 @@ export class BidirectionalLru {
       onProgress && (({ done, total }: Progress) => onProgress({ done: (start * total + done) / 2, total }));
     const { y } = await this.#forward.forward(x, { ...rest, onProgress: half(0) });
 
-    const { batch = 1, lengths, integrationTimesteps: times } = rest;
+    const { batch = 1, lengths, integrationTimesteps: times, reset } = rest;
     const seqLen = x.length / (batch * this.dModel || 1);
+    const parted = reset && new Uint8Array(reset.length);
+    for (let i = 0; parted && i < parted.length; i++) {
+      const [row, t] = [Math.floor(i / seqLen), i % seqLen];
+      const length = lengths?.[row] ?? seqLen;
+      if (reset[i] && t > 0 && t < length) parted[row * seqLen + length - t] = 1;
+    }
     const addReversed = (to: Float32Array, from: Float32Array, width: number) => {
       for (let row = 0; row < batch; row++)
         addRow(to, from, row * seqLen * width, lengths?.[row] ?? seqLen, width);
@@ -87,6 +94,7 @@ export class BidirectionalLru {
     };
     const back = await this.#backward.forward(addReversed(new Float32Array(x.length), x, this.dModel), {
       ...rest,
+      reset: parted,
       integrationTimesteps: times && addReversed(new Float32Array(times.length), times, 1),
       out: undefined,
       onProgress: half(1),

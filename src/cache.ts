@@ -39,6 +39,11 @@ abstract class InferenceCache {
     return this.state.batch;
   }
 
+  /** [batch] tokens that each stream has read since its origin (zeros, `set` or a reset), a copy. */
+  get tokens(): Float64Array<ArrayBuffer> {
+    return this.state.count.slice();
+  }
+
   /** Zeroes the streams in `rows`, or all: h = 0, no token read. */
   reset(rows?: readonly number[]): void {
     this.checkFree();

@@ -373,8 +373,10 @@ async function prepareParts(backend: Backend, program: Network): Promise<Runner>
 }
 
 /** One token for each row, of a network of one part: done at once, with none of a forward's preparations. */
-function isStep(program: Network, { seqLen, lengths }: Omit<ForwardJob, "threads">): boolean {
-  return seqLen === 1 && partsOf(program)[0] === program && lengths.every((length) => length === 1);
+function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJob, "threads">): boolean {
+  return (
+    seqLen === 1 && every === 1 && partsOf(program)[0] === program && lengths.every((length) => length === 1)
+  );
 }
 
 function workOf(program: Network, batch: number, seqLen: number): Work {

@@ -220,6 +220,15 @@ export function slotWidth(program: Network, slot: number): number {
   return width;
 }
 
+/** Whether what a slot holds before stage `index` is read by it, by a later stage, or as y. */
+export function isRead(program: Program, slot: number, index: number): boolean {
+  for (const stage of program.stages.slice(index)) {
+    if (readsOf(stage).includes(slot)) return true;
+    if (stage.dst === slot) return false;
+  }
+  return slot === program.output;
+}
+
 /** The pool stage, when y has one row for each sequence and not for each token. */
 export function poolOf(program: Network): PoolStage | undefined {
   return program.stages.find((stage) => stage.kind === "pool");

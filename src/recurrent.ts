@@ -24,6 +24,7 @@ import type { Plan, Verb } from "./scheduler.js";
 import { type Stop, throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
 import { Feed, readThrough, type StreamChunk, type StreamSource, transformThrough } from "./stream.js";
+import { outputsOf } from "./timeline.js";
 import {
   checkChoice,
   checkCount,
@@ -61,6 +62,17 @@ export interface ForwardOptions<Cache> {
    * layer's lambda becomes lambda^Delta for the token. The GPU takes up to 1024 different values (`unsupported`).
    */
   integrationTimesteps?: Float32Array | undefined;
+  /**
+   * [batch, seqLen]: where it is true or not 0, the row's state is zeroed before that token, as if a new sequence began
+   * there: several documents or episodes in one row. A pooling model gives the pooled row of the last of them.
+   */
+  reset?: ArrayLike<number | boolean> | undefined;
+  /**
+   * Only every k-th output is computed (1): those at tokens k, 2k, ... of each row, counted on from its state (see
+   * `tokens` of a cache) and anew from a reset. y is [batch, outputs, outputWidth] with as many outputs as the row gives
+   * that gives most without resets: floor((tokens + seqLen) / k) - floor(tokens / k). A row that gives fewer ends in zeros.
+   */
+  every?: number | undefined;
   /** Where to write y: Float32Array of just its size, not overlapping x. A new array if left out. */
   out?: Float32Array | undefined;
   /** For this call: a name is a demand, a list or "auto" falls back. The engine's own setting if left out. */
@@ -89,10 +101,12 @@ export interface StepOptions {
   out?: Float32Array | undefined;
   /** [batch] as in {@link ForwardOptions}. */
   integrationTimesteps?: Float32Array | undefined;
+  /** [batch]: where it is true or not 0, the stream's state is zeroed before the token. */
+  reset?: ArrayLike<number | boolean> | undefined;
 }
 
 export interface ForwardResult<Cache> {
-  /** [batch, seqLen, outputWidth], or [batch, outputWidth] of a model that pools */
+  /** [batch, seqLen, outputWidth] (`every`: [batch, outputs, outputWidth]), or [batch, outputWidth] of a model that pools */
   readonly y: Float32Array;
   /** The state after each row's last token, for `forward` or `step` to go on from. */
   readonly state: Cache;
@@ -134,6 +148,8 @@ const forwardOptionNames = [
   "state",
   "lengths",
   "integrationTimesteps",
+  "reset",
+  "every",
   "out",
   "backend",
   "signal",
@@ -217,7 +233,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   async #forward(x: Input, options: ForwardOptions<Cache>, goesOn: boolean): Promise<ForwardResult<Cache>> {
     this.#checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
-    const { signal, onProgress } = options;
+    const { signal, onProgress, every = 1 } = options;
     if (options.state !== undefined) {
       this.#checkCache("state", options.state);
       this.#checkStreams("go on from a state");
@@ -233,8 +249,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
       checkTimesteps(timesteps, lengths, seqLen);
       this.#checkOneRate("integrationTimesteps");
     }
-    const y = this.#output(values, batch, seqLen, options.out);
+    this.#checkEvery(every);
     const initial = this.#initialState(options.state, batch);
+    const y = this.#output(values, batch, this.#outputs(initial, seqLen, every), options.out);
+    const resets = readResets(options.reset, lengths, seqLen, initial);
+    if (options.reset !== undefined) this.#checkOneRate("reset");
     if (!goesOn) this.#checkWindows(initial, seqLen);
     checkFunction("onProgress", onProgress);
     checkSignal(signal);
@@ -251,6 +270,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
       x: values,
       y,
       state: initial,
+      resets,
+      every,
       signal,
       onProgress: report,
     };
@@ -288,6 +309,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
     const { x, y } = this.#checkStep(xt, cache, options);
     cache.checkFree();
+    resetRows(cache.state, options.reset);
     if (cache.batch > 0) this.#prepared.stepper.step(x, y, cache.state, options.integrationTimesteps);
     return y;
   }
@@ -300,6 +322,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
       return this.stepSync(xt, cache, { ...options, out: y });
     return cache.whileLocked(async () => {
       const lengths = new Int32Array(batch).fill(1);
+      const state = cache.state.clone();
+      resetRows(state, options.reset);
       const job = {
         batch,
         seqLen: 1,
@@ -307,7 +331,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
         timesteps: options.integrationTimesteps,
         x,
         y,
-        state: cache.state,
+        state,
         signal: undefined,
         onProgress: undefined,
       };
@@ -322,14 +346,15 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.#checkStreams("step");
     this.#checkCache("cache", cache);
     const x = this.#checkToken(xt, cache.batch);
-    checkOptions("step's options", options, ["out", "integrationTimesteps"]);
-    const { out, integrationTimesteps } = options;
+    checkOptions("step's options", options, ["out", "integrationTimesteps", "reset"]);
+    const { out, integrationTimesteps, reset } = options;
     const size = cache.batch * this.outputWidth;
     if (out !== undefined) this.#checkOut(out, x, cache.batch, size);
     if (integrationTimesteps !== undefined) {
       checkTimesteps(integrationTimesteps, new Int32Array(cache.batch).fill(1), 1);
       this.#checkOneRate("integrationTimesteps");
     }
+    checkReset(reset, cache.batch, "[batch]");
     return { x, y: out ?? new Float32Array(size) };
   }
 
@@ -500,8 +525,25 @@ export abstract class Recurrent<Cache extends AnyCache> {
     );
   }
 
-  #output(x: Float32Array, batch: number, seqLen: number, out: Float32Array | undefined): Float32Array {
-    const size = batch * this.outputWidth * (poolOf(this.program) ? 1 : seqLen);
+  #checkEvery(every: number): void {
+    checkCount("every", every, 1);
+    if (every > 1 && poolOf(this.program)) {
+      throw new LinrecError(
+        "unsupported",
+        `every is ${every}, and this model pools over time: it has one output for each row. Leave \`every\` out.`,
+      );
+    }
+    if (every > 1) this.#checkOneRate("every");
+  }
+
+  /** Rows of y for each row of x. */
+  #outputs({ count }: State, seqLen: number, every: number): number {
+    if (poolOf(this.program)) return 1;
+    return count.reduce((most, tokens) => Math.max(most, outputsOf(tokens, seqLen, every)), 0);
+  }
+
+  #output(x: Float32Array, batch: number, outputs: number, out: Float32Array | undefined): Float32Array {
+    const size = batch * outputs * this.outputWidth;
     if (out === undefined) return new Float32Array(size);
     this.#checkOut(out, x, batch, size);
     return out;
@@ -512,7 +554,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     if (out.length !== size) {
       throw new LinrecError(
         "shape-mismatch",
-        `out has ${out.length} values; y has ${size} (batch ${batch}, ${this.outputWidth} features).`,
+        `out has ${out.length} values; y has ${size}: batch ${batch} x ${size / (batch * this.outputWidth) || 0} outputs x ${this.outputWidth} features.`,
       );
     }
     const apart =
@@ -613,6 +655,54 @@ function checkTimesteps(timesteps: Float32Array, lengths: Int32Array, seqLen: nu
       );
     }
   }
+}
+
+function checkReset(mask: ArrayLike<number | boolean> | undefined, size: number, shape: string): void {
+  if (mask === undefined) return;
+  if (typeof mask !== "object" || mask === null || mask.length !== size) {
+    throw new LinrecError(
+      "shape-mismatch",
+      `reset must be an array ${shape}, ${size} values; got ${show(mask)}${mask?.length >= 0 ? ` of ${mask.length}` : ""}.`,
+    );
+  }
+  for (let i = 0; i < size; i++) {
+    const value = mask[i];
+    if (typeof value === "boolean" || Number.isFinite(value)) continue;
+    throw new LinrecError(
+      "invalid-argument",
+      `reset[${i}] is ${show(value)}; it must be a number or a boolean.`,
+    );
+  }
+}
+
+function resetRows(state: State, mask: ArrayLike<number | boolean> | undefined): void {
+  for (let row = 0; mask && row < state.batch; row++) if (mask[row]) state.resetRow(row);
+}
+
+/**
+ * The tokens past each row's first before which its state is zeroed, from the mask [batch, seqLen]; what is past the row's
+ * length counts for nothing. Undefined if there are none. A reset before the first token is made in `state` at once.
+ */
+function readResets(
+  mask: ArrayLike<number | boolean> | undefined,
+  lengths: Int32Array,
+  seqLen: number,
+  state: State,
+): Int32Array[] | undefined {
+  checkReset(mask, lengths.length * seqLen, "[batch, seqLen]");
+  if (mask === undefined) return undefined;
+  let some = false;
+  const resets = Array.from(lengths, (length, row) => {
+    const found: number[] = [];
+    for (let t = 0; t < length; t++) {
+      if (!mask[row * seqLen + t]) continue;
+      if (t > 0) found.push(t);
+      else state.resetRow(row);
+    }
+    some ||= found.length > 0;
+    return Int32Array.from(found);
+  });
+  return some ? resets : undefined;
 }
 
 function checkSignal(signal: unknown): void {

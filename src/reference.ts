@@ -32,7 +32,7 @@ const BLOCK_FLOPS = 2e6;
 /** The event loop gets a turn this often. */
 const SLICE_MS = 20;
 
-export interface ReferenceInput {
+export interface ReferenceInput extends Pick<ForwardJob, "resets" | "every"> {
   /** [batch, seqLen, inputWidth]; token ids as an Int32Array, or as its bits in a Float32Array */
   readonly x: ArrayLike<number>;
   readonly batch: number;
@@ -46,7 +46,7 @@ export interface ReferenceInput {
 }
 
 export interface ReferenceResult {
-  /** [batch, seqLen, outputWidth], or [batch, outputWidth] for a program that pools; never rounded to float32 */
+  /** [batch, outputs, outputWidth], or [batch, outputWidth] for a program that pools; never rounded to float32 */
   readonly y: Float64Array;
   /** The final state. */
   readonly state: State;
@@ -70,9 +70,14 @@ export function runReference(given: AnyNetwork, input: ReferenceInput): Referenc
   const lengths = input.lengths ?? new Int32Array(batch).fill(seqLen);
   const state = input.state?.clone() ?? new State(stateLayout(program), batch);
   const network = new Network(program);
-  const y = new Float64Array(batch * (network.pooled ? 1 : seqLen) * outputWidth(program));
-  const { timesteps } = input;
-  for (const _done of network.run({ x, y, batch, seqLen, lengths, timesteps, state }));
+  const { timesteps, resets, every = 1 } = input;
+  let outputs = network.pooled ? 1 : 0;
+  if (!network.pooled) {
+    for (const count of state.count)
+      outputs = Math.max(outputs, Math.floor(((count % every) + seqLen) / every));
+  }
+  const y = new Float64Array(batch * outputs * outputWidth(program));
+  for (const _done of network.run({ x, y, batch, seqLen, lengths, timesteps, state, resets, every }));
   return { y, state };
 }
 
@@ -135,7 +140,7 @@ class ReferenceRunner implements Runner {
 }
 
 /** What a run needs: a ForwardJob, or the same with y in float64. */
-interface Sweep {
+interface Sweep extends Pick<ForwardJob, "resets" | "every"> {
   readonly x: ArrayLike<number>;
   readonly y: Float32Array | Float64Array;
   readonly batch: number;
@@ -191,13 +196,15 @@ class Network {
   }
 
   /** Does the job, yielding between blocks the tokens done so far, of batch x seqLen. */
-  *run({ x: given, y, batch, seqLen, lengths, timesteps, state }: Sweep): Generator<number, void, void> {
+  *run(sweep: Sweep): Generator<number, void, void> {
+    const { x: given, y, batch, seqLen, lengths, timesteps, state, resets, every = 1 } = sweep;
     const x =
       this.#readsIds && ArrayBuffer.isView(given)
         ? new Int32Array(given.buffer, given.byteOffset, given.length)
         : given;
     const xs = this.#x;
     const out = this.#out;
+    const outputs = y.length / batch / out.length;
     const pool = this.#pool;
     const carriers = pool ? [...this.#tokenCells, pool] : this.#tokenCells;
     let left = this.#tokensPerBlock;
@@ -206,19 +213,28 @@ class Network {
       const length = lengths[row] as number;
       if (length === 0) continue;
       for (const cell of carriers) cell.load?.(state, row);
+      let count = state.count[row] as number;
+      let next = row * outputs;
+      let reset = 0;
       for (let t = 0; t < length; t++) {
         const token = row * seqLen + t;
+        if (resets?.[row]?.[reset] === t) {
+          reset++;
+          count = 0;
+          state.resetRow(row);
+          for (const cell of carriers) cell.load?.(state, row);
+        }
+        count++;
         for (let j = 0; j < xs.length; j++) xs[j] = x[token * xs.length + j] as number;
         const delta = timesteps?.[token] ?? 1;
         for (const cell of this.#tokenCells) cell.apply(delta);
         if (pool) pool.apply(delta);
-        else y.set(out, token * out.length);
+        else if (count % every === 0) y.set(out, next++ * out.length);
         if (--left === 0) {
           left = this.#tokensPerBlock;
           yield token + 1;
         }
       }
-      const count = (state.count[row] as number) + length;
       for (const cell of carriers) cell.save?.(state, row);
       state.restartRow(row, count);
       if (pool) {

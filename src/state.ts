@@ -205,12 +205,8 @@ export class State {
     this.k[row] = 0;
   }
 
-  /**
-   * Counts `tokens` more tokens of a row whose carries and locs have been advanced past them.
-   * @param timed the tokens had timesteps, and left everything in the carries
-   */
-  countTokens(row: number, tokens: number, timed = false): void {
-    if (!timed) this.k[row] = ((this.k[row] as number) + tokens) % CHUNK;
+  /** Counts `tokens` more tokens of a row that knows no chunks. */
+  countTokens(row: number, tokens: number): void {
     this.count[row] = (this.count[row] as number) + tokens;
   }
 

@@ -125,6 +125,31 @@ describe.each(builds)("%s SIMD", (build) => {
     }
   });
 
+  test("documents that resets part = each by itself", async () => {
+    const { engine } = engines[0] as NamedEngine;
+    const [dModel, seqLen, lengths] = [3, 120, [120, 77]];
+    const layer = await engine.bidirectional({
+      forward: hardParams(dModel, 5, 1),
+      backward: hardParams(dModel, 4, 2),
+    });
+    const x = floats(2 * seqLen * dModel, 3);
+    const starts = [
+      [0, 1, 50, 51, 119],
+      [40, 76, 77, 100],
+    ];
+    const reset = starts.flatMap((at) => Array.from({ length: seqLen }, (_, t) => at.includes(t)));
+    const { y } = await layer.forward(x, { batch: 2, lengths, reset });
+    for (const [row, length] of lengths.entries()) {
+      const cuts = [...new Set([0, ...(starts[row] as number[]).filter((t) => t < length), length])];
+      for (const [i, from] of cuts.slice(0, -1).entries()) {
+        const [a, b] = [from, cuts[i + 1] as number].map((t) => (row * seqLen + t) * dModel);
+        const alone = await layer.forward(x.slice(a, b));
+        expectSameBits(y.slice(a, b), alone.y, `row ${row} from ${from}`);
+      }
+    }
+    layer.dispose();
+  });
+
   test("progress goes up to the end", async () => {
     const { engine } = engines[0] as NamedEngine;
     const params = hardParams(4, 4, 1);
@@ -154,7 +179,6 @@ test("what it cannot do, and what it will not take", async () => {
     () => layer.explain(wrong("step")),
     () => layer.forward(x, wrong({ state })),
     () => layer.forward(x, wrong({ every: 2 })),
-    () => layer.forward(x, wrong({ reset: new Uint8Array(10) })),
   ]) {
     expectLinrecError(await errorOf(call), "unsupported", /bidirectional layer has no .*whole sequence/);
   }

@@ -8,6 +8,7 @@ const window = {
   tileTokens: 240,
   tail: 7,
   tailTokens: 48,
+  every: 2,
   tilesPerRow: 12,
   x: 2 ** 32 - 128,
   xRowBytes: 2 ** 31 + 4,

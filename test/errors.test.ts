@@ -98,6 +98,15 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
     ["a length is text", "invalid-argument", /lengths\[0\] is "5"/, options({ lengths: ["5", 5] })],
     ["lengths are a number", "invalid-argument", /lengths must be an array.*got 5/, options({ lengths: 5 })],
     ["lengths are null", "invalid-argument", /lengths must be an array.*got null/, options({ lengths: null })],
+    ["reset is too short", "shape-mismatch", /reset must be an array \[batch, seqLen\], 10 values; got Array of 9/, options({ reset: Array(9).fill(0) })],
+    ["reset is a number", "shape-mismatch", /reset must be an array.*got 1/, options({ reset: 1 })],
+    ["reset is null", "shape-mismatch", /reset must be an array.*got null/, options({ reset: null })],
+    ["reset has text", "invalid-argument", /reset\[3\] is "yes"; it must be a number or a boolean/, options({ reset: [0, 0, 0, "yes", 0, 0, 0, 0, 0, 0] })],
+    ["reset has a NaN", "invalid-argument", /reset\[0\] is NaN/, options({ reset: Array(10).fill(Number.NaN) })],
+    ["every is 0", "invalid-argument", /every must be an integer of at least 1; got 0/, options({ every: 0 })],
+    ["every is a fraction", "invalid-argument", /every must be an integer.*got 1\.5/, options({ every: 1.5 })],
+    ["out has room for every output", "shape-mismatch", /out has 40 values; y has 16: batch 2 x 2 outputs x 4 features/, options({ every: 2 })],
+    ["every of a pooling model", "unsupported", /every is 2.*pools over time.*one output for each row/, ({ model }) => model.forward(new Float32Array(2 * 3 * 2), { batch: 2, every: 2 })],
     ["the state is another layer's", "foreign-cache", /state belongs to another layer/, (c) => options({ state: c.other.allocateInferenceCache(batch) })(c)],
     ["the state is a model's", "foreign-cache", /state belongs to another layer/, (c) => options({ state: c.model.allocateInferenceCache(batch) })(c)],
     ["the state is null", "invalid-argument", /state must come from allocateInferenceCache or a forward; got null/, options({ state: null })],
@@ -165,6 +174,7 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
 
   // biome-ignore format: as above
   const outs: Misuse<Context>[] = [
+    ["reset is too long", "shape-mismatch", /reset must be an array \[batch\], 2 values; got Array of 3/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { reset: [1, 0, 0] })],
     ["out is too short", "shape-mismatch", /out has 7 values; y has 8/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: new Float32Array(7) })],
     ["out is float64", "wrong-dtype", /out must be a Float32Array/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: wrong(new Float64Array(8)) })],
     ["out is detached", "detached", /out is detached/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: detached(new Float32Array(8)) })],

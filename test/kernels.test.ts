@@ -18,7 +18,6 @@ const cpuOnly = [
     "activate",
     "addCarry",
     "carry",
-    "copyRows",
     "index",
     "multiply",
     "projectHidden",

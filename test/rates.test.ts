@@ -369,11 +369,15 @@ describe("what cannot be", () => {
     expectSameBits(said.at(-1) as Float32Array, (await model.forward(x)).y, "the last");
   });
 
-  test("integrationTimesteps where the rate changes", async () => {
+  test("integrationTimesteps and reset where the rate changes", async () => {
     const model = await load("cls_04_dense_last_maxpool");
-    const integrationTimesteps = new Float32Array(16).fill(1);
-    const call = () => model.forward(new Float32Array(48), { integrationTimesteps });
-    expectLinrecError(await errorOf(call), "unsupported", /rate/);
+    for (const options of [
+      { integrationTimesteps: new Float32Array(16).fill(1) },
+      { reset: new Uint8Array(16) },
+    ]) {
+      const call = () => model.forward(new Float32Array(48), options);
+      expectLinrecError(await errorOf(call), "unsupported", /rate/);
+    }
   });
 });
 

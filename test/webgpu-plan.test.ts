@@ -2,9 +2,12 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import type { Program, Stage } from "../src/program.js";
+import { State } from "../src/state.js";
+import { Timeline } from "../src/timeline.js";
 import type { Dispatch } from "../src/webgpu/dispatches.js";
-import { segmentOf, spread } from "../src/webgpu/pipelines.js";
-import { areaBytes, cut, makePlan } from "../src/webgpu/plan.js";
+import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
+import { type Segment, spread, T } from "../src/webgpu/pipelines.js";
+import { areaBytes, makePlan } from "../src/webgpu/plan.js";
 
 const width = 3;
 const gelu = (src: number, dst: number): Stage => ({ kind: "gelu", name: "gelu", src, dst, width });
@@ -25,11 +28,12 @@ function planOf(slots: number, stages: Stage[], output: number) {
 test("a stage never reads what it writes, and nothing that is needed later is overwritten", () => {
   const stages = [gelu(0, 1), gelu(1, 1), add(1, 0, 1), gelu(0, 0), add(0, 1, 2), add(2, 2, 0)];
   const plan = planOf(3, stages, 0);
+  const everyOutput = plan.dispatches.filter(({ into }) => !into);
   // What each area would hold, as an expression: the same expression must come of it as of the slots.
   const slots = ["x", "", ""];
   const areas = new Map([[plan.input, "x"]]);
   for (const [i, stage] of stages.entries()) {
-    const [y, ...reads] = (plan.dispatches[i] as Dispatch).arrays as number[];
+    const [y, ...reads] = (everyOutput[i] as Dispatch).arrays as number[];
     expect(reads).not.toContain(y);
     const other = stage.kind === "add" ? [stage.other] : [];
     slots[stage.dst] = `${stage.kind}(${[stage.src, ...other].map((slot) => slots[slot])})`;
@@ -37,31 +41,86 @@ test("a stage never reads what it writes, and nothing that is needed later is ov
     expect(areas.get(y as number)).toBe(slots[stage.dst]);
   }
   expect(areas.get(plan.output)).toBe(slots[0]);
-  expect(new Set(plan.dispatches.map(({ arrays }) => arrays[0])).size).toBeLessThanOrEqual(3);
+  expect(new Set(everyOutput.map(({ arrays }) => arrays[0])).size).toBeLessThanOrEqual(3);
 });
 
-test("segments keep within their bounds, and are as long as they can be", () => {
+/** Rows of a job, without anything in them. */
+function rowsOf(lengths: number[], resets?: Int32Array[], every = 1) {
+  const layout = { slots: [], rowBytes: 0, parts: [] };
+  const timeline = new Timeline({ state: new State(layout, lengths.length), resets, every });
+  return { job: { batch: lengths.length, lengths: Int32Array.from(lengths) }, timeline };
+}
+
+test("pieces keep within their bounds, hold every token once and in order, and as many as they can", () => {
   const plan = planOf(2, [gelu(0, 1), gelu(1, 0), add(0, 1, 1)], 1);
-  const positive = fc.integer({ min: 1, max: 5000 });
-  fc.assert(
-    fc.property(positive, positive, fc.integer({ min: 1000, max: 1e6 }), (batch, seqLen, totalBytes) => {
-      const bounds = { areaBytes: totalBytes / 2, totalBytes, flops: 1e12 };
-      const size = cut(plan, batch, seqLen, bounds);
-      expect(size.rows >= 1 && size.rows <= batch && size.seqLen >= 1 && size.seqLen <= seqLen).toBe(true);
-      const bytes = (rows: number, length: number): number =>
-        plan.areas.reduce((sum, area) => sum + areaBytes(area, segmentOf(rows, length)), 0);
-      expect(bytes(size.rows, size.seqLen)).toBeLessThanOrEqual(totalBytes);
-      for (const area of plan.areas) {
-        expect(areaBytes(area, segmentOf(size.rows, size.seqLen))).toBeLessThanOrEqual(bounds.areaBytes);
+  const row = fc.tuple(fc.integer({ min: 0, max: 1000 }), fc.constantFrom(0, 0.01, 1));
+  const check = (rows: [number, number][], every: number, totalBytes: number) => {
+    const resets = rows.map(([length, density]) =>
+      Int32Array.from(
+        [...Array(length).keys()].filter((t) => t > 0 && ((t * 2654435761) % 997) / 997 < density),
+      ),
+    );
+    const { job, timeline } = rowsOf(
+      rows.map(([length]) => length),
+      resets,
+      every,
+    );
+    const bounds = { areaBytes: totalBytes / 2, totalBytes, flops: 1e12 };
+    const bytes = (segment: Segment) => plan.areas.reduce((sum, area) => sum + areaBytes(area, segment), 0);
+    const read = rows.map(() => 0);
+    let previous = 0;
+    for (const piece of piecesOf(plan, job, timeline, bounds)) {
+      const { parts, segment, isLast } = piece;
+      expect(bytes(segment)).toBeLessThanOrEqual(totalBytes);
+      for (const area of plan.areas) expect(areaBytes(area, segment)).toBeLessThanOrEqual(bounds.areaBytes);
+      expect(parts.length).toBe(segment.rows);
+      let tokens = 0;
+      for (const { row, start, end } of parts) {
+        expect(start).toBe(read[row]);
+        expect(isLast).toBe(end === job.lengths[row]);
+        read[row] = end;
+        tokens += end - start;
       }
-      if (size.seqLen < seqLen) expect(bytes(1, seqLen)).toBeGreaterThan(totalBytes / 2);
-    }),
-  );
+      expect(tokens).toBe(segment.tokens);
+      const { chunks, rows: table, wanted } = tablesOf(piece, timeline);
+      expect([chunks.length, table.length]).toEqual([2 * segment.chunks, 4 * segment.rows]);
+      expect(wanted.length).toBe(2 * (every > 1 ? segment.outputs : segment.chunks));
+      let at = 0;
+      for (let c = 0; c < segment.chunks; c++) {
+        expect(chunks[2 * c]).toBe(at);
+        at += (chunks[2 * c + 1] as number) % 2 ** 31;
+      }
+      expect(at).toBe(segment.tokens);
+      // Two pieces of whole rows, one after the other, would not have fitted into one.
+      if (parts[0]?.start === 0 && isLast && previous > 0)
+        expect(previous + bytes(segment)).toBeGreaterThan(totalBytes / 2);
+      previous = isLast && parts[0]?.start === 0 ? bytes(segment) : 0;
+    }
+    expect(read).toEqual(rows.map(([length]) => length));
+  };
+  const rows = fc.array(row, { minLength: 1, maxLength: 5 });
+  fc.assert(fc.property(rows, fc.constantFrom(1, 1, 5), fc.integer({ min: 1000, max: 3e4 }), check), {
+    numRuns: 50,
+  });
+});
+
+test("rows of different lengths cost their tokens, not those of the longest", () => {
+  const plan = planOf(2, [gelu(0, 1)], 1);
+  const { job, timeline } = rowsOf([10_000, ...Array(1000).fill(10)]);
+  const bounds = { areaBytes: 1e6, totalBytes: 1e6, flops: 1e12 };
+  const pieces = [...piecesOf(plan, job, timeline, bounds)];
+  expect(pieces).toHaveLength(1);
+  expect(pieces[0]?.segment).toMatchObject({
+    rows: 1001,
+    tokens: 20_000,
+    chunks: Math.ceil(10_000 / T) + 1000,
+  });
 });
 
 test("a layer too wide for the device is refused", () => {
   const bounds = { areaBytes: 8, totalBytes: 1e6, flops: 1e12 };
-  expect(() => cut(planOf(2, [gelu(0, 1)], 1), 1, 1, bounds)).toThrow(/too wide/);
+  const { job, timeline } = rowsOf([1]);
+  expect(() => [...piecesOf(planOf(2, [gelu(0, 1)], 1), job, timeline, bounds)]).toThrow(/too wide/);
 });
 
 test("workgroups are spread over two dimensions", () => {

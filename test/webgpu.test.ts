@@ -5,6 +5,7 @@ import type { LruParams, Program, Stage } from "../src/program.js";
 import { outputWidth, poolOf } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { State, stateLayout } from "../src/state.js";
+import { outputsOf, Timeline } from "../src/timeline.js";
 import { openWebgpu, type WebgpuBackend } from "../src/webgpu/backend.js";
 
 let backend: WebgpuBackend | undefined;
@@ -62,7 +63,7 @@ function lruProgram(dModel: number, dState: number, rMax = 0.9999): Program {
 }
 
 /** Encoder, two minimal-LRU blocks (the first with batch norm, in place; the second with layer norm), pool, decoder. */
-function classifier(width: number, dState: number, mode: "mean" | "last"): Program {
+function classifier(width: number, dState: number, mode: "mean" | "last" | "max"): Program {
   const next = random(7);
   const slots = [3, width, width, width, width, 10];
   const dense = (src: number, dst: number): Stage => ({
@@ -109,7 +110,10 @@ interface Setting {
   seqLen: number;
   lengths?: number[];
   timesteps?: Float32Array;
-  scratchBytes?: number;
+  /** Of each row. */
+  resets?: number[][] | undefined;
+  every?: number;
+  scratchBytes?: number | undefined;
   signal?: AbortSignal;
 }
 
@@ -129,15 +133,19 @@ function makeJob(program: Program, setting: Setting, seed = 5): ForwardJob & { p
   for (let row = 0; row < batch; row++) {
     x.fill(Number.NaN, (row * seqLen + (lengths[row] as number)) * width, (row + 1) * seqLen * width);
   }
+  const { every = 1 } = setting;
+  const outputs = Math.max(0, ...state.count.map((count) => outputsOf(count, seqLen, every)));
   const progress: number[] = [];
   return {
     batch,
     seqLen,
     lengths,
     timesteps: setting.timesteps,
+    resets: setting.resets?.map((tokens) => Int32Array.from(tokens)),
+    every,
     x,
     // What was there before must not shine through.
-    y: new Float32Array(batch * (poolOf(program) ? 1 : seqLen) * outputWidth(program)).fill(Number.NaN),
+    y: new Float32Array(batch * (poolOf(program) ? 1 : outputs) * outputWidth(program)).fill(Number.NaN),
     state,
     threads: 0,
     signal: setting.signal,
@@ -167,6 +175,7 @@ async function compare(
   const job = makeJob(program, setting);
   const expected = runReference(program, job);
   const before = job.state.clone();
+  const timeline = new Timeline(job);
   const runner = await gpu.prepare(program, setting.scratchBytes);
   try {
     await runner.forward(job);
@@ -175,16 +184,18 @@ async function compare(
   }
   let h = 0;
   for (let row = 0; row < job.batch; row++) {
-    expect(job.state.count[row]).toBe((before.count[row] as number) + (job.lengths[row] as number));
+    const length = job.lengths[row] as number;
+    expect(job.state.count[row]).toBe(timeline.count(row, length));
     for (const slot of job.state.layout.slots) {
-      if (job.lengths[row] === 0) expect(job.state.read(slot, row)).toEqual(before.read(slot, row));
+      if (length === 0) expect(job.state.read(slot, row)).toEqual(before.read(slot, row));
       const [mine, theirs] = [job.state.read(slot, row), expected.state.read(slot, row)];
       h = Math.max(h, deviation([...mine.re, ...mine.im], [...theirs.re, ...theirs.im]));
     }
     if (poolOf(program)) continue;
     const width = outputWidth(program);
-    const end = (row + 1) * job.seqLen * width;
-    const past = job.y.subarray(end - (job.seqLen - (job.lengths[row] as number)) * width, end);
+    const rowFloats = job.y.length / job.batch;
+    const given = row * rowFloats + timeline.outputs(row, length) * width;
+    const past = job.y.subarray(given, (row + 1) * rowFloats);
     expect(past.every((value) => Object.is(value, 0))).toBe(true);
   }
   return { y: deviation(job.y, expected.y), h };
@@ -247,6 +258,30 @@ describe("a bare layer", () => {
     }
   });
 
+  gpuTest("rows that start anew, outputs that are left out, in pieces", async (gpu) => {
+    const everyToken = Array.from({ length: 332 }, (_, t) => t + 1);
+    const resets = [[1, 31, 32, 33, 95, 200, 201], [], everyToken, [99]];
+    for (const scratchBytes of [4000, 20_000, undefined]) {
+      for (const every of [1, 2, 45]) {
+        const setting = { batch: 4, seqLen: 333, lengths: [333, 0, 333, 100], resets, every, scratchBytes };
+        const { y, h } = await compare(gpu, lruProgram(6, 10), setting);
+        expect(y).toBeLessThan(1e-6);
+        expect(h).toBeLessThan(1e-6);
+      }
+    }
+  });
+
+  gpuTest("a NaN ends at a reset", async (gpu) => {
+    const program = lruProgram(3, 4);
+    const job = { ...makeJob(program, { batch: 1, seqLen: 200, resets: [[70]] }) };
+    job.x[5] = Number.NaN;
+    const runner = await gpu.prepare(program);
+    await runner.forward(job);
+    expect(job.y.subarray(6, 70 * 3).every(Number.isNaN)).toBe(true);
+    expect(job.y.subarray(70 * 3).some(Number.isNaN)).toBe(false);
+    runner.dispose();
+  });
+
   gpuTest("no tokens at all", async (gpu) => {
     await compare(gpu, lruProgram(4, 4), { batch: 2, seqLen: 0 });
     await compare(gpu, lruProgram(4, 4), { batch: 2, seqLen: 5, lengths: [0, 0] });
@@ -266,7 +301,7 @@ describe("a bare layer", () => {
 });
 
 describe("a stack", () => {
-  for (const mode of ["mean", "last"] as const) {
+  for (const mode of ["mean", "last", "max"] as const) {
     for (const scratchBytes of [2 ** 26, 40_000]) {
       gpuTest(`pooled by ${mode}, ${scratchBytes} bytes of scratch`, async (gpu) => {
         const setting = { batch: 4, seqLen: 150, lengths: [150, 0, 1, 77], scratchBytes };
@@ -283,8 +318,11 @@ describe("a stack", () => {
   gpuTest("not pooled", async (gpu) => {
     const program = classifier(20, 12, "mean");
     const stages = program.stages.filter(({ kind }) => kind !== "pool");
-    const { y } = await compare(gpu, { ...program, stages }, { batch: 3, seqLen: 70, lengths: [70, 3, 50] });
-    expect(y).toBeLessThan(5e-5);
+    for (const every of [1, 4]) {
+      const setting = { batch: 3, seqLen: 70, lengths: [70, 3, 50], resets: [[20], [], [1, 2, 45]], every };
+      const { y } = await compare(gpu, { ...program, stages }, setting);
+      expect(y).toBeLessThan(5e-5);
+    }
   });
 
   gpuTest("more elements than a dispatch has threads in one dimension", async (gpu) => {

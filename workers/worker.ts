@@ -13,7 +13,7 @@ import {
   type WorkerInit,
   type WorkerProgram,
 } from "../src/cpu/protocol.js";
-import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
+import { FINISHED, noTile, TileRunner } from "../src/cpu/tiles.js";
 import { runShare } from "../src/cpu/wavefront.js";
 import { importLater } from "../src/importLater.js";
 import { CHUNK } from "../src/state.js";
@@ -100,8 +100,8 @@ class Worker implements WorkerApi {
     new Float32Array(this.#memory.buffer).set(span.x, x / 4);
     new Uint8Array(this.#memory.buffer).set(span.state, state);
     const runner = this.#runner(loaded, loaded.scratch);
-    const { tokens, k0, last } = span;
-    runner.begin({ x, y, tokens, k0, state, last, count: 0, times: 0 });
+    const { tokens, k0, last, resets, phase, every } = span;
+    runner.begin({ ...noTile(), x, y, tokens, k0, state, last, resets: [...resets], phase, every });
     this.#span = { loaded, span, blocks: [x, y, state], y, stage: 0 };
     return this.#reply(runner.local(0));
   }
@@ -128,7 +128,7 @@ class Worker implements WorkerApi {
       return Comlink.transfer({ stage: at, finals }, [finals.buffer]);
     }
     const { packed } = loaded;
-    const rows = packed.pooled ? (span.last ? 1 : 0) : span.tokens;
+    const rows = packed.pooled ? (span.last ? 1 : 0) : this.#runner(loaded, loaded.scratch).rows;
     const result = new Float32Array(
       this.#memory.buffer,
       y,
@@ -138,22 +138,26 @@ class Worker implements WorkerApi {
     return Comlink.transfer({ stage: FINISHED, y: result }, [result.buffer]);
   }
 
-  /** What the calling thread needs of each chunk to work out the carries. */
-  #finals(loaded: Loaded, stage: PackedStage, { tokens, k0 }: Span): Uint8Array<ArrayBuffer> {
+  /** What the calling thread needs to work out the carries: {@link SpanReply}. */
+  #finals(loaded: Loaded, stage: PackedStage, { tokens, k0, resets }: Span): Uint8Array<ArrayBuffer> {
     const runner = this.#runner(loaded, loaded.scratch);
-    const chunks = TileRunner.chunks(tokens, k0);
     const memory = new Uint8Array(this.#memory.buffer);
+    const reset = resets.length > 0;
     if (stage.kind !== "lru") {
+      const chunks = TileRunner.chunks(tokens - (resets.at(-1) ?? 0), reset ? 0 : k0);
       const bytes = chunks * 8 * (loaded.packed.slots[stage.src] as number);
       return memory.slice(runner.carries, runner.carries + bytes) as Uint8Array<ArrayBuffer>;
     }
+    const head = resets[0] ?? tokens;
+    const chunks = TileRunner.chunks(head, k0);
     const rowBytes = 32 * stage.groups;
-    const finals = new Uint8Array(chunks * rowBytes);
+    const finals = new Uint8Array((chunks + (reset ? 3 : 0)) * rowBytes);
     for (let c = 0; c < chunks; c++) {
-      const token = Math.min((c + 1) * CHUNK - k0, tokens) - 1;
+      const token = Math.min((c + 1) * CHUNK - k0, head) - 1;
       const from = runner.loc + token * rowBytes;
       finals.set(memory.subarray(from, from + rowBytes), c * rowBytes);
     }
+    if (reset) finals.set(memory.subarray(runner.fresh, runner.fresh + 3 * rowBytes), chunks * rowBytes);
     return finals;
   }
 

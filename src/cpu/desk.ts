@@ -19,6 +19,7 @@ const fields = Object.keys({
   tileTokens: 0,
   tail: 0,
   tailTokens: 0,
+  every: 0,
   tilesPerRow: 0,
   x: 0,
   xRowBytes: 0,

@@ -6,6 +6,7 @@ import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
 import {
   flopsPerToken,
   inputWidth,
+  isRead,
   type LruStage,
   outputWidth,
   type Program,
@@ -69,6 +70,8 @@ export type PackedStage =
   | (Slots & {
       readonly kind: "poolAll";
       readonly isMax: boolean;
+      /** [width] float64: what the carry is of no token. */
+      readonly empty: number;
       readonly carry: number;
       readonly loc: number;
       readonly carryIndex: number;
@@ -83,6 +86,8 @@ export interface Scratch {
   readonly h: number;
   /** the carry into each chunk of the tile, or a pool's chunk sums */
   readonly carries: number;
+  /** carry, then loc, of an LRU stage that starts anew in the tile */
+  readonly fresh: number;
   /** What `timedScan` works in. */
   readonly lambdas: number;
   readonly bytes: number;
@@ -100,7 +105,11 @@ export interface PackedProgram {
   readonly outputWidth: number;
   readonly output: number;
   readonly pooled: boolean;
-  /** The largest tile that the scratch block has room for: a multiple of CHUNK. */
+  /** The last stage that carries state: what follows is done only for tokens that give an output. -1 if there is none. */
+  readonly lastCarry: number;
+  /** The slots that it or a later stage reads. */
+  readonly live: readonly number[];
+  /** Tokens of a tile, a multiple of CHUNK. Where resets move its ends, it may have up to CHUNK - 1 more. */
   readonly tileTokens: number;
   readonly scratch: Scratch;
   readonly image: Uint8Array<ArrayBuffer>;
@@ -127,6 +136,7 @@ export function packProgram(program: Program): PackedProgram {
   const stages = program.stages.map((stage) => packStage(stage, image, layout));
   const slots = program.slots.map(pad4);
   if (vocabularyOf(program)) slots[0] = 1;
+  const lastCarry = stages.reduce((last, stage, i) => ("carry" in stage ? i : last), -1);
   return {
     stages,
     layout: { rowBytes: layout.rowBytes, carries: layout.slots.length },
@@ -135,6 +145,8 @@ export function packProgram(program: Program): PackedProgram {
     outputWidth: outputWidth(program),
     output: program.output,
     pooled: poolOf(program) !== undefined,
+    lastCarry,
+    live: [...slots.keys()].filter((slot) => isRead(program, slot, Math.max(0, lastCarry))),
     ...planTiles(slots, stages, {
       bytes: cacheBytes(program, slots, stages),
       tokens: Number.POSITIVE_INFINITY,
@@ -216,7 +228,9 @@ function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): Packe
       return { kind: "add", src, dst, other: stage.other };
     case "pool": {
       if (stage.mode === "last") return { kind: "poolLast", src, dst };
-      return { kind: "poolAll", src, dst, isMax: stage.mode === "max", ...carryOf(stage, layout) };
+      const isMax = stage.mode === "max";
+      const empty = image.append(new Float64Array(pad4(stage.width)).fill(isMax ? -Infinity : 0));
+      return { kind: "poolAll", src, dst, isMax, empty, ...carryOf(stage, layout) };
     }
     case "logSoftmax":
       return { kind: "logSoftmax", src, dst, width: stage.width, group: stage.group };
@@ -353,6 +367,7 @@ function pickTileTokens(
 
 function planScratch(slots: readonly number[], stages: readonly PackedStage[], tileTokens: number): Scratch {
   const bytes = tokenBytes(slots, stages);
+  const rows = tileTokens + CHUNK;
   let end = 0;
   const take = (size: number) => {
     const start = end;
@@ -360,10 +375,11 @@ function planScratch(slots: readonly number[], stages: readonly PackedStage[], t
     return start;
   };
   return {
-    slots: slots.map((width) => take(4 * width * tileTokens)),
-    h: take(bytes.h * tileTokens),
+    slots: slots.map((width) => take(4 * width * rows)),
+    h: take(bytes.h * rows),
     // One chunk more than tileTokens / CHUNK: a tile that starts inside a chunk may touch one more.
     carries: take(bytes.carries * (tileTokens / CHUNK + 1)),
+    fresh: take(3 * bytes.h),
     lambdas: take(TIMED_TABLES * (2 * bytes.h + 4)),
     bytes: end,
   };

@@ -27,6 +27,8 @@ export interface Window {
   /** From tile `tail` on a row's tiles have `tailTokens`, a multiple of CHUNK as well: small ones, for threads to end together. */
   readonly tail: number;
   readonly tailTokens: number;
+  /** Only tokens every, 2 every, ... since the state's origin give an output. */
+  readonly every: number;
   /** The most tiles that a row has. Tile number c is tile floor(c / rows) of row c mod rows: in order for every row. */
   readonly tilesPerRow: number;
   readonly x: number;
@@ -44,8 +46,21 @@ export interface Window {
   readonly control: number;
 }
 
-/** A row of the row table, in `bytes`: three int32 (tokens in this window, k at its start, 1 if the row ends here) and, at byte 16, count float64. */
-export const RowTable = { bytes: 32, tokens: 0, k0: 1, last: 2, count: 2 } as const;
+/**
+ * A row of the row table, in `bytes`: int32 tokens in this window, k at its start, 1 if the row ends here, tokens since the
+ * state's origin at its start modulo `every`; count float64; then where the row's resets in this window are, in int32s from the
+ * table's start, and how many. They are int32: the tokens, ascending; after these the outputs that the row gives before each.
+ */
+export const RowTable = {
+  bytes: 32,
+  tokens: 0,
+  k0: 1,
+  last: 2,
+  phase: 3,
+  count: 2,
+  resets: 6,
+  resetCount: 7,
+} as const;
 
 /**
  * Cells of a window's control block, in units of int32, each on a line of its own: the next tile to take, the flag that
@@ -73,6 +88,10 @@ export interface Span {
   readonly tokens: number;
   readonly k0: number;
   readonly last: boolean;
+  /** As of a {@link Tile}. */
+  readonly resets: readonly number[];
+  readonly phase: number;
+  readonly every: number;
   /** The row's state block as it was before the row's first span of this forward: the span reads loc from it if k0 > 0. */
   readonly state: Uint8Array<ArrayBuffer>;
 }
@@ -81,7 +100,10 @@ export interface Span {
 export type SpanReply =
   | {
       readonly stage: number;
-      /** LRU: loc of the last token of each chunk touched, [chunks, groups, 8] float32. Pool: sums [chunks, width] float64. */
+      /**
+       * LRU: loc of the last token of each chunk touched before a reset, [chunks, groups, 8] float32, and if there is a reset
+       * the state after the last token, carry and loc. Pool: sums [chunks after the last reset, width] float64.
+       */
       readonly finals: Uint8Array<ArrayBuffer>;
     }
   | { readonly stage: -1; readonly y: Float32Array<ArrayBuffer> };

@@ -10,7 +10,7 @@ import type { Kernels } from "./instantiate.js";
 import { type PackedProgram, packProgram, withTiles } from "./packed.js";
 import { DEADLINE_MS, isWorkerFault, type PooledWorker } from "./pool.js";
 import type { Window } from "./protocol.js";
-import { type Step, TileRunner } from "./tiles.js";
+import { noTile, type Step, TileRunner } from "./tiles.js";
 import { forwardByTransfer, spanLimits } from "./transfer.js";
 import { runWindow } from "./wavefront.js";
 import { forwardInWindows } from "./windows.js";
@@ -122,7 +122,7 @@ export class WasmRunner implements Runner {
     const state = arena.allocate(layout.rowBytes);
     new Float32Array(arena.memory.buffer, x, tokens * inputWidth).fill(0);
     new Uint8Array(arena.memory.buffer, state, layout.rowBytes).fill(0);
-    this.#runner.run({ x, y, tokens, k0: 0, state, last: true, count: tokens, times: 0 });
+    this.#runner.run({ ...noTile(), x, y, tokens, state, last: true, count: tokens });
     for (const address of [x, y, state]) arena.free(address);
   }
 

@@ -23,6 +23,7 @@
  * the state has h in its carry alone.
  */
 import { CHUNK } from "../state.js";
+import { lastAt } from "../timeline.js";
 import type { Kernels } from "./instantiate.js";
 import type { PackedProgram, PackedStage } from "./packed.js";
 
@@ -44,6 +45,39 @@ export interface Tile {
   count: number;
   /** [tokens] float32: how far each token is from the one before it, k0 being 0; 0 where all are 1 apart. */
   times: number;
+  /** The tile's tokens before which the state is zeroed, ascending. */
+  resets: number[];
+  /** Tokens since the state's origin before the tile, modulo `every`. */
+  phase: number;
+  /** Only tokens every, 2 every, ... since the state's origin give an output. */
+  every: number;
+}
+
+/** No tokens, no resets, every output. */
+export const noTile = (): Tile => {
+  return {
+    x: 0,
+    y: 0,
+    tokens: 0,
+    k0: 0,
+    state: 0,
+    last: false,
+    count: 0,
+    times: 0,
+    resets: [],
+    phase: 0,
+    every: 1,
+  };
+};
+
+/**
+ * Where a tile starts that would start at token `nominal` of a row of `tokens` tokens, on the row's grid of chunks: there, or
+ * at what is before it and on the grid where a reset has started that anew.
+ */
+export function tileStart(nominal: number, tokens: number, resets: ArrayLike<number>): number {
+  if (nominal >= tokens || resets.length === 0) return Math.min(nominal, tokens);
+  const reset = lastAt(resets, nominal);
+  return reset < 0 ? nominal : nominal - ((nominal - (resets[reset] as number)) % CHUNK);
 }
 
 /** One token of each of some rows, in the memory of the kernels. */
@@ -77,11 +111,14 @@ export class TileRunner {
   readonly #scratchSlots: readonly number[];
   readonly #h: number;
   readonly #carries: number;
+  readonly #fresh: number;
   readonly #lambdas: number;
   #tile!: Tile;
+  /** Tokens before the tile's first reset: those that need the row's state. */
+  #head = 0;
   /** Rows of the slots: the tile's tokens, 1 after a pool. */
   #rows = 0;
-  /** Whether the LRU stage under way has h already, and not loc. */
+  /** Whether the LRU stage under way has h of the head already, and not loc. */
   #hasHidden = false;
 
   /** @param image address of the program's image; @param scratch address of a block of `program.scratch.bytes` */
@@ -93,12 +130,23 @@ export class TileRunner {
     this.#slots = [...this.#scratchSlots];
     this.#h = scratch + program.scratch.h;
     this.#carries = scratch + program.scratch.carries;
+    this.#fresh = scratch + program.scratch.fresh;
     this.#lambdas = scratch + program.scratch.lambdas;
   }
 
-  /** Chunks that the tile touches: rows of the carries. */
+  /** Chunks that a run of tokens touches: rows of the carries. */
   static chunks(tokens: number, k0: number): number {
-    return Math.ceil((k0 + tokens) / CHUNK);
+    return tokens && Math.ceil((k0 + tokens) / CHUNK);
+  }
+
+  /** Address of the state of the stage under way after a tile with a reset: carry, then loc, as {@link project} leaves them. */
+  get fresh(): number {
+    return this.#fresh;
+  }
+
+  /** Rows of y that the tile has given. */
+  get rows(): number {
+    return this.#rows;
   }
 
   /** Address of the float32 carries into the chunks of the tile, [chunks, groups, 8]: `commit` writes them, `apply` reads them. */
@@ -132,11 +180,13 @@ export class TileRunner {
 
   begin(tile: Tile): void {
     this.#tile = tile;
-    this.#place(tile.x, tile.y, tile.tokens);
+    this.#head = tile.resets[0] ?? tile.tokens;
+    this.#place(tile.x, tile.y, tile.tokens, tile.every === 1);
+    if (this.#program.lastCarry < 0) this.#thin();
   }
 
   /** Points the slots at x and y where these need no padding, else at scratch. */
-  #place(x: number, y: number, rows: number): void {
+  #place(x: number, y: number, rows: number, all = true): void {
     const { inputWidth, outputWidth, output, pooled, slots } = this.#program;
     this.#rows = rows;
     if (slots[0] === inputWidth) {
@@ -145,8 +195,8 @@ export class TileRunner {
       const to = this.#scratchSlots[0] as number;
       this.#kernels.copyRows(to, 4 * (slots[0] as number), x, 4 * inputWidth, 4 * inputWidth, rows);
     }
-    // A pool's program writes y only once, so its stages before the pool must not use y's memory.
-    const direct = !pooled && slots[output] === outputWidth;
+    // Where y has fewer rows than x, stages that run on all of them must not use y's memory.
+    const direct = all && !pooled && slots[output] === outputWidth;
     this.#slots[output] = direct ? y : (this.#scratchSlots[output] as number);
   }
 
@@ -168,10 +218,13 @@ export class TileRunner {
     return FINISHED;
   }
 
-  /** The part of a carrying stage that needs no carry: loc of each token, or a pool's sum of each chunk. */
+  /**
+   * The part of a carrying stage that needs no carry: loc of each token, or a pool's sum of each chunk. From a reset on no
+   * carry is missing: h of each token.
+   */
   project(at: number): void {
     const stage = this.#carryStage(at);
-    const { state, tokens, k0, times } = this.#tile;
+    const { state, tokens, k0, resets, times } = this.#tile;
     const x = this.#slot(stage.src);
     const width = this.#width(stage.src);
     if (times !== 0) {
@@ -179,34 +232,77 @@ export class TileRunner {
       return;
     }
     if (stage.kind === "poolAll") {
-      this.#kernels.poolLocal(this.#carries, x, state + stage.loc, tokens, k0, CHUNK, width, stage.isMax);
+      const from = resets.at(-1) ?? 0;
+      const k = resets.length > 0 ? 0 : k0;
+      this.#kernels.poolLocal(
+        this.#carries,
+        x + 4 * width * from,
+        state + stage.loc,
+        tokens - from,
+        k,
+        CHUNK,
+        width,
+        stage.isMax,
+      );
       return;
     }
     const { dModel, groups } = stage;
     const [B, lambda] = [this.#image + stage.B, this.#image + stage.lambda];
     this.#hasHidden = false;
+    this.#restart(stage, this.#fresh, this.#fresh + 64 * groups);
+    if (this.#head === 0) return;
     // biome-ignore format: the kernel's arguments, outputs first
     this.#kernels.projectScan(
-      this.#h, this.#carries, x, 4 * width, B, lambda, state + stage.loc, tokens, k0, CHUNK, dModel, groups,
+      this.#h, this.#carries, x, 4 * width, B, lambda, state + stage.loc, this.#head, k0, CHUNK, dModel, groups,
     );
   }
 
   /** Advances the row's state past this tile, after {@link project}: the row's previous tile must have committed the stage. */
   commit(at: number): void {
     const stage = this.#carryStage(at);
-    const { state, tokens, k0, times } = this.#tile;
+    const { state, tokens, k0, resets, times } = this.#tile;
     const carry = state + stage.carry;
     const loc = state + stage.loc;
+    const isReset = resets.length > 0;
     if (times !== 0) {
-      if (stage.kind === "lru") this.#scanTimed(stage, this.#h, carry, times, tokens);
-      else this.#sumTokens(stage, carry, loc, tokens);
-    } else if (stage.kind === "lru") {
-      const lambdaT = this.#image + stage.lambdaT;
-      this.#kernels.carryScan(this.#carries, carry, loc, this.#h, lambdaT, tokens, k0, CHUNK, stage.groups);
-    } else {
-      const width = this.#width(stage.src);
-      this.#kernels.poolCarry(carry, loc, this.#carries, tokens, k0, CHUNK, width, stage.isMax);
+      this.#commitTimed(stage, carry, loc, times);
+      return;
     }
+    if (stage.kind === "poolAll") {
+      const width = this.#width(stage.src);
+      if (isReset) this.#copy(carry, this.#image + stage.empty, 8 * width);
+      const length = tokens - (resets.at(-1) ?? 0);
+      this.#kernels.poolCarry(carry, loc, this.#carries, length, isReset ? 0 : k0, CHUNK, width, stage.isMax);
+      return;
+    }
+    const lambdaT = this.#image + stage.lambdaT;
+    const { groups } = stage;
+    if (this.#head > 0)
+      this.#kernels.carryScan(this.#carries, carry, loc, this.#h, lambdaT, this.#head, k0, CHUNK, groups);
+    if (!isReset) return;
+    this.#copy(carry, this.#fresh, 64 * groups);
+    this.#copy(loc, this.#fresh + 64 * groups, 32 * groups);
+  }
+
+  #commitTimed(stage: Stage<"lru" | "poolAll">, carry: number, loc: number, times: number): void {
+    const { tokens, resets } = this.#tile;
+    const isLru = stage.kind === "lru";
+    if (isLru) this.#scanTimed(stage, this.#h, carry, times, this.#head);
+    else if (resets.length === 0) this.#sumTokens(stage, carry, loc, 0);
+    for (const [i, start] of resets.entries()) {
+      const end = resets[i + 1] ?? tokens;
+      if (isLru) {
+        this.#zeroCarry(stage, carry);
+        this.#scanTimed(stage, this.#h + 32 * stage.groups * start, carry, times + 4 * start, end - start);
+      } else if (end === tokens) {
+        this.#copy(carry, this.#image + stage.empty, 8 * this.#width(stage.src));
+        this.#sumTokens(stage, carry, loc, start);
+      }
+    }
+  }
+
+  #zeroCarry({ zeros, groups }: Stage<"lru">, carry: number): void {
+    this.#kernels.copyRows(carry, 32 * groups, this.#image + zeros, 0, 32 * groups, 2);
   }
 
   /** {@link project} and {@link commit} in one: the row's previous tile must have committed the stage. */
@@ -217,13 +313,37 @@ export class TileRunner {
       this.commit(at);
       return;
     }
-    const { state, tokens, k0 } = this.#tile;
+    const { state, k0 } = this.#tile;
+    const [carry, loc] = [state + stage.carry, state + stage.loc];
+    this.#hasHidden = true;
+    if (this.#head > 0) this.#projectHidden(stage, carry, loc, 0, this.#head, k0);
+    this.#restart(stage, carry, loc);
+  }
+
+  /** h of the tokens from the tile's first reset on, and the state after them. */
+  #restart(stage: Stage<"lru">, carry: number, loc: number): void {
+    const { resets, tokens } = this.#tile;
+    for (let i = 0; i < resets.length; i++) {
+      this.#zeroCarry(stage, carry);
+      const start = resets[i] as number;
+      this.#projectHidden(stage, carry, loc, start, (resets[i + 1] ?? tokens) - start, 0);
+    }
+  }
+
+  #projectHidden(
+    stage: Stage<"lru">,
+    carry: number,
+    loc: number,
+    start: number,
+    tokens: number,
+    k0: number,
+  ): void {
     const { dModel, groups } = stage;
     const image = this.#image;
-    this.#hasHidden = true;
+    const xBytes = 4 * this.#width(stage.src);
     // biome-ignore format: the kernel's arguments, outputs first
     this.#kernels.projectHidden(
-      this.#h, this.#carries, state + stage.carry, state + stage.loc, this.#slot(stage.src), 4 * this.#width(stage.src),
+      this.#h + 32 * groups * start, this.#carries, carry, loc, this.#slot(stage.src) + xBytes * start, xBytes,
       image + stage.B, image + stage.lambda, image + stage.lambdaT, image + stage.powers,
       tokens, k0, CHUNK, dModel, groups,
     );
@@ -233,7 +353,10 @@ export class TileRunner {
   apply(at: number): number {
     const stage = this.#carryStage(at);
     if (stage.kind === "lru") {
-      this.#output(stage);
+      this.#addCarry(stage);
+      if (at === this.#program.lastCarry) this.#thin(32 * stage.groups);
+      if (this.#rows === 0) return FINISHED;
+      this.#projectOutput(stage);
       return at + 1;
     }
     if (!this.#tile.last) return FINISHED;
@@ -244,13 +367,45 @@ export class TileRunner {
     return at + 1;
   }
 
-  #output(stage: Stage<"lru">): void {
-    const { tokens, k0 } = this.#tile;
-    if (!this.#hasHidden) {
-      const powers = this.#image + stage.powers;
-      this.#kernels.addCarry(this.#h, powers, this.#carries, tokens, k0, CHUNK, stage.groups);
+  #addCarry({ powers, groups }: Stage<"lru">): void {
+    if (this.#hasHidden || this.#head === 0) return;
+    this.#kernels.addCarry(
+      this.#h,
+      this.#image + powers,
+      this.#carries,
+      this.#head,
+      this.#tile.k0,
+      CHUNK,
+      groups,
+    );
+  }
+
+  /** Leaves only the tokens that give an output: in the slots that are still read, and in h if it has `hBytes` a token. */
+  #thin(hBytes = 0): void {
+    const { tokens, resets, phase, every } = this.#tile;
+    if (every === 1) return;
+    let rows = 0;
+    for (let i = -1, start = 0; i < resets.length; i++) {
+      if (i >= 0) start = resets[i] as number;
+      const end = resets[i + 1] ?? tokens;
+      const first = start + every - 1 - (i < 0 ? phase : 0);
+      const count = Math.max(0, Math.ceil((end - first) / every));
+      // Rows only move towards the front, in order: none is overwritten before it has moved.
+      for (const slot of this.#program.live) {
+        const bytes = 4 * this.#width(slot);
+        const to = (this.#scratchSlots[slot] as number) + rows * bytes;
+        this.#kernels.copyRows(to, bytes, this.#slot(slot) + first * bytes, every * bytes, bytes, count);
+      }
+      const from = this.#h + first * hBytes;
+      this.#kernels.copyRows(this.#h + rows * hBytes, hBytes, from, every * hBytes, hBytes, count);
+      rows += count;
     }
-    this.#projectOutput(stage);
+    for (const slot of this.#program.live) this.#slots[slot] = this.#scratchSlots[slot] as number;
+    this.#rows = rows;
+  }
+
+  #copy(to: number, from: number, bytes: number): void {
+    this.#kernels.copyRows(to, bytes, from, bytes, bytes, 1);
   }
 
   #carryStage(at: number): Stage<"lru" | "poolAll"> {
@@ -282,11 +437,12 @@ export class TileRunner {
     this.#kernels.timedScan(h, carry, this.#lambdas, this.#image + rates, times, tokens, groups);
   }
 
-  /** Adds tokens to a pool's sum one by one: they are chunks of one token. */
-  #sumTokens(stage: Stage<"poolAll">, carry: number, loc: number, tokens: number): void {
+  /** Adds the tokens from `start` on to a pool's sum one by one: they are chunks of one token. */
+  #sumTokens(stage: Stage<"poolAll">, carry: number, loc: number, start: number): void {
+    const { tokens } = this.#tile;
     const width = this.#width(stage.src);
     const most = this.#program.tileTokens / CHUNK; // sums that there is room for
-    for (let t = 0; t < tokens; t += most) {
+    for (let t = start; t < tokens; t += most) {
       const count = Math.min(most, tokens - t);
       const x = this.#slot(stage.src) + 4 * t * width;
       this.#kernels.poolLocal(this.#carries, x, loc, count, 0, 1, width, stage.isMax);

@@ -7,12 +7,13 @@ import * as Comlink from "comlink";
 import type { ForwardJob } from "../backend.js";
 import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
+import { lastAt, Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
 import type { PackedProgram, PackedStage, TileLimits } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import type { Span, SpanReply } from "./protocol.js";
-import { FINISHED, TileRunner } from "./tiles.js";
+import { FINISHED, noTile, TileRunner, tileStart } from "./tiles.js";
 import { clearPastLengths } from "./windows.js";
 
 export interface TransferHost {
@@ -29,7 +30,8 @@ export interface TransferHost {
 
 interface Task {
   readonly row: number;
-  readonly start: number;
+  /** Where its y goes, in outputs of the row. */
+  readonly outputs: number;
   readonly span: Span;
 }
 
@@ -47,16 +49,17 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
   try {
     new Uint8Array(arena.memory.buffer).set(state.bytes, states);
     throwIfAborted(job.signal);
-    clearPastLengths(program, job);
+    const timeline = new Timeline(job);
+    clearPastLengths(program, job, timeline);
     let done = 0;
-    const tasks = spans(host, job);
+    const tasks = spans(host, job, timeline);
     let finish = () => {};
     for (let group = take(tasks, host.workers.length); group.length > 0; ) {
       const begun = begin(host, group);
       begun.catch(() => {}); // awaited below, after work that the workers' time is good for
       const next = take(tasks, host.workers.length);
       finish();
-      const outputs = await runGroup(host, job, group, await begun, states, temporary);
+      const outputs = await runGroup(host, job, timeline, group, await begun, states, temporary);
       throwIfAborted(job.signal); // before y is written: its owner may have gone on
       const tokens = group.reduce((sum, task) => sum + task.span.tokens, 0);
       const written = group;
@@ -69,7 +72,7 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
     }
     finish();
     state.bytes.set(new Uint8Array(arena.memory.buffer, states, state.bytes.length));
-    for (let row = 0; row < batch; row++) state.countTokens(row, job.lengths[row] as number);
+    for (let row = 0; row < batch; row++) timeline.advance(state, row, job.lengths[row] as number);
   } finally {
     arena.free(states);
     arena.free(temporary);
@@ -87,23 +90,29 @@ function begin({ workers, deadline }: TransferHost, group: readonly Task[]): Pro
 function writeOutput(
   program: PackedProgram,
   job: ForwardJob,
-  { row, start }: Task,
+  { row, outputs }: Task,
   y: Float32Array | undefined,
 ): void {
-  if (y) job.y.set(y, (program.pooled ? row : row * job.seqLen + start) * program.outputWidth);
+  if (y) job.y.set(y, (row * job.y.length) / job.batch + outputs * program.outputWidth);
 }
 
 /** Spans in time order, rows interleaved, so that the spans of a group mostly belong to different rows. */
-function* spans({ program, programId }: TransferHost, job: ForwardJob): Generator<Task, undefined> {
+function* spans(
+  { program, programId }: TransferHost,
+  job: ForwardJob,
+  timeline: Timeline,
+): Generator<Task, undefined> {
   const { seqLen, batch, lengths, state, x } = job;
-  const width = program.inputWidth;
-  for (let index = 0; index * program.tileTokens < seqLen + CHUNK; index++) {
+  const { inputWidth: width, tileTokens, pooled } = program;
+  const { every } = timeline;
+  for (let index = 0; index * tileTokens < seqLen + CHUNK; index++) {
     for (let row = 0; row < batch; row++) {
       const length = lengths[row] as number;
       const k = state.k[row] as number;
-      const start = Math.max(index * program.tileTokens - k, 0);
+      const all = timeline.resets(row);
+      const start = tileStart(Math.max(index * tileTokens - k, 0), length, all);
       if (start >= length) continue;
-      const end = Math.min((index + 1) * program.tileTokens - k, length);
+      const end = tileStart(Math.max((index + 1) * tileTokens - k, 0), length, all);
       const from = (row * seqLen + start) * width;
       const initial = state.bytes.slice(row * program.layout.rowBytes, (row + 1) * program.layout.rowBytes);
       const tokens = end - start;
@@ -114,9 +123,15 @@ function* spans({ program, programId }: TransferHost, job: ForwardJob): Generato
         tokens,
         k0: index === 0 ? k : 0,
         last: end === length,
+        resets: Array.from(
+          all.subarray(lastAt(all, start - 1) + 1, lastAt(all, end - 1) + 1),
+          (t) => t - start,
+        ),
+        phase: timeline.count(row, start) % every,
+        every,
         state: initial,
       };
-      yield { row, start, span };
+      yield { row, outputs: pooled ? 0 : timeline.outputs(row, start), span };
     }
   }
   return undefined;
@@ -135,6 +150,7 @@ function take(tasks: Generator<Task, undefined>, count: number): Task[] {
 async function runGroup(
   host: TransferHost,
   job: ForwardJob,
+  timeline: Timeline,
   group: readonly Task[],
   begun: readonly SpanReply[],
   states: number,
@@ -150,7 +166,7 @@ async function runGroup(
       if (reply.stage === FINISHED) return reply;
       const carries = commit(host, reply, task.span, states + task.row * program.layout.rowBytes, temporary);
       if (carries === null && task.span.last)
-        pooled.set(task, finishPool(host, job, task, reply.stage, states, temporary));
+        pooled.set(task, finishPool(host, job, timeline, task, reply.stage, states, temporary));
       const moved = carries && Comlink.transfer(carries, [carries.buffer]);
       return (workers[i] as PooledWorker).call<SpanReply>((api) => api.resume(moved), deadline);
     });
@@ -169,7 +185,7 @@ async function runGroup(
 function commit(
   { kernels, arena, image, program }: TransferHost,
   reply: SpanReply,
-  { tokens, k0 }: Span,
+  { tokens, k0, resets }: Span,
   state: number,
   temporary: number,
 ): Uint8Array<ArrayBuffer> | null {
@@ -179,38 +195,49 @@ function commit(
   memory.set(finals, temporary);
   const carry = state + stage.carry;
   const loc = state + stage.loc;
+  const reset = resets.length > 0;
   if (stage.kind === "poolAll") {
     const width = program.slots[stage.src] as number;
-    kernels.poolCarry(carry, loc, temporary, tokens, k0, CHUNK, width, stage.isMax);
+    if (reset) memory.copyWithin(carry, image + stage.empty, image + stage.empty + 8 * width);
+    const length = tokens - (resets.at(-1) ?? 0);
+    kernels.poolCarry(carry, loc, temporary, length, reset ? 0 : k0, CHUNK, width, stage.isMax);
     return null;
   }
   // `finals` holds each chunk's last loc: to the kernel, chunks of one token. An unfinished last chunk is the first
   // token of a chunk of two.
   const rowBytes = 32 * stage.groups;
   const carries = temporary + temporaryBytes(program);
-  const finished = Math.floor((k0 + tokens) / CHUNK);
+  const head = resets[0] ?? tokens;
+  const chunks = TileRunner.chunks(head, k0);
+  const finished = head && Math.floor((k0 + head) / CHUNK);
   const lambdaT = image + stage.lambdaT;
-  kernels.carryScan(carries, carry, loc, temporary, lambdaT, finished, 0, 1, stage.groups);
-  if ((k0 + tokens) % CHUNK > 0) {
+  if (finished > 0) kernels.carryScan(carries, carry, loc, temporary, lambdaT, finished, 0, 1, stage.groups);
+  if (chunks > finished) {
     const [to, from] = [carries + finished * rowBytes, temporary + finished * rowBytes];
     kernels.carryScan(to, carry, loc, from, lambdaT, 1, 0, 2, stage.groups);
   }
-  return memory.slice(carries, carries + TileRunner.chunks(tokens, k0) * rowBytes) as Uint8Array<ArrayBuffer>;
+  if (reset) {
+    const fresh = temporary + chunks * rowBytes;
+    memory.copyWithin(carry, fresh, fresh + 2 * rowBytes);
+    memory.copyWithin(loc, fresh + 2 * rowBytes, fresh + 3 * rowBytes);
+  }
+  return memory.slice(carries, carries + chunks * rowBytes) as Uint8Array<ArrayBuffer>;
 }
 
 /** y of the stages from a pool on, for a row whose last token has been read: on the calling thread, which has the sums. */
 function finishPool(
   host: TransferHost,
   job: ForwardJob,
+  timeline: Timeline,
   task: Task,
   at: number,
   states: number,
   temporary: number,
 ): Float32Array {
   const { runner, program, arena } = host;
-  const count = (job.state.count[task.row] as number) + (job.lengths[task.row] as number);
+  const count = timeline.count(task.row, job.lengths[task.row] as number);
   const state = states + task.row * program.layout.rowBytes;
-  runner.begin({ x: 0, y: temporary, tokens: 0, k0: 0, state, last: true, count, times: 0 });
+  runner.begin({ ...noTile(), y: temporary, state, last: true, count });
   runner.local(runner.apply(at));
   return new Float32Array(arena.memory.buffer, temporary, program.outputWidth).slice();
 }

@@ -2,17 +2,16 @@
  * A window of a forward in memory, tile by tile. Tiles are taken in order, so whoever waits for a carry waits for a tile
  * that some thread has taken and is running: there is no deadlock, and no barrier.
  */
+import { lastAt } from "../timeline.js";
 import type { PackedProgram } from "./packed.js";
 import { Control, RowTable, type Window } from "./protocol.js";
-import { FINISHED, type Tile, type TileRunner } from "./tiles.js";
+import { FINISHED, noTile, type Tile, type TileRunner, tileStart } from "./tiles.js";
 
 /** Rounds of looking at a counter before sleeping on it: a carry is usually a few microseconds away. */
 const SPINS = 2000;
 
 /** How long to sleep before looking at the stop flag again, in ms. */
 const NAP = 50;
-
-const emptyTile = (): Tile => ({ x: 0, y: 0, tokens: 0, k0: 0, state: 0, last: false, count: 0, times: 0 });
 
 /** Runs a whole window on this thread, row after row. */
 export function runWindow(
@@ -22,7 +21,7 @@ export function runWindow(
   window: Window,
 ): void {
   const table = new RowTableView(memory, window.table);
-  const tile = emptyTile();
+  const tile = noTile();
   for (let row = 0; row < window.rows; row++) {
     for (let i = 0; locate(tile, program, window, table, row, i); i++) runner.run(tile);
   }
@@ -37,7 +36,7 @@ export function runShare(
 ): void {
   const control = new Int32Array(memory.buffer, window.control);
   const table = new RowTableView(memory, window.table);
-  const tile = emptyTile();
+  const tile = noTile();
   const tiles = window.rows * window.tilesPerRow;
   for (;;) {
     const claim = Atomics.add(control, Control.next, 1);
@@ -76,6 +75,8 @@ function waitFor(control: Int32Array, cell: number, value: number): boolean {
   }
 }
 
+const noResets = { positions: new Int32Array(), given: new Int32Array() };
+
 class RowTableView {
   readonly #ints: Int32Array;
   readonly #floats: Float64Array;
@@ -92,6 +93,17 @@ class RowTableView {
   count(row: number): number {
     return this.#floats[(row * RowTable.bytes) / 8 + RowTable.count] as number;
   }
+
+  /** The row's resets, and the outputs before each. */
+  resets(row: number): { positions: Int32Array; given: Int32Array } {
+    const count = this.int(row, RowTable.resetCount);
+    if (count === 0) return noResets;
+    const at = this.int(row, RowTable.resets);
+    return {
+      positions: this.#ints.subarray(at, at + count),
+      given: this.#ints.subarray(at + count, at + 2 * count),
+    };
+  }
 }
 
 /** Fills in tile `index` of `row`; false if the row has no such tile. All tiles but the first start at a chunk's start. */
@@ -103,19 +115,29 @@ function locate(
   row: number,
   index: number,
 ): boolean {
+  const { every } = window;
   const tokens = table.int(row, RowTable.tokens);
   const k0 = table.int(row, RowTable.k0);
-  const start = Math.max(startOf(window, index) - k0, 0);
+  const { positions, given } = table.resets(row);
+  const start = tileStart(Math.max(startOf(window, index) - k0, 0), tokens, positions);
   if (start >= tokens) return false;
-  const end = Math.min(startOf(window, index + 1) - k0, tokens);
+  const end = tileStart(Math.max(startOf(window, index + 1) - k0, 0), tokens, positions);
+  const reset = lastAt(positions, start);
+  const origin = reset < 0 ? -table.int(row, RowTable.phase) : (positions[reset] as number);
+  const outputs = Math.floor((start - origin) / every) + (given[reset] ?? 0);
   tile.x = window.x + row * window.xRowBytes + 4 * start * program.inputWidth;
-  tile.y = window.y + row * window.yRowBytes + (program.pooled ? 0 : 4 * start * program.outputWidth);
+  tile.y = window.y + row * window.yRowBytes + (program.pooled ? 0 : 4 * outputs * program.outputWidth);
   tile.tokens = end - start;
   tile.k0 = index === 0 ? k0 : 0;
   tile.state = window.states + row * program.layout.rowBytes;
   tile.last = end === tokens && table.int(row, RowTable.last) === 1;
   tile.count = table.count(row);
   tile.times = window.times && window.times + row * window.timesRowBytes + 4 * start;
+  tile.phase = (start - origin) % every;
+  tile.every = every;
+  tile.resets.length = 0;
+  for (let i = lastAt(positions, start - 1) + 1; i < positions.length && (positions[i] as number) < end; i++)
+    tile.resets.push((positions[i] as number) - start);
   return true;
 }
 

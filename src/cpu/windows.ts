@@ -5,6 +5,7 @@
 import type { ForwardJob } from "../backend.js";
 import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
+import { lastAt, Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";
 import type { PackedProgram } from "./packed.js";
 import { isWorkerFault } from "./pool.js";
@@ -35,10 +36,11 @@ export interface WindowHost {
 /** Runs `job` in windows of at most WINDOW_BYTES. `job.state` is advanced only when all is done. */
 export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promise<void> {
   const { program } = host;
-  clearPastLengths(program, job);
+  const timeline = new Timeline(job);
+  clearPastLengths(program, job, timeline);
   let done = 0;
   for (let first = 0; first < job.batch; first += BLOCK_ROWS) {
-    const block = new Block(host, job, first, Math.min(BLOCK_ROWS, job.batch - first));
+    const block = new Block(host, job, timeline, first, Math.min(BLOCK_ROWS, job.batch - first));
     try {
       await block.run((tokens) => {
         done += tokens;
@@ -53,14 +55,17 @@ export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promi
   }
 }
 
-/** Zeroes the outputs that no token gives: those past each row's length. */
+/** Zeroes the outputs that no token gives: those past each row's last. */
 export function clearPastLengths(
   { pooled, outputWidth }: PackedProgram,
-  { y, batch, seqLen, lengths }: ForwardJob,
+  { y, batch, lengths }: ForwardJob,
+  timeline: Timeline,
 ): void {
   if (pooled) return;
+  const rowFloats = y.length / batch;
   for (let row = 0; row < batch; row++) {
-    y.fill(0, (row * seqLen + (lengths[row] as number)) * outputWidth, (row + 1) * seqLen * outputWidth);
+    const outputs = timeline.outputs(row, lengths[row] as number);
+    y.fill(0, row * rowFloats + outputs * outputWidth, (row + 1) * rowFloats);
   }
 }
 
@@ -76,6 +81,7 @@ interface Buffers {
 class Block {
   readonly #host: WindowHost;
   readonly #job: ForwardJob;
+  readonly #timeline: Timeline;
   readonly #first: number;
   readonly #rows: number;
   readonly #allocated: number[] = [];
@@ -85,14 +91,15 @@ class Block {
   readonly #states: number;
   readonly #buffers: [Buffers, Buffers];
 
-  constructor(host: WindowHost, job: ForwardJob, first: number, rows: number) {
+  constructor(host: WindowHost, job: ForwardJob, timeline: Timeline, first: number, rows: number) {
     this.#host = host;
     this.#job = job;
+    this.#timeline = timeline;
     this.#first = first;
     this.#rows = rows;
     const { program } = host;
     this.#x = host.addressOf(job.x);
-    this.#y = host.addressOf(job.y);
+    this.#y = timeline.every === 1 ? host.addressOf(job.y) : undefined;
     const xBytes = this.#x === undefined ? 4 * program.inputWidth : 0;
     const yBytes = this.#y === undefined && !program.pooled ? 4 * program.outputWidth : 0;
     const timeBytes = job.timesteps ? 4 : 0;
@@ -101,11 +108,15 @@ class Block {
     const chunks = Math.max(1, Math.floor(Math.min(fitting, heard) / CHUNK));
     this.#span = Math.max(1, Math.min(job.seqLen, chunks * CHUNK));
     const yRow = program.pooled ? 4 * program.outputWidth : yBytes * this.#span;
+    let resets = 0;
+    for (let row = first; row < first + rows; row++) {
+      resets += Math.min(this.#span, timeline.resets(row).length);
+    }
     const buffers = (): Buffers => ({
       x: this.#allocate(rows * xBytes * this.#span),
       y: this.#allocate(rows * yRow),
       times: this.#allocate(rows * timeBytes * this.#span),
-      table: this.#allocate(rows * RowTable.bytes),
+      table: this.#allocate(rows * RowTable.bytes + 8 * resets),
       control: this.#allocate(controlBytes(program.layout.carries, rows)),
     });
     try {
@@ -160,7 +171,7 @@ class Block {
     }
     stateBytes.set(this.#memory().subarray(this.#states, this.#states + stateBytes.length));
     for (let row = this.#first; row < this.#first + this.#rows; row++) {
-      state.countTokens(row, lengths[row] as number, this.#job.timesteps !== undefined);
+      this.#timeline.advance(state, row, lengths[row] as number);
     }
   }
 
@@ -191,22 +202,37 @@ class Block {
   /** Tokens [start, end) of the block's rows: copies x, writes the row table, clears the control block. */
   #copyIn(start: number, end: number, buffers: Buffers): Window {
     const { program, arena } = this.#host;
-    const { x, seqLen, lengths, state, timesteps } = this.#job;
+    const { x, seqLen, lengths, timesteps } = this.#job;
+    const timeline = this.#timeline;
     const { inputWidth, outputWidth, pooled } = program;
     const floats = new Float32Array(arena.memory.buffer);
     const ints = new Int32Array(arena.memory.buffer);
     const doubles = new Float64Array(arena.memory.buffer);
     let longest = 0;
+    let marks = (this.#rows * RowTable.bytes) / 4;
     for (let r = 0; r < this.#rows; r++) {
       const row = this.#first + r;
       const length = lengths[row] as number;
       const tokens = Math.max(0, Math.min(length, end) - start);
-      const k0 = timesteps ? 0 : ((state.k[row] as number) + start) % CHUNK;
+      const k0 = timeline.k(row, start);
       const entry = buffers.table + r * RowTable.bytes;
       ints[entry / 4 + RowTable.tokens] = tokens;
       ints[entry / 4 + RowTable.k0] = k0;
       ints[entry / 4 + RowTable.last] = length <= end ? 1 : 0;
-      doubles[entry / 8 + RowTable.count] = (state.count[row] as number) + length;
+      ints[entry / 4 + RowTable.phase] = timeline.count(row, start) % timeline.every;
+      doubles[entry / 8 + RowTable.count] = timeline.count(row, length);
+      const resets = timeline.resets(row);
+      const from = lastAt(resets, start - 1) + 1;
+      const count = lastAt(resets, start + tokens - 1) + 1 - from;
+      ints[entry / 4 + RowTable.resets] = marks;
+      ints[entry / 4 + RowTable.resetCount] = count;
+      const given = timeline.outputs(row, start);
+      for (let i = 0; i < count; i++) {
+        const reset = resets[from + i] as number;
+        ints[buffers.table / 4 + marks + i] = reset - start;
+        ints[buffers.table / 4 + marks + count + i] = timeline.outputs(row, reset) - given;
+      }
+      marks += 2 * count;
       longest = Math.max(longest, tokens + k0);
       if (this.#x === undefined) {
         const from = (row * seqLen + start) * inputWidth;
@@ -230,6 +256,7 @@ class Block {
     return {
       rows: this.#rows,
       ...this.#tiles(longest),
+      every: timeline.every,
       x: this.#x === undefined ? buffers.x : this.#x + (this.#first * seqLen + start) * token,
       xRowBytes: token * (this.#x === undefined ? end - start : seqLen),
       y:
@@ -260,20 +287,20 @@ class Block {
     if (this.#y !== undefined) return;
     const { program, arena } = this.#host;
     const { outputWidth, pooled } = program;
-    const { y, seqLen, lengths } = this.#job;
+    const { y, batch, lengths } = this.#job;
     const floats = new Float32Array(arena.memory.buffer);
     for (let r = 0; r < this.#rows; r++) {
       const row = this.#first + r;
       const length = lengths[row] as number;
-      const rowFloats = outputWidth * (pooled ? 1 : end - start);
-      const from = buffers.y / 4 + r * rowFloats;
+      const from = buffers.y / 4 + r * outputWidth * (pooled ? 1 : end - start);
+      const to = (row * y.length) / batch;
       if (pooled) {
         // The row's only output, there once its last token has been read.
-        if (length > start && length <= end)
-          y.set(floats.subarray(from, from + outputWidth), row * outputWidth);
-      } else {
-        const tokens = Math.max(0, Math.min(length, end) - start);
-        y.set(floats.subarray(from, from + tokens * outputWidth), (row * seqLen + start) * outputWidth);
+        if (length > start && length <= end) y.set(floats.subarray(from, from + outputWidth), to);
+      } else if (length > start) {
+        const before = this.#timeline.outputs(row, start);
+        const count = this.#timeline.outputs(row, Math.min(length, end)) - before;
+        y.set(floats.subarray(from, from + count * outputWidth), to + before * outputWidth);
       }
     }
   }

@@ -3,14 +3,21 @@ import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
 import type { LruStage, PoolStage, Stage } from "../program.js";
 import { GROUP, type KernelName, type Segment, T } from "./pipelines.js";
 
+export type Over = "tokens" | "outputs" | "rows";
+
 /** One dispatch: its kernel, the words of its `sizes`, and its arrays in binding order: the number of an area, or weights. */
 export interface Dispatch {
   readonly kernel: KernelName;
   readonly sizes: readonly number[];
   readonly arrays: readonly (number | Float32Array)[];
   readonly workgroups: (segment: Segment) => number;
-  /** Run once after the last segment, on one token for each row, and not for each segment: it follows a pool stage. */
-  readonly perRow?: boolean;
+  /**
+   * What it runs on, if not the segment's tokens: those of them that give an output; or, once after a row's last segment,
+   * one token for each row, since it follows a pool stage.
+   */
+  readonly over?: Over | undefined;
+  /** Run only where the tokens are thinned, and its result is then copied to this area: `bytes` for each output. */
+  readonly into?: { readonly area: number; readonly bytes: number } | undefined;
 }
 
 /**
@@ -19,37 +26,48 @@ export interface Dispatch {
  */
 export function lruDispatches(
   stage: LruStage,
-  area: { y: number; u: number; loc: number; carry: number; state: number; lengths: number },
+  area: {
+    y: number;
+    u: number;
+    loc: number;
+    carry: number;
+    state: number;
+    rows: number;
+    chunks: number;
+    /** What the output reads in place of `chunks`, if it is the program's last LRU. */
+    wanted: number | undefined;
+  },
   timed?: { table: number; times: number },
 ): Dispatch[] {
   const { dModel, dState, params } = stage;
-  const { y, u, loc, carry, state, lengths } = area;
+  const { y, u, loc, carry, state, rows, chunks, wanted } = area;
   const powers = timed ? new Float32Array(2 * T * dState) : powerTable(stage, T, (k) => k + 1);
   return [
     {
       kernel: "projectScan",
       sizes: [dModel, dState],
-      arrays: [loc, carry, u, packB(stage), powers],
-      workgroups: ({ rows, chunks }) => rows * chunks * Math.ceil(dState / 64),
+      arrays: [loc, carry, u, packB(stage), powers, chunks],
+      workgroups: ({ chunks }) => chunks * Math.ceil(dState / 64),
     },
     timed
       ? {
           kernel: "timedScan",
           sizes: [dState],
-          arrays: [loc, carry, state, timed.table, timed.times, lengths],
+          arrays: [loc, carry, state, timed.table, timed.times, rows, chunks],
           workgroups: ({ rows }) => rows * Math.ceil(dState / 64),
         }
       : {
           kernel: "carryScan",
           sizes: [dState],
-          arrays: [carry, state, loc, powers, powerTable(stage, GROUP + 1, (j) => j * T), lengths],
+          arrays: [carry, state, loc, powers, powerTable(stage, GROUP + 1, (j) => j * T), rows, chunks],
           workgroups: ({ rows }) => rows * Math.ceil(dState / 8),
         },
     {
       kernel: "output",
       sizes: [dModel, dState],
-      arrays: [y, loc, carry, powers, packC(stage), params.D, u],
-      workgroups: ({ rows, chunks }) => rows * chunks * Math.ceil(dModel / 64),
+      arrays: [y, loc, carry, powers, packC(stage), params.D, u, wanted ?? chunks],
+      workgroups: ({ chunks }) => chunks * Math.ceil(dModel / 64),
+      over: wanted === undefined ? undefined : "outputs",
     },
   ];
 }
@@ -94,13 +112,28 @@ function packC({ dModel, dState, params }: LruStage): Float32Array {
 
 export function poolDispatch(
   { width, mode }: PoolStage,
-  area: { y: number; sum: number; x: number; lengths: number; counts: number },
+  area: { y: number; sum: number; x: number; rows: number; counts: number },
 ): Dispatch {
   return {
     kernel: "pool",
     sizes: [width, ["mean", "last", "max"].indexOf(mode)],
-    arrays: [area.y, area.sum, area.x, area.lengths, area.counts],
+    arrays: [area.y, area.sum, area.x, area.rows, area.counts],
     workgroups: ({ rows }) => rows * Math.ceil(width / 16),
+  };
+}
+
+/** Leaves only the wanted tokens of an area. */
+export function thinDispatch(
+  width: number,
+  area: { x: number; temporary: number; wanted: number },
+): Dispatch {
+  return {
+    kernel: "copyRows",
+    sizes: [width],
+    arrays: [area.temporary, area.x, area.wanted],
+    workgroups: ({ tokens }) => Math.ceil((tokens * width) / 64),
+    over: "outputs",
+    into: { area: area.x, bytes: 4 * width },
   };
 }
 

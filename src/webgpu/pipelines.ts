@@ -7,6 +7,7 @@ import type { Device } from "./device.js";
 import add from "./kernels/add.wgsl?raw";
 import batchNorm from "./kernels/batchNorm.wgsl?raw";
 import carryScan from "./kernels/carryScan.wgsl?raw";
+import copyRows from "./kernels/copyRows.wgsl?raw";
 import dense from "./kernels/dense.wgsl?raw";
 import embedding from "./kernels/embedding.wgsl?raw";
 import gelu from "./kernels/gelu.wgsl?raw";
@@ -22,6 +23,7 @@ const sources = {
   add,
   batchNorm,
   carryScan,
+  copyRows,
   dense,
   embedding,
   gelu,
@@ -58,8 +60,12 @@ const QUADS = ${T / 4}u;
 const SLAB = ${SLAB}u;
 const GROUP = ${GROUP}u;
 
-// What is being run: seqLen tokens of each of some rows, tokens = rows * seqLen, chunks = ceil(seqLen / T) to a row.
-struct Segment { rows: u32, seqLen: u32, chunks: u32, tokens: u32 }
+// What is being run: tokens of some rows, one row after the other, in chunks of up to T of them. After the last stage that
+// carries state they may be thinned to those that give an output.
+struct Segment { rows: u32, chunks: u32, tokens: u32, thinned: u32 }
+
+// The bit of a chunk's or row's count that says that the state is zero before it.
+const FRESH = 0x80000000u;
 
 // The number of a workgroup: more than 65535 of them are spread over two dimensions.
 fn flatten(group: vec3u, groups: vec3u) -> u32 { return group.y * groups.x + group.x; }
@@ -74,20 +80,28 @@ fn sigmoid(z: f32) -> f32 {
 }
 `;
 
-/** `rows` x `seqLen` tokens, as the kernels' struct of that name: [rows, seqLen, chunks, tokens]. */
+/** How much is run at a time. */
 export interface Segment {
   readonly rows: number;
-  readonly seqLen: number;
   readonly chunks: number;
   readonly tokens: number;
+  readonly outputs: number;
+  /** `outputs` if not every token gives one, else 0. */
+  readonly thinned: number;
 }
 
+/** `rows` x `seqLen` tokens, each of which gives an output. */
 export function segmentOf(rows: number, seqLen: number): Segment {
-  return { rows, seqLen, chunks: Math.ceil(seqLen / T), tokens: rows * seqLen };
+  const tokens = rows * seqLen;
+  return { rows, chunks: rows * Math.ceil(seqLen / T), tokens, outputs: tokens, thinned: 0 };
 }
 
-export function segmentWords(segment: Segment): Uint32Array<ArrayBuffer> {
-  return new Uint32Array([segment.rows, segment.seqLen, segment.chunks, segment.tokens]);
+/** The kernels' struct of that name. */
+export function segmentWords(
+  { rows, chunks, tokens }: Segment,
+  isThinned: boolean,
+): Uint32Array<ArrayBuffer> {
+  return new Uint32Array([rows, chunks, tokens, isThinned ? 1 : 0]);
 }
 
 /** Workgroups in x and y. The kernels' `flatten` gives each its number; those past `count` do nothing. */

@@ -8,16 +8,18 @@ import { LinrecError } from "../errors.js";
 import {
   flopsPerToken,
   inputWidth,
+  isRead,
   outputWidth,
   type PoolStage,
   type Program,
+  poolOf,
   readsOf,
   type Stage,
   slotWidth,
 } from "../program.js";
 import { stateLayout } from "../state.js";
-import { type Dispatch, localDispatch, lruDispatches, poolDispatch } from "./dispatches.js";
-import { type Segment, segmentOf, T } from "./pipelines.js";
+import { type Dispatch, localDispatch, lruDispatches, poolDispatch, thinDispatch } from "./dispatches.js";
+import type { Segment } from "./pipelines.js";
 import { MOST_VALUES } from "./timesteps.js";
 
 /** A piece of GPU memory that grows with what is run, in bytes. */
@@ -26,7 +28,19 @@ export interface Area {
   perToken: number;
   perChunk: number;
   perRow: number;
+  perOutput: number;
+  /** For each output where not every token gives one. */
+  perThinned: number;
 }
+
+export const noBytes: Readonly<Area> = {
+  fixed: 0,
+  perToken: 0,
+  perChunk: 0,
+  perRow: 0,
+  perOutput: 0,
+  perThinned: 0,
+};
 
 export interface Plan extends Layout {
   /** In the order of the stages. */
@@ -47,8 +61,8 @@ export interface Layout {
    * Where the state's slots are, in their order: h [rows, size] of an LRU as (re, im), the sum [rows, size] of a mean.
    */
   readonly states: readonly StateArea[];
-  /** The area of [rows] uint32: real tokens in the segment. */
-  readonly lengths: number;
+  /** The areas of a piece's tables. */
+  readonly tables: { readonly chunks: number; readonly rows: number; readonly wanted: number };
   /** The area of [rows] float32: what the pool stage divides by. */
   readonly counts: number;
   /** The area of [tokens] uint32: each token's timestep, as a row of the tables. */
@@ -68,8 +82,6 @@ export interface StateArea {
   readonly table: number | undefined;
 }
 
-const noBytes: Readonly<Area> = { fixed: 0, perToken: 0, perChunk: 0, perRow: 0 };
-
 /**
  * Nothing is copied that is not repacked: the arrays must be uploaded before the caller can change them.
  * @param timed for tokens with integration timesteps
@@ -79,7 +91,11 @@ export function makePlan(program: Program, timed = false): Plan {
   const addArea = (area: Partial<Area>): number => areas.push({ ...noBytes, ...area }) - 1;
   const dState = Math.max(0, ...program.stages.map((stage) => (stage.kind === "lru" ? stage.dState : 0)));
   const scratch = { loc: addArea({ perToken: 8 * dState }), carry: addArea({ perChunk: 8 * dState }) };
-  const lengths = addArea({ perRow: 4 });
+  const tables = {
+    chunks: addArea({ perChunk: 8 }),
+    rows: addArea({ perRow: 16 }),
+    wanted: addArea({ perChunk: 8, perThinned: 8 }),
+  };
   const counts = addArea({ perRow: 4 });
   const times = addArea({ perToken: timed ? 4 : 0 });
   const carriers = stateLayout(program).slots;
@@ -94,6 +110,19 @@ export function makePlan(program: Program, timed = false): Plan {
   const input = slots.take(0, "perToken");
   const dispatches: Dispatch[] = [];
   let pool: PoolStage | undefined;
+  const lastLru = poolOf(program)
+    ? -1
+    : program.stages.reduce((last, { kind }, i) => (kind === "lru" ? i : last), -1);
+  /** Leaves the wanted tokens in every slot that stage `from` or a later one reads. */
+  const thin = (from: number, except?: number) => {
+    if (poolOf(program)) return;
+    for (const [slot, width] of program.slots.entries()) {
+      if (slot === except || !isRead(program, slot, from)) continue;
+      const temporary = addArea({ perThinned: 4 * width });
+      dispatches.push(thinDispatch(width, { x: slots.areaOf(slot), temporary, wanted: tables.wanted }));
+    }
+  };
+  if (lastLru < 0) thin(0);
   program.stages.forEach((stage, index) => {
     const [x, other] = readsOf(stage).map((slot) => slots.areaOf(slot)) as [number, number?];
     const carriesOver = stage.kind === "lru" || stage.kind === "pool";
@@ -107,13 +136,17 @@ export function makePlan(program: Program, timed = false): Plan {
     const y = slots.write(index, pool ? "perRow" : "perToken");
     const { area: state, table } = states[carriers.findIndex((slot) => slot.stage === stage)] ?? {};
     if (stage.kind === "lru") {
-      const area = { y, u: x, state: state as number, lengths, ...scratch };
-      dispatches.push(...lruDispatches(stage, area, table === undefined ? table : { table, times }));
+      const wanted = index === lastLru ? tables.wanted : undefined;
+      const { rows, chunks } = tables;
+      const areas = { y, u: x, state: state as number, rows, chunks, wanted, ...scratch };
+      dispatches.push(...lruDispatches(stage, areas, table === undefined ? table : { table, times }));
+      if (index === lastLru) thin(index + 1, stage.dst);
     } else if (stage.kind === "pool") {
       const sum = state ?? addArea({ perRow: 4 * stage.width });
-      dispatches.push(poolDispatch(stage, { y, sum, x, lengths, counts }));
+      dispatches.push(poolDispatch(stage, { y, sum, x, rows: tables.rows, counts }));
     } else {
-      dispatches.push({ ...localDispatch(stage, y, x, other), perRow: pool !== undefined });
+      const over = pool ? "rows" : index > lastLru ? "outputs" : undefined;
+      dispatches.push({ ...localDispatch(stage, y, x, other), over });
     }
   });
   const output = slots.areaOf(program.output);
@@ -128,10 +161,10 @@ export function makePlan(program: Program, timed = false): Plan {
     output,
     outputWidth: outputWidth(program),
     states,
-    lengths,
+    tables,
     counts,
     times,
-    readback: addArea(pool ? { perRow: stateBytes + yBytes } : { perRow: stateBytes, perToken: yBytes }),
+    readback: addArea(pool ? { perRow: stateBytes + yBytes } : { perRow: stateBytes, perOutput: yBytes }),
     flopsPerToken: flopsPerToken(program),
   };
 }
@@ -176,72 +209,14 @@ class SlotAreas {
   }
 }
 
-/** Whether what a slot holds before stage `index` is read by it, by a later stage, or as y. */
-function isRead(program: Program, slot: number, index: number): boolean {
-  for (const stage of program.stages.slice(index)) {
-    if (readsOf(stage).includes(slot)) return true;
-    if (stage.dst === slot) return false;
-  }
-  return slot === program.output;
-}
-
 /** Bytes of an area for a segment. */
-export function areaBytes(area: Readonly<Area>, segment: Segment): number {
-  const { rows, chunks, tokens } = segment;
-  return area.fixed + area.perToken * tokens + area.perChunk * rows * chunks + area.perRow * rows;
-}
-
-/** What a segment may not exceed: bytes of one area, bytes of all of them, and multiplications and additions. */
-export interface Bounds {
-  readonly areaBytes: number;
-  readonly totalBytes: number;
-  readonly flops: number;
-}
-
-/**
- * How many rows and timesteps go into one segment: the whole sequence if it fits, and as many rows as fit then; else
- * one row in equal parts of whole chunks. `totalBytes` and `flops` yield where even one timestep exceeds them.
- */
-export function cut(
-  layout: Layout,
-  batch: number,
-  seqLen: number,
-  bounds: Bounds,
-): { rows: number; seqLen: number } {
-  const total = { ...noBytes };
-  for (const area of layout.areas) {
-    total.fixed += area.fixed;
-    total.perToken += area.perToken;
-    total.perChunk += area.perChunk;
-    total.perRow += area.perRow;
-  }
-  const flops = { ...noBytes, perChunk: layout.flopsPerToken * T }; // a short chunk costs a whole one
-  const hard = layout.areas.map((area) => ({ area, bound: bounds.areaBytes }));
-  const all = [...hard, { area: total, bound: bounds.totalBytes }, { area: flops, bound: bounds.flops }];
-
-  const oneToken = segmentOf(1, 1);
-  if (hard.some(({ area, bound }) => areaBytes(area, oneToken) > bound)) {
-    throw new LinrecError(
-      "unsupported",
-      `A layer is too wide for this GPU: it binds at most ${bounds.areaBytes} bytes.`,
-    );
-  }
-  let longest = seqLen;
-  for (const { area, bound } of all) {
-    const perToken = area.perToken + area.perChunk / T;
-    if (perToken > 0)
-      longest = Math.min(longest, Math.floor((bound - area.fixed - area.perRow - area.perChunk) / perToken));
-  }
-  if (longest < seqLen) {
-    const whole = Math.max(1, longest > T ? longest - (longest % T) : longest);
-    const even = Math.ceil(seqLen / Math.ceil(seqLen / whole) / T) * T;
-    return { rows: 1, seqLen: Math.min(whole, even) };
-  }
-  let rows = batch;
-  const oneRow = segmentOf(1, seqLen);
-  for (const { area, bound } of all) {
-    const bytes = areaBytes(area, oneRow) - area.fixed;
-    if (bytes > 0) rows = Math.min(rows, Math.floor((bound - area.fixed) / bytes));
-  }
-  return { rows: Math.max(1, rows), seqLen };
+export function areaBytes(area: Readonly<Area>, { rows, chunks, tokens, outputs, thinned }: Segment): number {
+  return (
+    area.fixed +
+    area.perToken * tokens +
+    area.perChunk * chunks +
+    area.perRow * rows +
+    area.perOutput * outputs +
+    area.perThinned * thinned
+  );
 }

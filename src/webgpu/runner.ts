@@ -3,11 +3,13 @@ import type { ForwardJob, Runner } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import type { Program } from "../program.js";
 import { throwIfAborted } from "../signal.js";
+import { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
-import { type Pipelines, type Segment, segmentOf, T } from "./pipelines.js";
-import { type Bounds, cut, type Layout, makePlan } from "./plan.js";
+import { type Bounds, type Part, type Piece, piecesOf } from "./pieces.js";
+import { type Pipelines, type Segment, T } from "./pipelines.js";
+import { type Layout, makePlan } from "./plan.js";
 import { type Timesteps, timestepsOf } from "./timesteps.js";
-import { collectPiece, type Piece, resultsOf, uploadPiece } from "./transfer.js";
+import { collectPiece, type Passage, resultsOf, uploadPiece } from "./transfer.js";
 import { type LoadedKernels, loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
 
 /** Scratch that a runner may keep: enough tokens to fill a large GPU at any width, little next to any GPU's memory. */
@@ -73,51 +75,35 @@ class GpuRunner {
   async run(job: ForwardJob, timesteps: Timesteps | undefined): Promise<void> {
     const { batch, seqLen, lengths, y } = job;
     this.check(job);
-    const longest = longestOf(lengths);
-    const size = cut(this.#layout, batch, Math.max(1, longest), this.#bounds);
-    for (let first = 0; first < batch; first += size.rows) {
-      const rows = Math.min(size.rows, batch - first);
-      await this.#runRows(job, timesteps, first, rows, size.seqLen);
-      // What is past the lengths becomes zero only now: y may be the memory of x.
-      const width = this.#layout.outputWidth;
-      for (let row = first; row < first + rows; row++) {
-        const length = lengths[row] as number;
-        if (!this.#layout.pool) y.fill(0, (row * seqLen + length) * width, (row + 1) * seqLen * width);
-        else if (length === 0) y.fill(0, row * width, (row + 1) * width);
-      }
+    const passage = { job, timesteps, timeline: new Timeline(job), layout: this.#layout };
+    for (const piece of piecesOf(this.#layout, job, passage.timeline, this.#bounds)) {
+      this.check(job);
+      const [{ row, start }] = piece.parts as [Part];
+      if (row + start > 0) job.onProgress?.(row * seqLen + start);
+      await this.#runPiece(passage, piece);
     }
+    const rowFloats = y.length / batch;
+    for (let row = 0; row < batch; row++)
+      if (lengths[row] === 0) y.fill(0, row * rowFloats, (row + 1) * rowFloats);
     job.onProgress?.(batch * seqLen);
   }
 
-  /** Rows `first` to `first + rows` of the batch, `step` timesteps at a time. What is carried stays on the GPU. */
-  async #runRows(
-    job: ForwardJob,
-    timesteps: Timesteps | undefined,
-    first: number,
-    rows: number,
-    step: number,
-  ): Promise<void> {
-    const longest = longestOf(job.lengths.subarray(first, first + rows));
-    for (let start = 0; start < longest; start += step) {
-      this.check(job);
-      if (first + start > 0) job.onProgress?.(first * job.seqLen + rows * start);
-      const segment = segmentOf(rows, Math.min(step, longest - start));
-      const piece = { job, timesteps, first, start, segment, isLast: start + segment.seqLen === longest };
-      try {
-        const workspace = await this.#workspaceFor(segment);
-        const { value: read, clean } = this.#device.scoped("running a model", () =>
-          this.#submit(workspace, piece),
-        );
-        const deadline = SUBMIT_DEADLINE_MS + slowestMs(segment, this.#layout.flopsPerToken);
-        const [values] = await this.#device.wait(Promise.all([read, clean]), deadline);
-        this.check(job); // before y is written: its owner may have gone on
-        collectPiece(this.#layout, piece, values);
-        workspace.area(this.#layout.readback).unmap();
-      } catch (error) {
-        // It may be mapped, or about to be: the next forward starts with a new one.
-        this.#dropWorkspace();
-        throw error;
-      }
+  /** What is carried from piece to piece of a row stays on the GPU. */
+  async #runPiece(passage: Passage, piece: Piece): Promise<void> {
+    try {
+      const workspace = await this.#workspaceFor(piece.room);
+      const { value: read, clean } = this.#device.scoped("running a model", () =>
+        this.#submit(workspace, passage, piece),
+      );
+      const deadline = SUBMIT_DEADLINE_MS + slowestMs(piece.segment, this.#layout.flopsPerToken);
+      const [values] = await this.#device.wait(Promise.all([read, clean]), deadline);
+      this.check(passage.job); // before y is written: its owner may have gone on
+      collectPiece(passage, piece, values);
+      workspace.area(this.#layout.readback).unmap();
+    } catch (error) {
+      // It may be mapped, or about to be: the next forward starts with a new one.
+      this.#dropWorkspace();
+      throw error;
     }
   }
 
@@ -135,11 +121,11 @@ class GpuRunner {
   }
 
   /** Uploads a piece, runs it and maps what comes back. Within `Device.scoped`. */
-  #submit(workspace: Workspace, piece: Piece): Promise<Float32Array> {
+  #submit(workspace: Workspace, passage: Passage, piece: Piece): Promise<Float32Array> {
     const { queue } = this.#device.handle;
-    uploadPiece(this.#device, this.#layout, workspace, piece);
+    uploadPiece(this.#device, passage, workspace, piece);
     const encoder = this.#device.handle.createCommandEncoder();
-    workspace.encode(encoder, piece.segment, piece.isLast);
+    workspace.encode(encoder, piece.segment, piece.isLast, passage.timeline.every > 1);
     const readback = workspace.area(this.#layout.readback);
     let bytes = 0;
     for (const { area, floats } of resultsOf(this.#layout, piece)) {
@@ -172,10 +158,6 @@ class GpuRunner {
   }
 }
 
-function slowestMs({ rows, chunks }: Segment, flopsPerToken: number): number {
-  return rows * chunks * (1 / SLOWEST_CHUNKS_PER_MS + (T * flopsPerToken) / SLOWEST_FLOPS_PER_MS);
-}
-
-function longestOf(lengths: Int32Array): number {
-  return lengths.reduce((longest, length) => Math.max(longest, length), 0);
+function slowestMs({ chunks }: Segment, flopsPerToken: number): number {
+  return chunks * (1 / SLOWEST_CHUNKS_PER_MS + (T * flopsPerToken) / SLOWEST_FLOPS_PER_MS);
 }

@@ -2,45 +2,53 @@
 import type { ForwardJob } from "../backend.js";
 import type { LruStage } from "../program.js";
 import type { StateSlot } from "../state.js";
+import type { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
-import type { Segment } from "./pipelines.js";
+import { type Part, type Piece, tablesOf } from "./pieces.js";
 import type { Layout } from "./plan.js";
 import { type Timesteps, timedTable } from "./timesteps.js";
 import { upload, type Workspace } from "./workspace.js";
 
-/** Some rows of a job, for some timesteps. */
-export interface Piece {
+/** A forward on its way through the GPU. */
+export interface Passage {
   readonly job: ForwardJob;
   readonly timesteps: Timesteps | undefined;
-  /** The first of segment.rows rows. */
-  readonly first: number;
-  /** The first of segment.seqLen timesteps. */
-  readonly start: number;
-  readonly segment: Segment;
-  /** Nothing of these rows comes after it. */
-  readonly isLast: boolean;
+  readonly timeline: Timeline;
+  readonly layout: Layout;
 }
 
-/** Uploads x and the lengths, and before a row's first piece its states. Within `Device.scoped`. */
-export function uploadPiece(device: Device, layout: Layout, workspace: Workspace, piece: Piece): void {
-  const { job, first, start, segment, timesteps } = piece;
-  const { rows, seqLen } = segment;
-  if (start === 0) uploadStates(device, layout, workspace, piece);
-  const left = Uint32Array.from({ length: rows }, (_, i) => tokensLeft(job, first + i, start, seqLen));
-  upload(device, workspace.area(layout.lengths), 0, left);
-
+/** Uploads x and the tables, and before a row's first piece its states. Within `Device.scoped`. */
+export function uploadPiece(device: Device, passage: Passage, workspace: Workspace, piece: Piece): void {
+  const { layout, job, timeline, timesteps } = passage;
+  if (piece.parts[0]?.start === 0) uploadStates(device, passage, workspace, piece);
+  const tables = tablesOf(piece, timeline);
+  for (const name of ["chunks", "rows", "wanted"] as const)
+    upload(device, workspace.area(layout.tables[name]), 0, tables[name]);
+  const uploadTokens = (area: number, values: Float32Array | Uint32Array, width: number) =>
+    upload(device, workspace.area(area), 0, tokensOf(piece, job.seqLen, values, width));
   uploadTokens(layout.input, job.x, layout.inputWidth);
   if (timesteps) uploadTokens(layout.times, timesteps.indices, 1);
+}
 
-  function uploadTokens(area: number, values: Float32Array | Uint32Array, width: number): void {
-    const buffer = workspace.area(area);
-    const tokens = (row: number): number => (row * job.seqLen + start) * width;
-    if (seqLen === job.seqLen) upload(device, buffer, 0, values, tokens(first), rows * seqLen * width);
-    else {
-      for (let i = 0; i < rows; i++)
-        upload(device, buffer, 4 * i * seqLen * width, values, tokens(first + i), seqLen * width);
-    }
+/** A piece's tokens of values [batch, seqLen, width]: a part of them, or a copy if there is something between its rows. */
+function tokensOf<Values extends Float32Array | Uint32Array>(
+  { parts, segment }: Piece,
+  seqLen: number,
+  values: Values,
+  width: number,
+): Values {
+  const rangeOf = ({ row, start, end }: Part) =>
+    values.subarray((row * seqLen + start) * width, (row * seqLen + end) * width);
+  const [first, last] = [parts[0], parts.at(-1)] as [Part, Part];
+  const all = rangeOf({ ...first, end: (last.row - first.row) * seqLen + last.end });
+  if (all.length === segment.tokens * width) return all as Values;
+  const packed = values.slice(0, segment.tokens * width);
+  let at = 0;
+  for (const part of parts) {
+    packed.set(rangeOf(part), at);
+    at += (part.end - part.start) * width;
   }
+  return packed as Values;
 }
 
 /** The maximum of no token: a shader need not know infinities. */
@@ -48,19 +56,19 @@ const LOWEST = -3.4028234663852886e38;
 
 function uploadStates(
   device: Device,
-  layout: Layout,
+  { layout, job, timeline, timesteps }: Passage,
   workspace: Workspace,
-  { job, first, segment, timesteps }: Piece,
+  { parts }: Piece,
 ): void {
-  const { rows } = segment;
   layout.states.forEach(({ area, size, isComplex, floats, table }, index) => {
     if (timesteps && table !== undefined) {
       const { params } = slotOf(job, index).stage as LruStage;
       upload(device, workspace.area(table), 0, timedTable(params, timesteps.values));
     }
-    const values = new Float32Array(rows * floats);
-    for (let i = 0, at = 0; i < rows; i++) {
-      const { re, im } = job.state.read(slotOf(job, index), first + i);
+    const values = new Float32Array(parts.length * floats);
+    let at = 0;
+    for (const { row } of parts) {
+      const { re, im } = job.state.read(slotOf(job, index), row);
       for (let n = 0; n < size; n++) {
         values[at++] = isComplex ? (re[n] as number) : Math.max(re[n] as number, LOWEST);
         if (isComplex) values[at++] = im[n] as number;
@@ -69,60 +77,53 @@ function uploadStates(
     upload(device, workspace.area(area), 0, values);
   });
   const isMean = layout.pool?.mode === "mean";
-  const counts = Float32Array.from({ length: rows }, (_, i) => (isMean ? countAfter(job, first + i) : 1));
+  const counts = Float32Array.from(parts, ({ row }) =>
+    isMean ? timeline.count(row, job.lengths[row] as number) : 1,
+  );
   upload(device, workspace.area(layout.counts), 0, counts);
 }
 
-/** What comes back from a piece, in this order: y of its tokens or, after the last piece, its rows; then the states. */
+/** What comes back from a piece, in this order: its outputs or, after the last piece, its rows; then the states. */
 export function resultsOf(layout: Layout, { segment, isLast }: Piece): { area: number; floats: number }[] {
   const rows = isLast ? segment.rows : 0;
-  const y = { area: layout.output, floats: layout.outputWidth * (layout.pool ? rows : segment.tokens) };
+  const y = { area: layout.output, floats: layout.outputWidth * (layout.pool ? rows : segment.outputs) };
   const states = layout.states.map(({ area, floats }) => ({ area, floats: floats * rows }));
   return [y, ...states].filter(({ floats }) => floats > 0);
 }
 
 /** Puts what came back (the arrays of {@link resultsOf}, one after the other) where the job wants it. */
-export function collectPiece(layout: Layout, piece: Piece, values: Float32Array): void {
-  const { job, first, start, segment, isLast } = piece;
-  const { rows, seqLen } = segment;
+export function collectPiece(
+  { layout, job, timeline }: Passage,
+  { parts, isLast }: Piece,
+  values: Float32Array,
+): void {
+  const { y, state, lengths, batch } = job;
   const width = layout.outputWidth;
+  const rowFloats = y.length / batch;
   let at = 0;
-  if (!layout.pool) {
-    for (let row = first; row < first + rows; row++, at += seqLen * width) {
-      const real = tokensLeft(job, row, start, seqLen);
-      job.y.set(values.subarray(at, at + real * width), (row * job.seqLen + start) * width);
-    }
-  } else if (isLast) {
-    job.y.set(values.subarray(0, rows * width), first * width);
-    at = rows * width;
+  for (const { row, start, end } of parts) {
+    if (layout.pool && !isLast) break;
+    const given = layout.pool ? 0 : timeline.outputs(row, start);
+    const count = layout.pool ? 1 : timeline.outputs(row, end) - given;
+    y.set(values.subarray(at, at + count * width), row * rowFloats + given * width);
+    at += count * width;
+    // What is past the last output becomes zero only now: y may be the memory of x.
+    if (isLast) y.fill(0, row * rowFloats + (given + count) * width, (row + 1) * rowFloats);
   }
   if (!isLast) return;
   layout.states.forEach(({ size, isComplex, floats }, index) => {
-    for (let row = first; row < first + rows; row++, at += floats) {
-      // A row that read nothing keeps its state to the last bit.
-      if (job.lengths[row] === 0) continue;
+    for (const { row } of parts) {
       const re = new Float32Array(size);
       const im = new Float32Array(size);
       for (let n = 0; n < size; n++) {
         re[n] = values[at + (isComplex ? 2 * n : n)] as number;
         if (isComplex) im[n] = values[at + 2 * n + 1] as number;
       }
-      job.state.write(slotOf(job, index), row, re, im);
+      state.write(slotOf(job, index), row, re, im);
+      at += floats;
     }
   });
-  for (let row = first; row < first + rows; row++) {
-    if (job.lengths[row] !== 0) job.state.restartRow(row, countAfter(job, row));
-  }
-}
-
-/** Real tokens of a row from timestep `start`, of at most `seqLen`. */
-function tokensLeft(job: ForwardJob, row: number, start: number, seqLen: number): number {
-  return Math.min(Math.max((job.lengths[row] as number) - start, 0), seqLen);
-}
-
-/** Tokens read since the state's origin, with those of this job. */
-function countAfter(job: ForwardJob, row: number): number {
-  return (job.state.count[row] as number) + (job.lengths[row] as number);
+  for (const { row } of parts) state.restartRow(row, timeline.count(row, lengths[row] as number));
 }
 
 function slotOf(job: ForwardJob, index: number): StateSlot {

@@ -1,7 +1,7 @@
 /** The GPU memory of a runner: weights, which it keeps, and areas, which grow to the largest segment it has run. */
 import { LinrecError } from "../errors.js";
 import type { Device } from "./device.js";
-import type { Dispatch } from "./dispatches.js";
+import type { Dispatch, Over } from "./dispatches.js";
 import { type Pipelines, type Segment, segmentOf, segmentWords, spread } from "./pipelines.js";
 import { areaBytes, type Layout } from "./plan.js";
 
@@ -21,7 +21,7 @@ const UNIFORM_BYTES = 16;
 export const SUBMIT_DEADLINE_MS = 30_000;
 
 /** A dispatch made ready: everything but the areas, which change when the workspace grows. */
-export interface Kernel extends Pick<Dispatch, "workgroups" | "perRow"> {
+export interface Kernel extends Pick<Dispatch, "workgroups" | "over" | "into"> {
   readonly pipeline: GPUComputePipeline;
   readonly sizes: GPUBuffer;
   /** In binding order: the number of an area, or a weight's buffer. */
@@ -63,9 +63,9 @@ export async function loadKernels(
   try {
     await device.wait(clean, SUBMIT_DEADLINE_MS);
     const compiled = await Promise.all(dispatches.map(({ kernel }) => pipelines.get(kernel)));
-    const kernels = dispatches.map(({ workgroups, perRow = false }, i) => {
+    const kernels = dispatches.map(({ workgroups, over, into }, i) => {
       const pipeline = compiled[i] as GPUComputePipeline;
-      return { ...(uploaded[i] as (typeof uploaded)[number]), pipeline, workgroups, perRow };
+      return { ...(uploaded[i] as (typeof uploaded)[number]), pipeline, workgroups, over, into };
     });
     return { kernels, destroy };
   } catch (error) {
@@ -97,14 +97,15 @@ export function upload(
   device.handle.queue.writeBuffer(buffer, offset, source);
 }
 
+const overs = ["tokens", "outputs", "rows"] as const;
+
 /** The areas and bind groups for segments of up to a size. */
 export class Workspace {
   readonly #device: Device;
   readonly #kernels: readonly Kernel[];
   readonly #sizes: readonly number[];
   readonly #areas: readonly GPUBuffer[];
-  readonly #segment: GPUBuffer;
-  readonly #rowSegment: GPUBuffer;
+  readonly #segments: Readonly<Record<Over, GPUBuffer>>;
   readonly #groups: readonly GPUBindGroup[];
 
   /** Holds `largest` and whatever `previous` held. Within `Device.scoped`. */
@@ -126,15 +127,14 @@ export class Workspace {
       const usage = i === plan.readback ? COPY_DST | MAP_READ : STORAGE | COPY_SRC | COPY_DST;
       return device.handle.createBuffer({ size, usage });
     });
-    this.#segment = device.handle.createBuffer({ size: UNIFORM_BYTES, usage: UNIFORM | COPY_DST });
-    this.#rowSegment = device.handle.createBuffer({ size: UNIFORM_BYTES, usage: UNIFORM | COPY_DST });
+    const uniform = () => device.handle.createBuffer({ size: UNIFORM_BYTES, usage: UNIFORM | COPY_DST });
+    this.#segments = { tokens: uniform(), outputs: uniform(), rows: uniform() };
     this.#groups = kernels.map((kernel) => this.#bind(kernel));
   }
 
-  #bind({ pipeline, perRow, sizes, arrays }: Kernel): GPUBindGroup {
-    const segment = perRow ? this.#rowSegment : this.#segment;
+  #bind({ pipeline, over = "tokens", sizes, arrays }: Kernel): GPUBindGroup {
     const buffers = [
-      segment,
+      this.#segments[over],
       sizes,
       ...arrays.map((array) => (typeof array === "number" ? this.area(array) : array)),
     ];
@@ -157,21 +157,29 @@ export class Workspace {
   }
 
   /** Encodes the dispatches of a segment, and if it is the last one those of the rows. Within `Device.scoped`. */
-  encode(encoder: GPUCommandEncoder, segment: Segment, isLast: boolean): void {
-    const rows = segmentOf(segment.rows, 1);
-    upload(this.#device, this.#segment, 0, segmentWords(segment));
-    upload(this.#device, this.#rowSegment, 0, segmentWords(rows));
-    const pass = encoder.beginComputePass();
-    this.#kernels.forEach(({ pipeline, perRow, workgroups }, i) => {
-      if (perRow && !isLast) return;
+  encode(encoder: GPUCommandEncoder, tokens: Segment, isLast: boolean, isThinned = false): void {
+    const outputs = isThinned ? segmentOf(1, tokens.outputs) : tokens;
+    const segments = { tokens, outputs, rows: segmentOf(tokens.rows, 1) };
+    for (const over of overs) {
+      const words = segmentWords(segments[over], isThinned && over === "outputs");
+      upload(this.#device, this.#segments[over], 0, words);
+    }
+    let pass = encoder.beginComputePass();
+    this.#kernels.forEach(({ pipeline, over = "tokens", workgroups, into, arrays }, i) => {
+      if (segments[over].tokens === 0 || (over === "rows" ? !isLast : into && !isThinned)) return;
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, this.#groups[i] as GPUBindGroup);
-      pass.dispatchWorkgroups(...spread(workgroups(perRow ? rows : segment)));
+      pass.dispatchWorkgroups(...spread(workgroups(segments[over])));
+      if (!into) return;
+      pass.end();
+      const [from, to] = [this.area(arrays[0] as number), this.area(into.area)];
+      encoder.copyBufferToBuffer(from, 0, to, 0, into.bytes * outputs.tokens);
+      pass = encoder.beginComputePass();
     });
     pass.end();
   }
 
   destroy(): void {
-    for (const buffer of [...this.#areas, this.#segment, this.#rowSegment]) buffer.destroy();
+    for (const buffer of [...this.#areas, ...Object.values(this.#segments)]) buffer.destroy();
   }
 }

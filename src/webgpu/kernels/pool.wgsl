@@ -1,7 +1,7 @@
 // sum[p] = sum[p-1] + x[p]: the running sum behind a mean over time.
 // A workgroup takes 16 columns of one row; 16 threads share a column and add whole chunks, so that no sum of many terms
-// is taken one by one. The last token is the running sum that forgets all but the newest term. A maximum is a sum with
-// another operation.
+// is taken one by one. The last token is the running sum that forgets all but the newest term; from a reset on it is anew.
+// A maximum is a sum with another operation.
 
 const LAST = 1u;
 const MAX = 2u;
@@ -11,7 +11,7 @@ struct Sizes { width: u32, mode: u32 }
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;   // [rows, width], sum / count
 @group(0) @binding(3) var<storage, read_write> sum: array<f32>; // [rows, width], in: before this segment, out: after it
 @group(0) @binding(4) var<storage, read> x: array<f32>;         // [tokens, width]
-@group(0) @binding(5) var<storage, read> lengths: array<u32>;   // [rows] real tokens in this segment
+@group(0) @binding(5) var<storage, read> rows: array<vec4u>;    // [rows], ..., first token, tokens | FRESH
 @group(0) @binding(6) var<storage, read> counts: array<f32>;    // [rows] tokens behind the mean, or 1
 
 var<workgroup> partial: array<f32, 256>; // [16 shares, 16 columns]
@@ -31,17 +31,18 @@ fn pool(
   let task = flatten(group, groups);
   if (task >= segment.rows * blocks) { return; }
   let row = task / blocks;
-  let length = lengths[row];
+  let first = rows[row].z;
+  let length = rows[row].w & ~FRESH;
   let column = task % blocks * 16 + lane % 16;
   let j = min(column, sizes.width - 1);
-  let forget = sizes.mode == LAST && length > 0;
-  let begin = select(0, length - 1, forget);
+  let newest = sizes.mode == LAST;
+  let begin = select(0, length - 1, newest);
 
   let empty = select(0.0, -3.4028234e38, sizes.mode == MAX);
   var share = empty;
   for (var t0 = begin + lane / 16 * T; t0 < length; t0 += 16 * T) {
     var chunk = empty;
-    for (var t = t0; t < min(t0 + T, length); t++) { chunk = join(chunk, x[(row * segment.seqLen + t) * sizes.width + j]); }
+    for (var t = t0; t < min(t0 + T, length); t++) { chunk = join(chunk, x[(first + t) * sizes.width + j]); }
     share = join(share, chunk);
   }
   partial[lane] = share;
@@ -51,7 +52,7 @@ fn pool(
   var total = partial[lane];
   for (var i = lane + 16; i < 256; i += 16u) { total = join(total, partial[i]); }
   let at = row * sizes.width + j;
-  if (!forget) { total = join(total, sum[at]); }
+  if (!newest && (rows[row].w & FRESH) == 0) { total = join(total, sum[at]); }
   sum[at] = total;
   y[at] = total / counts[row];
 }

@@ -1,5 +1,5 @@
 // bu = u B_norm^T and, in the same registers, loc[k] = lambda loc[k-1] + bu[k] over each chunk from 0.
-// A workgroup takes one chunk of one row and 64 states: each thread holds the T timesteps of one state, so that one
+// A workgroup takes one chunk and 64 states: each thread holds the T timesteps of one state, so that one
 // load of a weight feeds T of them, and the scan needs no other thread. What a thread holds is indexed by loops of
 // constant length only: compilers unroll them, and can keep it in registers.
 
@@ -7,10 +7,11 @@ struct Sizes { dModel: u32, dState: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> loc: array<vec2f>;    // [tokens, dState]
-@group(0) @binding(3) var<storage, read_write> finals: array<vec2f>; // [rows, chunks, dState], loc[T-1]
+@group(0) @binding(3) var<storage, read_write> finals: array<vec2f>; // [chunks, dState], loc[T-1]
 @group(0) @binding(4) var<storage, read> u: array<f32>;              // [tokens, dModel]
 @group(0) @binding(5) var<storage, read> BNorm: array<vec2f>;        // [dModel, dState]
 @group(0) @binding(6) var<storage, read> powers: array<vec2f>;       // [T, dState], lambda^(k+1)
+@group(0) @binding(7) var<storage, read> chunks: array<vec2u>;       // [chunks], first token, tokens | FRESH
 
 var<workgroup> slab: array<vec4f, QUADS * SLAB>; // u [T / 4, SLAB], four timesteps each
 
@@ -22,11 +23,10 @@ fn projectScan(
 ) {
   let blocks = (sizes.dState + 63) / 64;
   let task = flatten(group, groups);
-  if (task >= segment.rows * segment.chunks * blocks) { return; }
-  let chunk = task / blocks % segment.chunks;
-  let row = task / blocks / segment.chunks;
-  let first = row * segment.seqLen + chunk * T;
-  let count = min(T, segment.seqLen - chunk * T);
+  if (task >= segment.chunks * blocks) { return; }
+  let chunk = task / blocks;
+  let first = chunks[chunk].x;
+  let count = chunks[chunk].y & ~FRESH;
   let state = task % blocks * 64 + lane;
   let n = min(state, sizes.dState - 1);
 
@@ -58,7 +58,7 @@ fn projectScan(
       if (4 * q + s < count) { loc[(first + 4 * q + s) * sizes.dState + n] = h; }
     }
   }
-  finals[(row * segment.chunks + chunk) * sizes.dState + n] = h;
+  finals[chunk * sizes.dState + n] = h;
 }
 
 // Timesteps t to t + 3 of a column. Past the chunk's last token they repeat it: nothing reads what comes of them.

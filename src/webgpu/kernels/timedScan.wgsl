@@ -5,11 +5,12 @@ struct Sizes { dState: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> h: array<vec2f>;     // [tokens, dState], bu on entry, h on return
-@group(0) @binding(3) var<storage, read_write> carry: array<vec2f>; // [rows, chunks, dState], zeroed: h has it already
+@group(0) @binding(3) var<storage, read_write> carry: array<vec2f>; // [chunks, dState], zeroed: h has it already
 @group(0) @binding(4) var<storage, read_write> state: array<vec2f>; // [rows, dState], in: h before, out: h after
 @group(0) @binding(5) var<storage, read> lambda: array<vec2f>;      // [values of dt, dState]
 @group(0) @binding(6) var<storage, read> dt: array<u32>;            // [tokens] which of the values
-@group(0) @binding(7) var<storage, read> lengths: array<u32>;       // [rows] real tokens in this segment
+@group(0) @binding(7) var<storage, read> rows: array<vec4u>;        // [rows], first chunk, chunks, ...
+@group(0) @binding(8) var<storage, read> chunks: array<vec2u>;      // [chunks], first token, tokens | FRESH
 
 @compute @workgroup_size(64)
 fn timedScan(
@@ -22,14 +23,15 @@ fn timedScan(
   let row = task / blocks;
   let n = task % blocks * 64 + lane;
   if (row >= segment.rows || n >= sizes.dState) { return; }
-  for (var c = 0u; c < segment.chunks; c++) {
-    carry[(row * segment.chunks + c) * sizes.dState + n] = vec2f(0);
-  }
   var last = state[row * sizes.dState + n];
-  let first = row * segment.seqLen;
-  for (var t = first; t < first + lengths[row]; t++) {
-    last = multiply(lambda[dt[t] * sizes.dState + n], last) + h[t * sizes.dState + n];
-    h[t * sizes.dState + n] = last;
+  for (var c = rows[row].x; c < rows[row].x + rows[row].y; c++) {
+    carry[c * sizes.dState + n] = vec2f(0);
+    let first = chunks[c].x;
+    if ((chunks[c].y & FRESH) != 0) { last = vec2f(0); }
+    for (var t = first; t < first + (chunks[c].y & ~FRESH); t++) {
+      last = multiply(lambda[dt[t] * sizes.dState + n], last) + h[t * sizes.dState + n];
+      h[t * sizes.dState + n] = last;
+    }
   }
   state[row * sizes.dState + n] = last;
 }

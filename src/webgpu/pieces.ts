@@ -1,0 +1,203 @@
+/** A forward cut into what the GPU takes at a time, as numbers and tables: plain arithmetic, without a GPU. */
+import type { ForwardJob } from "../backend.js";
+import { LinrecError } from "../errors.js";
+import { lastAt, type Timeline } from "../timeline.js";
+import { type Segment, segmentOf, T } from "./pipelines.js";
+import { type Area, areaBytes, type Layout, noBytes } from "./plan.js";
+
+/** Some tokens of one row, [start, end). Parts stand one after the other in a piece, and so do their chunks and outputs. */
+export interface Part {
+  readonly row: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Whole rows, or a part of one row. */
+export interface Piece {
+  readonly parts: readonly Part[];
+  readonly segment: Segment;
+  /** The most that it and the other pieces of its rows need: areas must not grow while a state is in one. */
+  readonly room: Segment;
+  /** Nothing of these rows comes after it. */
+  readonly isLast: boolean;
+}
+
+/** What a piece may not exceed: bytes of one area, bytes of all of them, and multiplications and additions. */
+export interface Bounds {
+  readonly areaBytes: number;
+  readonly totalBytes: number;
+  readonly flops: number;
+}
+
+/**
+ * As many whole rows as fit, one after the other, or of a longer row as many tokens as fit. Rows without tokens are in
+ * none. `totalBytes` and `flops` yield where even one token exceeds them; throws `unsupported` if an area does.
+ */
+export function* piecesOf(
+  layout: Layout,
+  { batch, lengths }: Pick<ForwardJob, "batch" | "lengths">,
+  timeline: Timeline,
+  bounds: Bounds,
+): Generator<Piece, void> {
+  const tooWide = layout.areas.some((area) => areaBytes(area, segmentOf(1, 1)) > bounds.areaBytes);
+  if (tooWide) {
+    throw new LinrecError(
+      "unsupported",
+      `A layer is too wide for this GPU: it binds at most ${bounds.areaBytes} bytes.`,
+    );
+  }
+  const limits = limitsOf(layout, bounds);
+  const fits = (segment: Segment) => limits.every(({ area, bound }) => areaBytes(area, segment) <= bound);
+  const nothing = segmentOf(0, 0);
+  const plus = (a: Segment, b: Segment) => combine(a, b, (a, b) => a + b);
+  let [parts, size]: [Part[], Segment] = [[], nothing];
+  for (let row = 0; row < batch; row++) {
+    const length = lengths[row] as number;
+    if (length === 0) continue;
+    const whole = { row, start: 0, end: length };
+    const own = sizeOf(whole, timeline);
+    const isShort = fits(own);
+    if (parts.length > 0 && !(isShort && fits(plus(size, own)))) {
+      yield { parts, segment: size, room: size, isLast: true };
+      [parts, size] = [[], nothing];
+    }
+    if (isShort) {
+      parts.push(whole);
+      size = plus(size, own);
+      continue;
+    }
+    let room = nothing;
+    const pieces: { part: Part; segment: Segment }[] = [];
+    for (let start = 0, end = 0; start < length; start = end) {
+      end = furthest(row, start, length, timeline, fits);
+      const part = { row, start, end };
+      const segment = sizeOf(part, timeline);
+      room = combine(room, segment, Math.max);
+      pieces.push({ part, segment });
+    }
+    for (const { part, segment } of pieces)
+      yield { parts: [part], segment, room, isLast: part.end === length };
+  }
+  if (parts.length > 0) yield { parts, segment: size, room: size, isLast: true };
+}
+
+function limitsOf({ areas, flopsPerToken }: Layout, bounds: Bounds): { area: Area; bound: number }[] {
+  const total: Area = { ...noBytes };
+  for (const area of areas) {
+    for (const key of Object.keys(total) as (keyof Area)[]) total[key] += area[key];
+  }
+  // A short chunk costs a whole one.
+  const flops = { ...noBytes, perChunk: flopsPerToken * T };
+  return [
+    ...areas.map((area) => ({ area, bound: bounds.areaBytes })),
+    { area: total, bound: bounds.totalBytes },
+    { area: flops, bound: bounds.flops },
+  ];
+}
+
+function combine(a: Segment, b: Segment, by: (a: number, b: number) => number): Segment {
+  return {
+    rows: by(a.rows, b.rows),
+    chunks: by(a.chunks, b.chunks),
+    tokens: by(a.tokens, b.tokens),
+    outputs: by(a.outputs, b.outputs),
+    thinned: by(a.thinned, b.thinned),
+  };
+}
+
+function sizeOf(
+  { row, start, end }: Part,
+  timeline: Timeline,
+  chunks = countChunks(timeline, row, start, end),
+): Segment {
+  const outputs = timeline.outputs(row, end) - timeline.outputs(row, start);
+  return { rows: 1, chunks, tokens: end - start, outputs, thinned: timeline.every > 1 ? outputs : 0 };
+}
+
+function countChunks(timeline: Timeline, row: number, start: number, end: number): number {
+  if (timeline.resets(row).length === 0) return Math.ceil((end - start) / T);
+  let count = 0;
+  for (const _chunk of chunksOf(timeline.resets(row), start, end)) count++;
+  return count;
+}
+
+/** The chunks of tokens [start, end): each has T of them, or ends at a reset or the end. */
+function* chunksOf(
+  resets: Int32Array,
+  start: number,
+  end: number,
+): Generator<{ start: number; end: number; isReset: boolean }> {
+  let next = lastAt(resets, start - 1) + 1;
+  for (let at = start; at < end; ) {
+    const isReset = resets[next] === at;
+    if (isReset) next++;
+    const to = Math.min(at + T, resets[next] ?? end, end);
+    yield { start: at, end: to, isReset };
+    at = to;
+  }
+}
+
+/** How far a piece reaches that starts at `start`: in whole chunks, if one fits, and by one token at least. */
+function furthest(
+  row: number,
+  start: number,
+  length: number,
+  timeline: Timeline,
+  fits: (segment: Segment) => boolean,
+): number {
+  let chunks = 0;
+  let reached = start;
+  for (const chunk of chunksOf(timeline.resets(row), start, length)) {
+    if (!fits(sizeOf({ row, start, end: chunk.end }, timeline, ++chunks))) {
+      if (reached > start) return reached;
+      reached = chunk.end;
+      while (reached > start + 1 && !fits(sizeOf({ row, start, end: reached }, timeline, 1))) reached--;
+      return reached;
+    }
+    reached = chunk.end;
+  }
+  return reached;
+}
+
+/** The bit of a count that says that the state is zero before it. */
+const FRESH = 2 ** 31;
+
+/** What the kernels read of a piece's shape, uint32. */
+export interface Tables {
+  /** [chunks, 2]: first token, and tokens | FRESH */
+  readonly chunks: Uint32Array;
+  /** [rows, 4]: first chunk and chunks; of the tokens from the last reset on, the first, and their number | FRESH */
+  readonly rows: Uint32Array;
+  /** [outputs, 2]: token, and T times its chunk and place in it. Without `every` the chunks. */
+  readonly wanted: Uint32Array;
+}
+
+export function tablesOf({ parts, segment }: Piece, timeline: Timeline): Tables {
+  const chunks = new Uint32Array(2 * segment.chunks);
+  const rows = new Uint32Array(4 * parts.length);
+  const wanted = timeline.every > 1 ? new Uint32Array(2 * segment.outputs) : chunks;
+  let [tokens, chunk, output] = [0, 0, 0];
+  for (const [i, { row, start, end }] of parts.entries()) {
+    const resets = timeline.resets(row);
+    const reset = resets[lastAt(resets, end - 1)] ?? -1;
+    const from = Math.max(start, reset);
+    rows[4 * i] = chunk;
+    rows[4 * i + 2] = tokens + from - start;
+    rows[4 * i + 3] = end - from + (reset >= start ? FRESH : 0);
+    for (const { start: first, end: last, isReset } of chunksOf(resets, start, end)) {
+      chunks[2 * chunk] = tokens;
+      chunks[2 * chunk + 1] = last - first + (isReset ? FRESH : 0);
+      if (timeline.every > 1) {
+        const skip = timeline.every - 1 - (timeline.count(row, first) % timeline.every);
+        for (let k = skip; k < last - first; k += timeline.every) {
+          wanted[output++] = tokens + k;
+          wanted[output++] = chunk * T + k;
+        }
+      }
+      tokens += last - first;
+      chunk++;
+    }
+    rows[4 * i + 1] = chunk - (rows[4 * i] as number);
+  }
+  return { chunks, rows, wanted };
+}
