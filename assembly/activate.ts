@@ -1,10 +1,10 @@
-// The loop behind `gelu` and `glu`: y = x * sigmoid(z), with z made of x or given.
+// The loop behind `gelu` in its tanh form and `glu`: y = x * sigmoid(z) or x * z * sigmoid(z), with z made of x or given.
 import { C3, C4, C5, C6, C7, expWith, HIGH, LN2_HIGH, LN2_LOW, LOG2E, LOW, madd, ROUND } from "./simd";
 
-/** y, x, gate [count] float32, count a multiple of 4; may be the same memory. gelu has no gate. */
+/** y, x, gate [count] float32, count a multiple of 4; may be the same memory. gelu has no gate, glu may be silu. */
 // @ts-ignore: decorator
 @inline
-export function activate(isGelu: bool, y: usize, x: usize, gate: usize, count: i32): void {
+export function activate(isGelu: bool, silu: bool, y: usize, x: usize, gate: usize, count: i32): void {
   // V8 makes a vector constant anew wherever it is used, in about three instructions: they took twice the time of all
   // else in this loop. Made from a 1 that no compiler can see, they are values, and stay.
   const one = f32x4.splat(<f32>min(count, 1));
@@ -19,12 +19,12 @@ export function activate(isGelu: bool, y: usize, x: usize, gate: usize, count: i
     // -z: sigmoid(z) = 1 / (1 + exp(-z))
     const z = isGelu ? f32x4.mul(v, madd(f32x4.mul(v, v), cube, line)) : f32x4.sub(zero, v128.load(gate + i));
     const e = expWith(z, low, high, log2e, round, ln2High, ln2Low, c7, c6, c5, c4, c3, half, one);
-    v128.store(y + i, f32x4.div(v, f32x4.add(one, e)));
+    v128.store(y + i, f32x4.div(silu ? f32x4.mul(v, v128.load(gate + i)) : v, f32x4.add(one, e)));
   }
 }
 
 // @ts-ignore: decorator
 @inline
-function constant(value: f32, one: v128): v128 {
+export function constant(value: f32, one: v128): v128 {
   return f32x4.mul(one, f32x4.splat(value));
 }

@@ -1,4 +1,4 @@
-// y = (x - mean) / sqrt(var + epsilon) * scale + bias, row by row.
+// y = (x - mean) / sqrt(var + epsilon) * scale + bias, row by row; or without the mean, var being mean(x^2): RMSNorm.
 import { madd, sumLanes } from "./simd";
 
 /**
@@ -7,7 +7,7 @@ import { madd, sumLanes } from "./simd";
  */
 export function layerNorm(
   y: usize, x: usize, stride: usize, scale: usize, bias: usize,
-  epsilon: f32, tokens: i32, width: i32,
+  epsilon: f32, centred: bool, tokens: i32, width: i32,
 ): void {
   const full = <usize>(width & ~3) << 2;
   const tail = width & 3;
@@ -15,11 +15,14 @@ export function layerNorm(
   const padded = full + (tail ? 16 : 0);
   const count = <f32>width;
   for (let t = 0; t < tokens; t++) {
-    let sum = f32x4.splat(0);
+    let mean = f32x4.splat(0);
     let i: usize = 0;
-    for (; i < full; i += 16) sum = f32x4.add(sum, v128.load(x + i));
-    if (tail) sum = f32x4.add(sum, v128.and(v128.load(x + i), mask));
-    const mean = f32x4.splat(sumLanes(sum) / count);
+    if (centred) {
+      let sum = f32x4.splat(0);
+      for (; i < full; i += 16) sum = f32x4.add(sum, v128.load(x + i));
+      if (tail) sum = f32x4.add(sum, v128.and(v128.load(x + i), mask));
+      mean = f32x4.splat(sumLanes(sum) / count);
+    }
 
     let squares = f32x4.splat(0);
     for (i = 0; i < full; i += 16) {

@@ -1,5 +1,6 @@
 /** Random parameters for a new layer. */
 import { LinrecError } from "./errors.js";
+import { gammaLogOf } from "./params.js";
 import type { LruParams } from "./program.js";
 
 export interface InitLruOptions {
@@ -52,9 +53,8 @@ export function initLru(options: InitLruOptions): LruParams {
   const CRe = fill(dModel * dState, () => normal() / Math.sqrt(dState));
   const CIm = fill(dModel * dState, () => normal() / Math.sqrt(dState));
   const D = fill(dModel, normal);
-  // From the rounded nuLog, so that it fits the lambda that is used; expm1, for 1 - |lambda|^2 cancels near 1.
-  const gammaLog = nuLog.map((value) => 0.5 * Math.log(-Math.expm1(-2 * Math.exp(value))));
-  return { nuLog, thetaLog, gammaLog, BRe, BIm, CRe, CIm, D };
+  // From the rounded nuLog, so that it fits the lambda that is used.
+  return { nuLog, thetaLog, gammaLog: gammaLogOf(nuLog), BRe, BIm, CRe, CIm, D };
 }
 
 function checkOptions(options: InitLruOptions): Required<InitLruOptions> {

@@ -29,6 +29,11 @@ function missingPhase(): never {
   );
 }
 
+/** log sqrt(1 - |lambda|^2), the gamma of a fresh layer: with expm1, for 1 - |lambda|^2 cancels near 1. */
+export function gammaLogOf(nuLog: Float32Array): Float32Array {
+  return nuLog.map((value) => 0.5 * Math.log(-Math.expm1(-2 * Math.exp(value))));
+}
+
 /** Re lambda_n^k */
 export function powerRe(eigen: Eigenvalues, n: number, k: number): number {
   // k = 0 apart: where |lambda| = 0 the rate nu is infinite, and 0 * Infinity is NaN.

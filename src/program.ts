@@ -81,6 +81,14 @@ export interface LayerNormStage extends StageBase {
   readonly epsilon: number;
 }
 
+/** Row by row: x / sqrt(mean(x^2) + epsilon) * scale. */
+export interface RmsNormStage extends StageBase {
+  readonly kind: "rmsNorm";
+  readonly width: number;
+  readonly scale: Float32Array;
+  readonly epsilon: number;
+}
+
 /** Column by column, with stored statistics: (x - mean) / sqrt(variance + epsilon) * scale + bias. */
 export interface BatchNormStage extends StageBase {
   readonly kind: "batchNorm";
@@ -92,17 +100,20 @@ export interface BatchNormStage extends StageBase {
   readonly epsilon: number;
 }
 
-/** x * Phi(x) in its tanh form: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). */
+/** x * Phi(x), in its tanh form 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) or by erf. */
 export interface GeluStage extends StageBase {
   readonly kind: "gelu";
   readonly width: number;
+  /** 0.5 x (1 + erf(x / sqrt(2))) */
+  readonly exact?: boolean;
 }
 
-/** dst = src * sigmoid(gate). With gate = src it is SiLU. */
+/** dst = src * sigmoid(gate): SiLU where gate is src. Or dst = src * SiLU(gate) = src * gate * sigmoid(gate). */
 export interface GluStage extends StageBase {
   readonly kind: "glu";
   readonly width: number;
   readonly gate: number;
+  readonly silu?: boolean;
 }
 
 /** dst = src + other. */
@@ -131,6 +142,7 @@ export type Stage =
   | LruStage
   | DenseStage
   | LayerNormStage
+  | RmsNormStage
   | BatchNormStage
   | GeluStage
   | GluStage

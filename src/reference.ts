@@ -20,6 +20,7 @@ import {
   outputWidth,
   type PoolStage,
   type Program,
+  type RmsNormStage,
   type Stage,
   vocabularyOf,
 } from "./program.js";
@@ -264,14 +265,18 @@ function makeCell(stage: Exclude<Stage, PoolStage>, values: Values, slot: StateS
       const factor = wide(stage.scale).map((scale, j) => scale / Math.sqrt(at(variance, j) + stage.epsilon));
       return elementwise(dst, (j) => (at(src, j) - at(mean, j)) * at(factor, j) + at(bias, j));
     }
+    case "rmsNorm":
+      return rmsNormCell(stage, src, dst);
     case "gelu":
       return elementwise(dst, (j) => {
         const v = at(src, j);
+        if (stage.exact) return 0.5 * v * (1 + erf(v / Math.SQRT2));
         return 0.5 * v * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v * v * v)));
       });
     case "glu": {
       const gate = slotOf(values, stage.gate);
-      return elementwise(dst, (j) => at(src, j) / (1 + Math.exp(-at(gate, j))));
+      const factor = stage.silu ? (z: number) => z : () => 1;
+      return elementwise(dst, (j) => (at(src, j) * factor(at(gate, j))) / (1 + Math.exp(-at(gate, j))));
     }
     case "add": {
       const other = slotOf(values, stage.other);
@@ -379,6 +384,27 @@ function layerNormCell(stage: LayerNormStage, src: Float64Array, dst: Float64Arr
       for (let j = 0; j < width; j++) dst[j] = (at(src, j) - mean) * inverse * at(scale, j) + at(bias, j);
     },
   };
+}
+
+function rmsNormCell({ width, scale, epsilon }: RmsNormStage, src: Float64Array, dst: Float64Array): Cell {
+  const factor = wide(scale);
+  return {
+    apply() {
+      let square = 0;
+      for (let j = 0; j < width; j++) square += at(src, j) ** 2 / width;
+      const inverse = 1 / Math.sqrt(square + epsilon);
+      for (let j = 0; j < width; j++) dst[j] = at(src, j) * inverse * at(factor, j);
+    },
+  };
+}
+
+/** erf x = 2 / sqrt(pi) exp(-x^2) sum of 2^n x^(2n+1) / (2n+1)!!, whose terms have one sign (DLMF 7.6.2); 1 past 6 in float64. */
+function erf(x: number): number {
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let sum = 0;
+  for (let n = 0, term = x; Math.abs(term) > 1e-20 * Math.abs(sum); n++, term *= (2 * x * x) / (2 * n + 1))
+    sum += term;
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
 }
 
 /** `slot` is there for all but the last token, which needs nothing from before this call. */

@@ -1,18 +1,15 @@
 /** Token ids as input: an embedding in front, on every backend, against the same program fed with the table's rows. */
 import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
 import type { Backend } from "../src/backend.js";
-import { openWasm } from "../src/cpu/backend.js";
 import { Model } from "../src/models/model.js";
 import type { Program, Stage } from "../src/program.js";
 import type { Host, Prepared } from "../src/recurrent.js";
-import { ReferenceBackend, runReference } from "../src/reference.js";
-import { State, stateLayout } from "../src/state.js";
-import { openWebgpu } from "../src/webgpu/backend.js";
+import { runReference } from "../src/reference.js";
 import { expectSameBits } from "./support/bits.js";
-import { builds } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams, random } from "./support/problems.js";
+import { runWay, ways } from "./support/ways.js";
 
 const [vocabulary, width, dState] = [11, 6, 5];
 const table = floats(vocabulary * width, 1);
@@ -39,43 +36,7 @@ const rowsOf = (ids: Int32Array) =>
     return table[(ids[Math.floor(i / width)] as number) * width + (i % width)] as number;
   });
 
-interface Way {
-  readonly name: string;
-  readonly threads: number;
-  readonly limit: number;
-  open(): Promise<Backend | { readonly reason: string }>;
-}
-
-const onCpu = (simd: (typeof builds)[number], threads: number, sharedMemory: boolean): Way => ({
-  name: `wasm, ${simd}, ${threads} threads, ${sharedMemory ? "shared" : "private"} memory`,
-  threads,
-  limit: 0,
-  open: () =>
-    openWasm({
-      simd,
-      threads,
-      sharedMemory,
-      workerUrl: undefined,
-      wasm: undefined,
-      onTrouble: () => undefined,
-    }),
-});
-
-const ways: Way[] = [
-  { name: "reference", threads: 0, limit: 0, open: async () => new ReferenceBackend() },
-  ...builds.flatMap((build) => [onCpu(build, 0, true), onCpu(build, 2, true), onCpu(build, 2, false)]),
-  {
-    name: "webgpu",
-    threads: 0,
-    limit: 1e-5,
-    open: async () => {
-      const opened = await openWebgpu();
-      return "reason" in opened ? opened : opened.backend;
-    },
-  },
-];
-
-describe.each(ways)("$name", ({ open, threads, limit }) => {
+describe.each(ways)("$name", ({ open, threads, isGpu }) => {
   let backend: Backend | undefined;
   let reason = "";
 
@@ -85,27 +46,6 @@ describe.each(ways)("$name", ({ open, threads, limit }) => {
     else backend = opened;
   });
   afterAll(() => backend?.dispose());
-
-  async function run(withIds: boolean, x: Float32Array, batch: number, lengths: Int32Array) {
-    const made = program(withIds);
-    const y = new Float32Array((x.length / (withIds ? 1 : width)) * width);
-    const state = new State(stateLayout(made), batch);
-    const runner = await (backend as Backend).prepare(made);
-    const seqLen = y.length / width / batch;
-    await runner.forward({
-      batch,
-      seqLen,
-      lengths,
-      x,
-      y,
-      state,
-      threads,
-      signal: undefined,
-      onProgress: undefined,
-    });
-    runner.dispose();
-    return { y, state };
-  }
 
   test.for([1, 5, 47, 49, 4100])(
     "reads rows of the table, %i tokens",
@@ -118,12 +58,12 @@ describe.each(ways)("$name", ({ open, threads, limit }) => {
       // What lies past a row's length is not read, whatever it is.
       ids.fill(-1, 2 * seqLen + 1);
       const bits = new Float32Array(ids.buffer);
-      const actual = await run(true, bits, batch, lengths);
-      const expected = await run(false, rows, batch, lengths);
+      const actual = await runWay(backend, threads, program(true), bits, batch, seqLen, lengths);
+      const expected = await runWay(backend, threads, program(false), rows, batch, seqLen, lengths);
       expectSameBits(actual.y, expected.y, "y");
       expectSameBits(actual.state.bytes, expected.state.bytes, "state");
       const oracle = runReference(program(true), { x: ids, batch, seqLen, lengths });
-      if (limit > 0) expect(relativeError(actual.y, oracle.y)).toBeLessThanOrEqual(limit);
+      if (isGpu) expect(relativeError(actual.y, oracle.y)).toBeLessThanOrEqual(1e-5);
     },
   );
 });

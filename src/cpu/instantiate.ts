@@ -39,12 +39,12 @@ export interface Kernels {
   embedding(
     y: Pointer, x: Pointer, table: Pointer, tokens: number, width: number, vocabulary: number,
   ): void;
-  gelu(y: Pointer, x: Pointer, count: number): void;
-  glu(y: Pointer, x: Pointer, gate: Pointer, count: number): void;
+  gelu(y: Pointer, x: Pointer, exact: boolean, count: number): void;
+  glu(y: Pointer, x: Pointer, gate: Pointer, silu: boolean, count: number): void;
   // biome-ignore format: as above
   layerNorm(
     y: Pointer, x: Pointer, stride: number, scale: Pointer, bias: Pointer,
-    epsilon: number, tokens: number, width: number,
+    epsilon: number, centred: boolean, tokens: number, width: number,
   ): void;
   logSoftmax(y: Pointer, x: Pointer, stride: number, tokens: number, width: number, group: number): void;
   // biome-ignore format: as above

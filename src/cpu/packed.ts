@@ -53,6 +53,8 @@ export type PackedStage =
     })
   | (Slots & {
       readonly kind: "layerNorm";
+      /** Or rmsNorm. */
+      readonly centred: boolean;
       readonly width: number;
       readonly epsilon: number;
       readonly scale: number;
@@ -64,8 +66,8 @@ export type PackedStage =
       readonly factor: number;
       readonly bias: number;
     })
-  | (Slots & { readonly kind: "gelu" })
-  | (Slots & { readonly kind: "glu"; readonly gate: number })
+  | (Slots & { readonly kind: "gelu"; readonly exact: boolean })
+  | (Slots & { readonly kind: "glu"; readonly gate: number; readonly silu: boolean })
   | (Slots & { readonly kind: "add"; readonly other: number })
   | (Slots & {
       readonly kind: "poolAll";
@@ -194,17 +196,13 @@ function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): Packe
       const b = image.floats(pad4(outWidth), (o) => stage.bias?.[o] ?? 0);
       return { kind: "dense", src, dst, inWidth, outWidth: pad4(outWidth), W, b };
     }
-    case "layerNorm": {
+    case "layerNorm":
+    case "rmsNorm": {
+      const { width, epsilon } = stage;
+      const centred = stage.kind === "layerNorm";
       const scale = image.padded(stage.scale);
-      return {
-        kind: "layerNorm",
-        src,
-        dst,
-        width: stage.width,
-        epsilon: stage.epsilon,
-        scale,
-        bias: image.padded(stage.bias),
-      };
+      const bias = image.padded(centred ? stage.bias : new Float32Array(width));
+      return { kind: "layerNorm", src, dst, centred, width, epsilon, scale, bias };
     }
     case "batchNorm": {
       const factor = (i: number) =>
@@ -221,9 +219,9 @@ function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): Packe
       };
     }
     case "gelu":
-      return { kind: "gelu", src, dst };
+      return { kind: "gelu", src, dst, exact: stage.exact === true };
     case "glu":
-      return { kind: "glu", src, dst, gate: stage.gate };
+      return { kind: "glu", src, dst, gate: stage.gate, silu: stage.silu === true };
     case "add":
       return { kind: "add", src, dst, other: stage.other };
     case "pool": {

@@ -523,6 +523,7 @@ export class TileRunner {
           image + stage.scale,
           image + stage.bias,
           stage.epsilon,
+          stage.centred,
           rows,
           stage.width,
         );
@@ -531,10 +532,10 @@ export class TileRunner {
         kernels.batchNorm(y, x, image + stage.mean, image + stage.factor, image + stage.bias, rows, width);
         return;
       case "gelu":
-        kernels.gelu(y, x, rows * width);
+        kernels.gelu(y, x, stage.exact, rows * width);
         return;
       case "glu":
-        kernels.glu(y, x, this.#slot(stage.gate), rows * width);
+        kernels.glu(y, x, this.#slot(stage.gate), stage.silu, rows * width);
         return;
       case "add":
         kernels.add(y, x, this.#slot(stage.other), rows * width);

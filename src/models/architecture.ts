@@ -24,6 +24,8 @@ export interface ModelSpec {
   readonly causal?: boolean;
   /** Log-softmax runs over groups of this many outputs; 1 (the default): over all of them. */
   readonly multidim?: number;
+  /** The epsilon of every norm of a language model; 1e-5 (the default). */
+  readonly normEpsilon?: number;
 }
 
 type WindowPooling = "none" | "stride" | "mean" | "max";
@@ -82,6 +84,11 @@ const rules: Rules = {
   intermediatePooling: oneOrList<WindowPooling>(oneOf("none", "stride", "mean", "max")),
   poolingFactor: oneOrList({ ...count, initial: 2 }),
   causal: flag(true),
+  normEpsilon: {
+    initial: 1e-5,
+    expected: "a number between 0 and 1",
+    accepts: (value) => typeof value === "number" && value > 0 && value < 1,
+  },
 };
 
 /** Fills in the defaults. Throws `invalid-argument` for options that the architecture does not have or values it does not know. */

@@ -3,9 +3,11 @@ import { LinrecError, messageOf } from "../errors.js";
 import { type Tensor, typeName } from "../io/tensor.js";
 import type { Network } from "../program.js";
 import { type Architecture, type ModelSpec, resolveOptions } from "./architecture.js";
+import { languageModel } from "./languageModel.js";
 import { lrnnxLru } from "./lrnnx.js";
 import { lrnnxClassifier } from "./lrnnxClassifier.js";
 import { lrnnxUnet } from "./lrnnxUnet.js";
+import { linearRecurrentUnit, resLru } from "./lruun.js";
 import { classification, sequenceLayer, stackedEncoder } from "./minimalLru.js";
 import { TensorReader } from "./tensors.js";
 
@@ -15,6 +17,9 @@ const architectures: readonly Architecture[] = [
   classification,
   stackedEncoder,
   sequenceLayer,
+  languageModel,
+  linearRecurrentUnit,
+  resLru,
   lrnnxClassifier,
   lrnnxUnet,
 ];

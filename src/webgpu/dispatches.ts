@@ -144,7 +144,7 @@ export function localDispatch(
   x: number,
   other = x,
 ): Dispatch {
-  const { kind: kernel } = stage;
+  const kernel = stage.kind === "rmsNorm" ? "layerNorm" : stage.kind;
   if (stage.kind === "dense") {
     const { inWidth, outWidth } = stage;
     return {
@@ -165,20 +165,29 @@ export function localDispatch(
         workgroups: elementwise,
       };
     case "layerNorm":
+    case "rmsNorm": {
+      const bias = stage.kind === "layerNorm" ? stage.bias : new Float32Array(width);
       return {
         kernel,
-        sizes: [width, floatBits(stage.epsilon)],
-        arrays: [y, x, stage.scale, stage.bias],
+        sizes: [width, floatBits(stage.epsilon), Number(stage.kind === "layerNorm")],
+        arrays: [y, x, stage.scale, bias],
         workgroups: ({ tokens }) => tokens,
       };
+    }
     case "batchNorm": {
       const { mean, variance, scale, bias, epsilon } = stage;
       const factor = scale.map((s, j) => s / Math.sqrt((variance[j] as number) + epsilon));
       return { kernel, sizes: [width], arrays: [y, x, mean, factor, bias], workgroups: elementwise };
     }
     case "gelu":
-      return { kernel, sizes: [width], arrays: [y, x], workgroups: elementwise };
+      return { kernel, sizes: [width, Number(stage.exact ?? 0)], arrays: [y, x], workgroups: elementwise };
     case "glu":
+      return {
+        kernel,
+        sizes: [width, Number(stage.silu ?? 0)],
+        arrays: [y, x, other],
+        workgroups: elementwise,
+      };
     case "add":
       return { kernel, sizes: [width], arrays: [y, x, other], workgroups: elementwise };
     case "logSoftmax": {

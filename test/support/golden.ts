@@ -3,6 +3,7 @@ import { readSafetensors, type Tensor, toFloat32 } from "../../src/io/safetensor
 import type { ModelSpec } from "../../src/models/architecture.js";
 import { buildProgram } from "../../src/models/build.js";
 import type { LruStage, Program } from "../../src/program.js";
+import type { Input } from "../../src/recurrent.js";
 import { State, stateLayout } from "../../src/state.js";
 import manifest from "../fixtures/golden/manifest.json" with { type: "json" };
 
@@ -22,8 +23,10 @@ export interface GoldenCase {
   readonly checkpoint: ReadonlyMap<string, Tensor>;
   readonly spec: ModelSpec;
   readonly program: Program;
-  /** [batch, seqLen, inputWidth] */
+  /** [batch, seqLen, inputWidth]; the bits of token ids, for a model that reads them */
   readonly x: Float32Array;
+  /** x as `forward` takes it. */
+  readonly input: Input;
   /** The source's own result in float64. */
   readonly y: Float64Array;
   /** [batch, dState] of a bare LRU's initial state, where it is not zero. */
@@ -41,9 +44,11 @@ export async function loadGolden(name: string): Promise<GoldenCase> {
   const { tensors } = readSafetensors(await loadFile(`../fixtures/golden/${entry.file}`));
   const isParameter = name.startsWith("lru_")
     ? (key: string) => /^(nu_log|theta_log|gamma_log|[BC]_(re|im)|D)$/.test(key)
-    : (key: string) => /^(params|batch_stats)\./.test(key);
+    : (key: string) => !/^(x|y|y_.*|logits.*|input_ids|lengths.*|mid\..*|state.*)$/.test(key);
   const checkpoint = new Map([...tensors].filter(([key]) => isParameter(key)));
   const spec = specOf(entry.kind, entry.config);
+  const ids = tensors.get("input_ids")?.data as Int32Array | undefined;
+  const x = ids ? new Float32Array(ids.slice().buffer) : toFloat32(tensors.get("x") as Tensor);
   const complex = <T>(key: string) => {
     const [re, im] = [tensors.get(`${key}_re`)?.data, tensors.get(`${key}_im`)?.data];
     return re && im ? { re: re as T, im: im as T } : undefined;
@@ -57,9 +62,10 @@ export async function loadGolden(name: string): Promise<GoldenCase> {
     checkpoint,
     spec,
     program: buildProgram(checkpoint, {}, spec) as Program,
-    x: toFloat32(tensors.get("x") as Tensor),
-    y: tensors.get("y")?.data as Float64Array,
-    h0: complex<Float32Array>("h0"),
+    x,
+    input: ids ?? x,
+    y: (tensors.get("y") ?? tensors.get("logits"))?.data as Float64Array,
+    h0: complex<Float32Array>(name.startsWith("tf_") ? "state0" : "h0"),
     finalState: complex<Float64Array>("state"),
   };
 }
@@ -70,6 +76,14 @@ function specOf(kind: string, config: object): ModelSpec {
     return { architecture: "minimal-lru/classification", prenorm, norm, pooling, multidim };
   }
   if (kind === "ml_sequence_layer") return { architecture: "minimal-lru/sequence-layer", prenorm, norm };
+  if (kind === "tf_lru") return { architecture: "lruun/linear-recurrent-unit" };
+  if (kind === "res_lru") return { architecture: "lruun/res-lru" };
+  if (kind === "lrnnx_lm") {
+    return {
+      architecture: "lrnnx/language-model",
+      normEpsilon: (config as { norm_epsilon: number }).norm_epsilon,
+    };
+  }
   return { architecture: "lrnnx/lru" };
 }
 

@@ -1,15 +1,10 @@
 /** Sequences cut, joined and read token by token: values [batch, seqLen, width], row-major. */
+import type { Input } from "../../src/index.js";
 
 /** Tokens [from, to) of every row. */
-export function cut(
-  values: Float32Array,
-  batch: number,
-  width: number,
-  from: number,
-  to: number,
-): Float32Array {
+export function cut<T extends Input>(values: T, batch: number, width: number, from: number, to: number): T {
   const rowLength = batch === 0 ? 0 : values.length / batch;
-  const result = new Float32Array(batch * (to - from) * width);
+  const result = likeThis(values, batch * (to - from) * width);
   for (let row = 0; row < batch; row++) {
     const start = row * rowLength;
     result.set(values.subarray(start + from * width, start + to * width), row * (to - from) * width);
@@ -34,24 +29,28 @@ export function join(parts: readonly Float32Array[], batch: number): Float32Arra
 }
 
 /** The rows in another order, or some of them. */
-export function rows(values: Float32Array, batch: number, order: readonly number[]): Float32Array {
+export function rows<T extends Input>(values: T, batch: number, order: readonly number[]): T {
   const rowLength = batch === 0 ? 0 : values.length / batch;
-  const result = new Float32Array(order.length * rowLength);
+  const result = likeThis(values, order.length * rowLength);
   for (const [i, row] of order.entries()) {
     result.set(values.subarray(row * rowLength, (row + 1) * rowLength), i * rowLength);
   }
   return result;
 }
 
+function likeThis<T extends Input>(values: T, length: number): T {
+  return new (values.constructor as new (length: number) => T)(length);
+}
+
 interface Stepping<Cache> {
   readonly inputWidth: number;
-  stepSync(xt: Float32Array, cache: Cache): Float32Array;
+  stepSync(xt: Input, cache: Cache): Float32Array;
 }
 
 /** Steps through x [batch, seqLen, inputWidth]: what each step gave, each [batch, outputWidth]. */
 export function stepThrough<Cache extends { readonly batch: number }>(
   layer: Stepping<Cache>,
-  x: Float32Array,
+  x: Input,
   cache: Cache,
 ): Float32Array[] {
   const { batch } = cache;

@@ -1,6 +1,6 @@
-// y = x * sigmoid(gate).
+// y = x * sigmoid(gate), or x * gate * sigmoid(gate): SiLU.
 
-struct Sizes { width: u32 }
+struct Sizes { width: u32, silu: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [tokens, width]
@@ -15,5 +15,6 @@ fn glu(
 ) {
   let i = flatten(group, groups) * 64 + lane;
   if (i >= segment.tokens * sizes.width) { return; }
-  y[i] = x[i] * sigmoid(gate[i]);
+  let z = gate[i];
+  y[i] = x[i] * select(1.0, z, sizes.silu != 0) * sigmoid(z);
 }

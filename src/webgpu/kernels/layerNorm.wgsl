@@ -1,7 +1,7 @@
-// y = (x - mean) / sqrt(var + epsilon) * scale + bias, row by row.
+// y = (x - mean) / sqrt(var + epsilon) * scale + bias, row by row; or without the mean, var being mean(x^2): RMSNorm.
 // A workgroup takes one token. The variance is of x - mean, in a second sweep: E[x^2] - mean^2 cancels.
 
-struct Sizes { width: u32, epsilon: f32 }
+struct Sizes { width: u32, epsilon: f32, centred: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [tokens, width]
@@ -22,8 +22,11 @@ fn layerNorm(
   let first = token * sizes.width;
 
   var sum = 0.0;
-  for (var i = lane; i < sizes.width; i += 64u) { sum += x[first + i]; }
-  let mean = total(lane, sum) / f32(sizes.width);
+  var mean = 0.0;
+  if (sizes.centred != 0) {
+    for (var i = lane; i < sizes.width; i += 64u) { sum += x[first + i]; }
+    mean = total(lane, sum) / f32(sizes.width);
+  }
 
   sum = 0.0;
   for (var i = lane; i < sizes.width; i += 64u) {

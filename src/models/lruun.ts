@@ -1,0 +1,137 @@
+/** lruun, the LRU for TensorFlow: LinearRecurrentUnitCell and ResLRUCell, or ...FFN, which are the same functions. */
+import type { Tensor } from "../io/tensor.js";
+import { gammaLogOf } from "../params.js";
+import { type LruParams, lruStages, type Program, type Stage } from "../program.js";
+import type { Architecture } from "./architecture.js";
+import { checkLruParams } from "./lru.js";
+import type { Size, TensorReader } from "./tensors.js";
+
+/** Keras' LayerNormalization. */
+const EPSILON = 1e-3;
+
+/** One layer: x [tokens, inputs], y [tokens, n]; y = lru(adapter(x)), the adapter being there where x has another width. */
+export const linearRecurrentUnit: Architecture = {
+  name: "lruun/linear-recurrent-unit",
+  options: [],
+  infer: (tensors) => inferFrom(tensors, "lambda_nu"),
+  build(reader) {
+    const start = startOf(reader, "");
+    const { stages, slots, stream: src, size } = start;
+    const dst = slots.push(size ?? 0) - 1;
+    stages.push(lruStage(reader, "", src, dst, size));
+    return finish(reader, this.name, start, dst);
+  },
+};
+
+/** A residual block: a = adapter(x); y = a + w_3(z) * sigmoid(w_1(z)), z = gelu(lru(norm(a))). */
+export const resLru: Architecture = {
+  name: "lruun/res-lru",
+  options: [],
+  infer: (tensors) => inferFrom(tensors, "lru.lambda_nu", "glu.w_3.kernel"),
+  build(reader) {
+    const start = startOf(reader, "lru.");
+    const { stages, slots, stream, size } = start;
+    const width = size ?? 0;
+    const [z, a, b] = [0, 1, 2].map(() => slots.push(width) - 1) as [number, number, number];
+    const [scale, bias] = [reader.take("norm.gamma", [size]), reader.take("norm.beta", [size])];
+    stages.push(
+      { kind: "layerNorm", name: "norm", src: stream, dst: z, width, scale, bias, epsilon: EPSILON },
+      lruStage(reader, "lru.", z, a, size),
+      { kind: "gelu", name: "gelu", src: a, dst: a, width, exact: true },
+      denseStage(reader, "glu.w_3", a, z, size, size),
+      denseStage(reader, "glu.w_1", a, b, size, size),
+      { kind: "glu", name: "glu", src: z, dst: z, width, gate: b },
+      { kind: "add", name: "residual", src: z, dst: z, width, other: stream },
+    );
+    return finish(reader, this.name, start, z);
+  },
+};
+
+/** Keras writes "glu/w_1/kernel:0". */
+function plain(name: string): string {
+  return name.replaceAll("/", ".").replace(/:0$/, "");
+}
+
+function inferFrom(tensors: ReadonlyMap<string, Tensor>, ...required: string[]) {
+  const names = [...tensors.keys()].map(plain);
+  return required.every((name) => names.includes(name)) ? {} : undefined;
+}
+
+interface Start {
+  readonly stages: Stage[];
+  readonly slots: number[];
+  /** The slot of what comes out of the adapter, or of x. */
+  readonly stream: number;
+  /** Features there. */
+  readonly size: Size;
+}
+
+function startOf(reader: TensorReader, prefix: string): Start {
+  reader.rename(plain);
+  const size = reader.size(`${prefix}D`, 0);
+  if (!reader.has("adapter.kernel")) return { stages: [], slots: [size ?? 0], stream: 0, size };
+  const adapter = denseStage(reader, "adapter", 0, 1, reader.size("adapter.kernel", 0), size);
+  return { stages: [adapter], slots: [adapter.inWidth, adapter.outWidth], stream: 1, size };
+}
+
+/** Keras' Dense: its kernel is (in, out). */
+function denseStage(
+  reader: TensorReader,
+  name: string,
+  src: number,
+  dst: number,
+  inSize: Size,
+  outSize: Size,
+) {
+  const kernel = reader.take(`${name}.kernel`, [inSize, outSize]);
+  const bias = reader.take(`${name}.bias`, [outSize]);
+  return {
+    kind: "dense",
+    name,
+    src,
+    dst,
+    inWidth: inSize ?? 0,
+    outWidth: outSize ?? 0,
+    kernel,
+    bias,
+  } as const;
+}
+
+/** B (n, dState) and C (dState, n), for row vectors; phases not logged. A locked gamma is no weight: it follows from lambda. */
+function lruStage(reader: TensorReader, prefix: string, src: number, dst: number, dModel: Size): Stage {
+  const dState = reader.size(`${prefix}lambda_nu`, 0);
+  const take = (name: string, ...shape: Size[]) =>
+    reader.take(prefix + name, shape, shape.length > 1 ? [1, 0] : undefined);
+  const [nuLog, theta] = [take("lambda_nu", dState), take("lambda_theta", dState)];
+  const params: LruParams = {
+    nuLog,
+    theta,
+    gammaLog: reader.has(`${prefix}gamma_log`) ? take("gamma_log", dState) : gammaLogOf(nuLog),
+    BRe: take("B_re", dModel, dState),
+    BIm: take("B_im", dModel, dState),
+    CRe: take("C_re", dState, dModel),
+    CIm: take("C_im", dState, dModel),
+    D: take("D", dModel),
+  };
+  return {
+    kind: "lru",
+    name: prefix.slice(0, -1) || "lru",
+    src,
+    dst,
+    dModel: dModel ?? 0,
+    dState: nuLog.length,
+    params,
+  };
+}
+
+function finish(
+  reader: TensorReader,
+  architecture: string,
+  { stages, slots }: Start,
+  output: number,
+): Program {
+  reader.finish(architecture);
+  const program = { architecture, slots, stages, output };
+  for (const stage of lruStages(program)) checkLruParams(stage.params, `${stage.name}.`);
+  return program;
+}

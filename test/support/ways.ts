@@ -1,0 +1,63 @@
+/** Every way to run a program, without an engine around it. */
+import type { Backend, Runner } from "../../src/backend.js";
+import { openWasm } from "../../src/cpu/backend.js";
+import { outputWidth, type Program, poolOf } from "../../src/program.js";
+import { ReferenceBackend } from "../../src/reference.js";
+import { State, stateLayout } from "../../src/state.js";
+import { openWebgpu } from "../../src/webgpu/backend.js";
+import { builds } from "./engines.js";
+
+export interface Way {
+  readonly name: string;
+  readonly threads: number;
+  readonly isGpu: boolean;
+  open(): Promise<Backend | { readonly reason: string }>;
+}
+
+const onCpu = (simd: (typeof builds)[number], threads: number, sharedMemory: boolean): Way => ({
+  name: `wasm, ${simd}, ${threads} threads, ${sharedMemory ? "shared" : "private"} memory`,
+  threads,
+  isGpu: false,
+  open: () =>
+    openWasm({
+      simd,
+      threads,
+      sharedMemory,
+      workerUrl: undefined,
+      wasm: undefined,
+      onTrouble: () => undefined,
+    }),
+});
+
+export const ways: Way[] = [
+  { name: "reference", threads: 0, isGpu: false, open: async () => new ReferenceBackend() },
+  ...builds.flatMap((build) => [onCpu(build, 0, true), onCpu(build, 2, true), onCpu(build, 2, false)]),
+  {
+    name: "webgpu",
+    threads: 0,
+    isGpu: true,
+    open: async () => {
+      const opened = await openWebgpu();
+      return "reason" in opened ? opened : opened.backend;
+    },
+  },
+];
+
+/** Runs a program from zeros. */
+export async function runWay(
+  backend: Backend,
+  threads: number,
+  program: Program,
+  x: Float32Array,
+  batch: number,
+  seqLen: number,
+  lengths = new Int32Array(batch).fill(seqLen),
+): Promise<{ y: Float32Array; state: State }> {
+  const y = new Float32Array(batch * (poolOf(program) ? 1 : seqLen) * outputWidth(program));
+  const state = new State(stateLayout(program), batch);
+  const runner: Runner = await backend.prepare(program);
+  const job = { batch, seqLen, lengths, x, y, state, threads };
+  await runner.forward({ ...job, signal: undefined, onProgress: undefined });
+  runner.dispose();
+  return { y, state };
+}
