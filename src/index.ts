@@ -4,6 +4,7 @@ export type { BidirectionalLru, BidirectionalOptions } from "./bidirectional.js"
 export type { HiddenState, LruCache, ModelCache } from "./cache.js";
 export { createEngine, type Engine, type LruSource, type Problem } from "./engine.js";
 export { errorCodes, isLinrecError, LinrecError, type LinrecErrorCode } from "./errors.js";
+export type { GenerateOptions } from "./generate.js";
 export { type InitLruOptions, initLru } from "./init.js";
 export type { BytesSource } from "./io/load.js";
 export {
@@ -23,12 +24,11 @@ export type { Model, StageInfo } from "./models/model.js";
 export type { NestedNumbers, PlainLru, PlainTensor, PlainTensors } from "./models/plain.js";
 export { type WriteModelOptions, writeModel } from "./models/write.js";
 export type { EngineOptions, FallbackListener } from "./options.js";
-export type { BackendName, LruParams } from "./program.js";
+export type { BackendName, Input, LruParams } from "./program.js";
 export type {
   BackendOption,
   ForwardOptions,
   ForwardResult,
-  Input,
   Progress,
   StepOptions,
   StreamOptions,

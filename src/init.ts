@@ -96,7 +96,7 @@ function fill(length: number, next: () => number): Float32Array {
 }
 
 /** Uniforms of the open interval (0, 1) from sfc32 (Doty-Humphrey's PractRand), seeded with the seed's 53 bits. */
-function uniforms(seed: number): () => number {
+export function uniforms(seed: number): () => number {
   let [a, b, c, counter] = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, 0x9e3779b9, 1];
   const next = () => {
     const result = (a + b + counter) >>> 0;

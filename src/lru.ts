@@ -52,6 +52,23 @@ export class Lru extends Recurrent<LruCache> {
     return impulseResponse(this.#stage.params, length);
   }
 
+  /**
+   * lrnnx's `generate` for bare layers: from a state of zeros, each y is the next x. x0 [batch, dModel] -> y [batch, steps,
+   * dModel], x0 not among them.
+   */
+  generate(x0: Float32Array, steps: number): Float32Array {
+    checkCount("steps", steps, 0);
+    const { dModel } = this;
+    const cache = this.allocateInferenceCache(x0.length / dModel);
+    const y = new Float32Array(steps * x0.length);
+    for (let t = 0, x = x0; t < steps; t++) {
+      x = this.stepSync(x, cache);
+      for (let row = 0; row < cache.batch; row++)
+        y.set(x.subarray(row * dModel, (row + 1) * dModel), (row * steps + t) * dModel);
+    }
+    return y;
+  }
+
   /** Eigenvalues, and how long each state remembers. */
   inspect(): Memory {
     return this.memories()[0] as Memory;

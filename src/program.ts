@@ -10,6 +10,9 @@
  */
 import type { Tensor } from "./io/tensor.js";
 
+/** What a model reads: features, or token ids where its first stage is an embedding. */
+export type Input = Float32Array | Int32Array;
+
 export type BackendName = "reference" | "wasm" | "webgpu";
 
 /** A layer's own parameters as its checkpoint has them, row-major float32. */

@@ -12,6 +12,7 @@ import { decodeState, encodeState } from "./io/state.js";
 import { typeName } from "./io/tensor.js";
 import {
   type BackendName,
+  type Input,
   inputWidth,
   lruStages,
   type Network,
@@ -37,9 +38,6 @@ import {
 } from "./validate.js";
 
 export type BackendOption = "auto" | BackendName | readonly BackendName[];
-
-/** What a model reads: features, or token ids where its first stage is an embedding. */
-export type Input = Float32Array | Int32Array;
 
 /** Tokens read so far, of all the rows together. */
 export interface Progress {
@@ -162,6 +160,16 @@ const streamOptionNames = ["state", "tokens", "backend", "signal"];
 /** Tokens of the sequence that {@link Recurrent.backend} speaks of. */
 const TYPICAL_SEQ_LEN = 4096;
 
+type Start<Cache> = Pick<ForwardOptions<Cache>, "batch" | "state" | "lengths">;
+
+/** x as backends take it, and its shape. */
+interface Checked {
+  readonly values: Float32Array;
+  readonly batch: number;
+  readonly seqLen: number;
+  readonly lengths: Int32Array;
+}
+
 export abstract class Recurrent<Cache extends AnyCache> {
   /** Features of one token of x; 1 where x are token ids. */
   readonly inputWidth: number;
@@ -206,7 +214,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /** What would run a forward of [batch, seqLen], or a step of `batch` streams, why, and each candidate's predicted cost. */
   explain(verb: Verb, problem: { batch?: number; seqLen?: number } = {}): Plan {
-    this.#checkUsable();
+    this.checkUsable();
     checkChoice("verb", verb, ["forward", "step"]);
     checkOptions("problem", problem, ["batch", "seqLen"]);
     const { batch = 1, seqLen = 1 } = problem;
@@ -231,18 +239,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /** @param goesOn more of the sequence comes: that there is nothing to pool yet is no fault */
   async #forward(x: Input, options: ForwardOptions<Cache>, goesOn: boolean): Promise<ForwardResult<Cache>> {
-    this.#checkUsable();
+    this.checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
     const { signal, onProgress, every = 1 } = options;
-    if (options.state !== undefined) {
-      this.#checkCache("state", options.state);
-      this.#checkStreams("go on from a state");
-    }
-    const batch = options.batch === undefined ? (options.state?.batch ?? 1) : options.batch;
-    checkCount("batch", batch, 0);
-    const values = this.#values("x", x);
-    const seqLen = this.#seqLen(x, batch);
-    const lengths = checkLengths(options.lengths, batch, seqLen);
+    if (options.state !== undefined) this.#checkStreams("go on from a state");
+    const { values, batch, seqLen, lengths } = this.checkInput(x, options);
     this.#checkPooled(lengths);
     const timesteps = options.integrationTimesteps;
     if (timesteps !== undefined) {
@@ -258,7 +259,6 @@ export abstract class Recurrent<Cache extends AnyCache> {
     checkFunction("onProgress", onProgress);
     checkSignal(signal);
     if (options.backend !== undefined) checkBackendOption(options.backend);
-    this.#checkValues("x", x, seqLen, lengths);
     throwIfAborted(signal);
     const total = batch * seqLen;
     const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
@@ -342,7 +342,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /** Checks a step's arguments; gives x as the backends take it, and the array to write to. */
   #checkStep(xt: Input, cache: Cache, options: StepOptions): { x: Float32Array; y: Float32Array } {
-    this.#checkUsable();
+    this.checkUsable();
     this.#checkStreams("step");
     this.#checkCache("cache", cache);
     const x = this.#checkToken(xt, cache.batch);
@@ -360,7 +360,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /** A cache of zeros for `batch` streams (1). */
   allocateInferenceCache(batch = 1): Cache {
-    this.#checkUsable();
+    this.checkUsable();
     checkCount("batch", batch, 0);
     this.#checkStreams("step");
     return this.wrap(new State(this.#layout, batch));
@@ -368,7 +368,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /** A state as bytes (a .safetensors file), with its version and this model's fingerprint. Every bit is kept. */
   serializeState(state: Cache): Uint8Array<ArrayBuffer> {
-    this.#checkUsable();
+    this.checkUsable();
     this.#checkCache("state", state);
     state.checkFree();
     return encodeState(state.state, this.#owner());
@@ -376,7 +376,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /** The way back. Throws `foreign-cache` if the state is another model's, `malformed-file` if it is none. */
   deserializeState(bytes: ArrayBufferLike | ArrayBufferView): Cache {
-    this.#checkUsable();
+    this.checkUsable();
     return this.wrap(decodeState(bytes, this.#layout, this.#owner()));
   }
 
@@ -392,7 +392,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   #feed(options: StreamOptions<Cache>): Feed<ForwardResult<Cache>> {
-    this.#checkUsable();
+    this.checkUsable();
     this.#checkStreams("read a stream");
     checkOptions("forwardStream's options", options, streamOptionNames);
     const { tokens, backend, signal } = options;
@@ -418,7 +418,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return { fingerprint: this.#fingerprint, architecture: this.program.architecture };
   }
 
-  #checkUsable(): void {
+  protected checkUsable(): void {
     this.#host.checkUsable();
     if (this.#disposed)
       throw new LinrecError(
@@ -442,6 +442,19 @@ export abstract class Recurrent<Cache extends AnyCache> {
       );
     }
     return seqLen;
+  }
+
+  /** Checks x, its shape, and what it starts from. */
+  protected checkInput(x: Input, options: Start<Cache>): Checked {
+    const { batch: rows, state, lengths: given } = options;
+    if (state !== undefined) this.#checkCache("state", state);
+    const batch = rows === undefined ? (state?.batch ?? 1) : rows;
+    checkCount("batch", batch, 0);
+    const values = this.#values("x", x);
+    const seqLen = this.#seqLen(x, batch);
+    const lengths = checkLengths(given, batch, seqLen);
+    this.#checkValues("x", x, seqLen, lengths);
+    return { values, batch, seqLen, lengths };
   }
 
   /** x as backends take it: the bits of ids are those of a Float32Array. */

@@ -3,15 +3,14 @@ import { untilAborted } from "./breaker.js";
 import { LinrecError } from "./errors.js";
 import { bytesOf } from "./io/bytes.js";
 import { typeName } from "./io/tensor.js";
+import type { Input } from "./program.js";
 import { abortedError } from "./signal.js";
 
 /**
  * Part of x [tokens, inputWidth], cut anywhere: float32 values (int32 for a model that reads token ids), or the bytes of
  * such (little-endian), even a part of one.
  */
-export type StreamChunk = Float32Array | Int32Array | Uint8Array | DataView | ArrayBufferLike;
-
-type Values = Float32Array | Int32Array;
+export type StreamChunk = Input | Uint8Array | DataView | ArrayBufferLike;
 
 /** Chunks, or one: what `for await` takes, or a ReadableStream. */
 export type StreamSource =
@@ -21,7 +20,7 @@ export type StreamSource =
   | StreamChunk;
 
 /** A forward of one window: x [tokens, inputWidth], which is written over afterwards. */
-type Forward<Result> = (x: Values) => Promise<Result>;
+type Forward<Result> = (x: Input) => Promise<Result>;
 
 /** The most bytes that are read before they are worked on: enough that waking threads pays, little enough to stay in cache. */
 const WINDOW_BYTES = 1 << 20;

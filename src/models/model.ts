@@ -1,7 +1,9 @@
 /** A whole network, ready to run. */
 import type { Memory } from "../analysis.js";
 import { ModelCache } from "../cache.js";
-import { slotWidth } from "../program.js";
+import { LinrecError } from "../errors.js";
+import { checkGenerateOptions, type GenerateOptions, generate } from "../generate.js";
+import { poolOf, slotWidth } from "../program.js";
 import { Recurrent } from "../recurrent.js";
 import type { State } from "../state.js";
 
@@ -30,6 +32,29 @@ export class Model extends Recurrent<ModelCache> {
       inWidth: slotWidth(this.program, src),
       outWidth: slotWidth(this.program, dst),
     }));
+  }
+
+  /**
+   * Goes on from prompts, Int32Array [batch, seqLen] of which `lengths` are read, token by token: each result is [batch]
+   * ids, -1 for a stream that has ended. The same seed gives the same tokens on any number of threads.
+   *
+   *     for await (const [id] of model.generate(prompt, { temperature: 0.8, seed: 1, stop: [0] })) write(id);
+   *
+   * Throws `unsupported` for a model that does not read ids and give a logit for each, what `forward` rejects with before
+   * any work, and `invalid-argument` for options; a result rejects with what `step` rejects with, and with `non-finite`
+   * where the logits name no token.
+   */
+  generate(prompt: Int32Array, options: GenerateOptions = {}): AsyncGenerator<Int32Array, void> {
+    this.checkUsable();
+    const width = this.vocabulary;
+    if (width === undefined || this.outputWidth !== width || poolOf(this.program)) {
+      throw new LinrecError(
+        "unsupported",
+        `${this.architecture} cannot generate: that takes a model that reads token ids and gives a logit for each id at each token.`,
+      );
+    }
+    checkGenerateOptions(options);
+    return generate(this, width, { ...this.checkInput(prompt, options), ids: prompt }, options);
   }
 
   /** Eigenvalues of each LRU layer, first to last, and how long each state remembers. */

@@ -2,8 +2,7 @@
 import { readSafetensors, type Tensor, toFloat32 } from "../../src/io/safetensors.js";
 import type { ModelSpec } from "../../src/models/architecture.js";
 import { buildProgram } from "../../src/models/build.js";
-import type { LruStage, Program } from "../../src/program.js";
-import type { Input } from "../../src/recurrent.js";
+import type { Input, LruStage, Program } from "../../src/program.js";
 import { State, stateLayout } from "../../src/state.js";
 import manifest from "../fixtures/golden/manifest.json" with { type: "json" };
 
