@@ -4,7 +4,14 @@ import { messageOf } from "./errors.js";
 import { initLru } from "./init.js";
 import { programOf } from "./models/lru.js";
 import { eigenvalues, normalizedB, powerIm, powerRe } from "./params.js";
-import { type BackendName, inputWidth, type LruParams, type Program, type Stage } from "./program.js";
+import {
+  type BackendName,
+  inputWidth,
+  type LruParams,
+  type Program,
+  type Stage,
+  vocabularyOf,
+} from "./program.js";
 import { runReference } from "./reference.js";
 import { State, stateLayout } from "./state.js";
 
@@ -54,7 +61,7 @@ export async function runSelfTest(
 ): Promise<SelfTestReport> {
   const results: SelfTestResult[] = [];
   for (const { name, program, batch, seqLen, timesteps, limit } of cases()) {
-    const x = wave(batch * seqLen * inputWidth(program));
+    const x = input(program, batch * seqLen);
     const expected = runReference(program, { x, batch, seqLen, timesteps }).y;
     for (const backend of backends) {
       for (const count of backend === "wasm" && threads > 0 ? [0, threads] : [0]) {
@@ -100,7 +107,7 @@ function cases(): Case[] {
     return { name, program: programOf(params, "lru"), batch, seqLen, timesteps, limit };
   };
   const model = (mode: "mean" | "max"): Case => ({
-    name: `two-layer classifier, ${mode}`,
+    name: `three-layer classifier, ${mode}`,
     program: classifier(mode),
     batch: 2,
     seqLen: 333,
@@ -117,7 +124,7 @@ function cases(): Case[] {
   ];
 }
 
-/** Two blocks with every kind of stage, weights from the seeded generator. */
+/** Three blocks with every kind of stage, weights from the seeded generator. */
 function classifier(mode: "mean" | "max"): Program {
   const [width, classes] = [12, 5];
   const stages: Stage[] = [];
@@ -137,24 +144,40 @@ function classifier(mode: "mean" | "max"): Program {
   };
   const ones = new Float32Array(width).fill(1);
   const bias = floats(width, 5);
-  dense("encoder", 0, 1, 2, width, 10);
-  for (const block of [0, 1]) {
+  stages.push({
+    kind: "embedding",
+    name: "embedding",
+    src: 0,
+    dst: 6,
+    width: 2,
+    vocabulary: 9,
+    table: floats(18, 3),
+  });
+  dense("encoder", 6, 1, 2, width, 10);
+  for (const block of [0, 1, 2]) {
     const name = `block ${block}`;
     const norm = { name, src: 1, dst: 2, width, scale: ones, bias };
     if (block === 0) stages.push({ ...norm, kind: "layerNorm", epsilon: 1e-6 });
+    else if (block === 1) stages.push({ ...norm, kind: "rmsNorm", epsilon: 1e-5 });
     else stages.push({ ...norm, kind: "batchNorm", mean: bias, variance: ones, epsilon: 1e-5 });
     const params = initLru({ dModel: width, dState: 9, rMin: 0.9, rMax: 0.999, seed: 20 + block });
     stages.push({ kind: "lru", name, src: 2, dst: 3, dModel: width, dState: 9, params });
-    stages.push({ kind: "gelu", name, src: 3, dst: 3, width });
+    stages.push({ kind: "gelu", name, src: 3, dst: 3, width, exact: block > 0 });
     dense(name, 3, 2, width, width, 30 + block);
     dense(name, 3, 4, width, width, 40 + block);
-    stages.push({ kind: "glu", name, src: 2, gate: 4, dst: 2, width });
+    stages.push({ kind: "glu", name, src: 2, gate: 4, dst: 2, width, silu: block > 0 });
     stages.push({ kind: "add", name, src: 1, other: 2, dst: 1, width });
   }
   stages.push({ kind: "pool", name: "pool", src: 1, dst: 2, width, mode });
   dense("decoder", 2, 5, width, classes, 50);
   stages.push({ kind: "logSoftmax", name: "softmax", src: 5, dst: 5, width: classes, group: classes });
-  return { architecture: "self-test", slots: [2, width, width, width, width, classes], stages, output: 5 };
+  return { architecture: "self-test", slots: [1, width, width, width, width, classes, 2], stages, output: 5 };
+}
+
+function input(program: Program, tokens: number): Float32Array {
+  const ids = vocabularyOf(program);
+  if (ids === undefined) return wave(tokens * inputWidth(program));
+  return new Float32Array(Int32Array.from({ length: tokens }, (_, i) => (i * i) % ids).buffer);
 }
 
 /** A signal with slow and fast parts, the same everywhere: no generator, no randomness. */
