@@ -104,6 +104,18 @@ describe("generate", () => {
     }
   });
 
+  test.for(["webgpu", "reference"] as const)("runs on %s too", async (backend, context) => {
+    const other = await createEngine({ backend: [backend, "reference"] });
+    const { available, reason } = other.backends[backend];
+    if (!available) return context.skip(reason);
+    const prompts = idsOf(2 * 9, 12);
+    const tokens = await collect((await other.model(bytes)).generate(prompts, { batch: 2, maxTokens: 12 }));
+    // Of random weights, whose likeliest tokens are far enough apart for rounding not to matter.
+    for (const row of [0, 1])
+      expect(column(tokens, row)).toEqual(greedily(model, prompts.subarray(9 * row, 9 * row + 9), 12));
+    await other.dispose();
+  });
+
   test("stop ends each stream with its own token, and the last one ends it all", async () => {
     const prompts = idsOf(2 * 9, 6);
     const free = await collect(model.generate(prompts, { batch: 2, maxTokens: 20, temperature: 3 }));
