@@ -11,21 +11,21 @@ export interface Sampling {
 /**
  * logits [n] -> an id below n. With temperature 0 the first of the likeliest. Else drawn by `uniform`, of (0, 1), from
  * p = softmax(logits / temperature): among the topK likeliest ids, and of these the fewest whose p (made to sum to 1 again)
- * come to topP; of equal logits the lower id goes first. Throws `non-finite` where no logit is the largest.
+ * come to topP; of equal p the lower id goes first. Throws `non-finite` where no logit is the largest.
  */
-export function draw(logits: Float32Array, sampling: Sampling, uniform: () => number): number {
-  const { temperature } = sampling;
+export function draw(
+  logits: Float32Array,
+  { temperature, topK, topP }: Sampling,
+  uniform: () => number,
+): number {
   const likeliest = argmax(logits);
   if (temperature === 0) return likeliest;
   const max = logits[likeliest] as number;
-  const weight = (logit: number) => exp((logit - max) / temperature);
-  const { least, ties } = threshold(logits, sampling, weight);
-
-  let left = ties;
-  const weights = Float64Array.from(logits, (logit) =>
-    logit > least || (logit === least && left-- > 0) ? weight(logit) : 0,
-  );
-  let rest = uniform() * weights.reduce((sum, value) => sum + value);
+  const weights = new Float64Array(logits.length);
+  for (let i = 0; i < weights.length; i++) weights[i] = exp(((logits[i] as number) - max) / temperature);
+  if (topK < weights.length) keep(weights, topK, () => 1);
+  if (topP < 1) keep(weights, topP * sum(weights), (weight) => weight);
+  let rest = uniform() * sum(weights);
   let id = likeliest;
   for (let i = 0; i < weights.length && rest > 0; i++) {
     if (weights[i] === 0) continue;
@@ -48,34 +48,62 @@ function argmax(logits: Float32Array): number {
   );
 }
 
-/** The least logit that may be drawn, and how many of those that equal it. */
-function threshold(
-  logits: Float32Array,
-  { topK, topP }: Sampling,
-  weight: (logit: number) => number,
-): { least: number; ties: number } {
-  const n = logits.length;
-  if (topK >= n && topP === 1) return { least: -Infinity, ties: n };
-  const sorted = logits.slice().sort(); // ascending
-  const top = sorted.subarray(Math.max(0, n - topK)).reverse();
-  let last = top.length - 1;
-  if (topP < 1) {
-    let left = topP * top.reduce((sum, logit) => sum + weight(logit), 0);
-    const enough = top.findIndex((logit) => {
-      left -= weight(logit);
-      return left <= 0;
-    });
-    if (enough >= 0) last = enough;
-  }
-  const least = top[last] as number;
-  return { least, ties: last + 1 - top.indexOf(least) };
+function sum(values: Float64Array): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i] as number;
+  return total;
 }
 
-/** exp(x) for x <= 0, to 1e-12: by the Taylor sum of x / 1024, squared ten times. */
+/** Zeroes all but the fewest largest weights whose `size`s come to `target`; of equal ones the first stay. */
+function keep(weights: Float64Array, target: number, size: (weight: number) => number): void {
+  const { least, ties } = select(weights.slice(), target, size);
+  for (let i = 0, left = ties; i < weights.length; i++) {
+    const weight = weights[i] as number;
+    if (weight < least || (weight === least && left-- <= 0)) weights[i] = 0;
+  }
+}
+
+/** The least value to keep, and how many that equal it: quickselect, from the top, by what the values come to. */
+function select(
+  values: Float64Array,
+  target: number,
+  size: (value: number) => number,
+): { least: number; ties: number } {
+  let [start, end, left] = [0, values.length, target];
+  for (;;) {
+    const pivot = values[(start + end) >> 1] as number;
+    // Larger than the pivot: start to equal; the same: to i; smaller: from rest.
+    let [equal, i, rest, larger] = [start, start, end, 0];
+    while (i < rest) {
+      const value = values[i] as number;
+      if (value < pivot) {
+        values[i] = values[--rest] as number;
+        values[rest] = value;
+        continue;
+      }
+      if (value > pivot) {
+        values[i] = values[equal] as number;
+        values[equal++] = value;
+        larger += size(value);
+      }
+      i++;
+    }
+    const [each, count] = [size(pivot), rest - equal];
+    if (equal > start && larger >= left) end = equal;
+    else if (rest === end || larger + each * count >= left) {
+      return { least: pivot, ties: Math.max(1, Math.min(count, Math.ceil((left - larger) / each))) };
+    } else {
+      left -= larger + each * count;
+      start = rest;
+    }
+  }
+}
+
+/** exp(x) for x <= 0, to 1e-11: by the Taylor sum of x / 65536, squared sixteen times. */
 function exp(x: number): number {
   if (!(x > -700)) return 0;
-  let sum = 1;
-  for (let k = 16; k > 0; k--) sum = 1 + (x / 1024 / k) * sum;
-  for (let i = 0; i < 10; i++) sum *= sum;
-  return sum;
+  const r = x / 65536;
+  let result = 1 + r * (1 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r / 120))));
+  for (let i = 0; i < 16; i++) result *= result;
+  return result;
 }

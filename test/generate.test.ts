@@ -292,6 +292,26 @@ describe("draw", () => {
     close(shares([Math.log(0.6), Math.log(0.3), Math.log(0.1)], { topP: 0.8 }), [2 / 3, 1 / 3, 0]);
   });
 
+  test("keeps what a sort would, whatever the ties", () => {
+    const next = random(3);
+    for (let round = 0; round < 200; round++) {
+      const many = Float32Array.from({ length: 1 + Math.floor(40 * next()) }, () => Math.floor(6 * next()));
+      const topK = 1 + Math.floor(45 * next());
+      const topP = round % 2 ? 1 : 0.01 + 0.98 * next();
+      const order = [...many.keys()].sort((a, b) => (many[b] as number) - (many[a] as number)).slice(0, topK);
+      const p = softmax(order.map((id) => many[id] as number));
+      let sum = 0;
+      const kept = order.filter((_, i) => {
+        const before = sum;
+        sum += p[i] as number;
+        return topP === 1 || before < topP;
+      });
+      const drawn = new Set<number>();
+      for (let i = 0; i < 4000; i++) drawn.add(draw(many, { ...all, topK, topP }, () => (i + 0.5) / 4000));
+      expect([...drawn].sort()).toEqual(kept.sort());
+    }
+  });
+
   test.each([
     [[0, Number.NaN, 1], 1],
     [[Infinity, 0], 0],
