@@ -3,10 +3,15 @@
 import { createEngine, readSafetensors, toFloat32, writeSafetensors } from "../../dist/index.js";
 
 const folder = new URL("../fixtures/golden/", import.meta.url);
-const isParameter = /^(nu_log|theta_log|gamma_log|[BC]_(re|im)|D|(params|batch_stats)\..*)$/;
+const isLayers = /^(nu_log|theta_log|gamma_log|[BC]_(re|im)|D)$/;
+/** In a model's file, what is no parameter. */
+const isOther = /^(x|y|y_.*|logits.*|input_ids|lengths.*|mid\..*|state.*)$/;
 const architectures = {
   ml_classification: "minimal-lru/classification",
   ml_sequence_layer: "minimal-lru/sequence-layer",
+  tf_lru: "lruun/linear-recurrent-unit",
+  res_lru: "lruun/res-lru",
+  lrnnx_lm: "lrnnx/language-model",
 };
 
 async function run() {
@@ -41,20 +46,23 @@ async function run() {
 /** The error of y, over what it may be. */
 async function check(engine, { kind, bytes, config }) {
   const { tensors } = readSafetensors(bytes);
-  const checkpoint = writeSafetensors(new Map([...tensors].filter(([name]) => isParameter.test(name))));
   const architecture = architectures[kind];
-  const { prenorm, norm, pooling, multidim } = config;
-  const options = architecture?.endsWith("classification")
-    ? { prenorm, norm, pooling, multidim }
-    : { prenorm, norm };
+  const isParameter = architecture ? (name) => !isOther.test(name) : (name) => isLayers.test(name);
+  const checkpoint = writeSafetensors(new Map([...tensors].filter(([name]) => isParameter(name))));
+  const { prenorm, norm, pooling, multidim, norm_epsilon: normEpsilon } = config;
+  // What a case does not have is undefined, and left out.
+  const options = { prenorm, norm, pooling, multidim, normEpsilon };
   const layer = architecture
     ? await engine.model(checkpoint, { architecture, ...options })
     : await engine.lru(checkpoint);
   const state = layer.allocateInferenceCache(config.B);
-  if (tensors.has("h0_re")) state.set(tensors.get("h0_re").data, tensors.get("h0_im").data);
-  const { y } = await layer.forward(toFloat32(tensors.get("x")), { batch: config.B, state });
+  const start = architecture?.startsWith("lruun") ? "state0" : "h0";
+  const [re, im] = [`${start}_re`, `${start}_im`].map((name) => tensors.get(name)?.data);
+  if (re) architecture ? state.set([re], [im]) : state.set(re, im);
+  const x = tensors.get("input_ids")?.data ?? toFloat32(tensors.get("x"));
+  const { y } = await layer.forward(x, { batch: config.B, state });
   layer.dispose();
-  const expected = tensors.get("y").data;
+  const expected = (tensors.get("y") ?? tensors.get("logits")).data;
   const float32 = tensors.get("y_f32_forward")?.data ?? expected;
   const limit = architecture ? 1e-5 : Math.max(2 * errorOf(float32, expected), 8 * 2 ** -24);
   return errorOf(y, expected) / limit;
