@@ -6,13 +6,7 @@ export async function inspect(args: string[]): Promise<number> {
   const engine = await open({ backend: "reference" });
   try {
     const model = await openModel(engine, files[0] as string, values.spec);
-    console.log(`${model.architecture}: ${model.inputWidth} -> ${model.outputWidth} features\n`);
-    const stages = model.stages.map(({ kind, name, inWidth, outWidth }) => [
-      kind,
-      `${inWidth} -> ${outWidth}`,
-      name,
-    ]);
-    console.log(table([["stage", "width", "from"], ...stages]));
+    console.log(model.describe());
     const layers = model.inspect().map(({ name, radius, maxRadius, halfLife }) => {
       const sorted = Float64Array.from(halfLife).sort();
       const at = (share: number) => tokens(sorted[Math.round(share * (sorted.length - 1))] as number);

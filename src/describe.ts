@@ -21,7 +21,7 @@ export function describeProgram(program: Network): string {
   const flopsOf = (count: number) => flopsPerToken({ ...program, stages: stages.slice(0, count) });
   const rows = stages.map((stage, i) => {
     const [from, to] = [slotWidth(program, stage.src), slotWidth(program, stage.dst)];
-    const states = stage.kind === "lru" ? `, ${stage.dState} states` : "";
+    const states = stage.kind === "lru" ? `, dState ${stage.dState}` : "";
     const shape = (from === to ? `${to}` : `${from} -> ${to}`) + states;
     const parameters = countParameters({ ...program, stages: [stage] });
     return [stage.kind, stage.name, shape, count(parameters), count(flopsOf(i + 1) - flopsOf(i))];

@@ -179,8 +179,8 @@ test("--help names every command and the exit codes; --version is the package's"
 test("inspect shows the stages and how long each layer remembers", async () => {
   const { code, stdout } = await linrec("inspect", digits);
   expect(code).toBe(0);
-  expect(stdout).toMatch(/^minimal-lru\/classification: 1 -> 10 features/);
-  expect(stdout).toMatch(/logSoftmax +10 -> 10/);
+  expect(stdout).toMatch(/^minimal-lru\/classification: x \[batch, seqLen, 1\] -> y \[batch, 10\]/);
+  expect(stdout).toMatch(/\nlogSoftmax +logSoftmax +10 /);
   expect(stdout).toMatch(/encoder\.layers_2\.seq +64 +0\.99\d+ /);
 });
 

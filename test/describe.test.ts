@@ -13,7 +13,7 @@ test("a layer, to the letter", async () => {
       "",
       "stage  name  shape         parameters  flops/token",
       "-----  ----  ------------  ----------  -----------",
-      "lru    lru   8, 16 states         568        1,168",
+      "lru    lru   8, dState 16         568        1,168",
       "-----  ----  ------------  ----------  -----------",
       "total                             568        1,168",
     ].join("\n"),
