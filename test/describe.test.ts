@@ -1,8 +1,10 @@
 import { expect, test } from "vitest";
 import { describeProgram } from "../src/describe.js";
 import { createEngine, initLru, writeSafetensors } from "../src/index.js";
+import { buildProgram } from "../src/models/build.js";
 import { countParameters, flopsPerToken } from "../src/program.js";
-import { goldenNames, loadGolden } from "./support/golden.js";
+import { checkpointNames, loadCheckpoint } from "./support/checkpoints.js";
+import { loadGolden } from "./support/golden.js";
 
 test("a layer, to the letter", async () => {
   const engine = await createEngine({ threads: 0 });
@@ -35,13 +37,16 @@ test("a model: a line for each of its stages", async () => {
 
 const number = (text: string | undefined) => Number(text?.replaceAll(",", ""));
 
-test.each(goldenNames)("columns are aligned and add up: %s", async (name) => {
-  const { program } = await loadGolden(name);
+test.each(checkpointNames)("columns are aligned and add up: %s", async (name) => {
+  const { checkpoint, spec } = await loadCheckpoint(name);
+  const program = buildProgram(checkpoint, {}, spec);
   const lines = describeProgram(program).split("\n").slice(2);
   expect(new Set(lines.map((line) => line.length)).size).toBe(1);
   const cells = lines.slice(2, -2).map((line) => line.split(/ {2,}/));
   const sum = (column: number) => cells.reduce((total, row) => total + number(row.at(column)), 0);
   expect(sum(-2)).toBe(countParameters(program));
-  expect(sum(-1)).toBe(flopsPerToken(program));
-  expect(lines.at(-1)?.split(/ {2,}/).slice(1).map(number)).toEqual([sum(-2), sum(-1)]);
+  // Stages that run once for some tokens cost a fraction, and each line is rounded.
+  const flops = flopsPerToken(program);
+  expect(Math.abs(sum(-1) - flops)).toBeLessThanOrEqual(cells.length / 2);
+  expect(lines.at(-1)?.split(/ {2,}/).slice(1).map(number)).toEqual([sum(-2), Math.round(flops)]);
 });

@@ -12,7 +12,8 @@ import {
 import { fingerprint } from "../src/io/fingerprint.js";
 import { toTensors } from "../src/models/plain.js";
 import { expectSameBits } from "./support/bits.js";
-import { goldenNames, loadGolden } from "./support/golden.js";
+import { checkpointNames, loadCheckpoint } from "./support/checkpoints.js";
+import { loadGolden } from "./support/golden.js";
 
 let engine: Engine;
 beforeAll(async () => {
@@ -61,8 +62,8 @@ describe("a model from plain data is that of its file", () => {
     ],
   ];
   for (const [form, convert] of forms) {
-    test.each(goldenNames)(`${form}: %s`, async (name) => {
-      const { checkpoint, spec } = await loadGolden(name);
+    test.each(checkpointNames)(`${form}: %s`, async (name) => {
+      const { checkpoint, spec } = await loadCheckpoint(name);
       const file = await engine.model(writeSafetensors(checkpoint), spec);
       const plain = await engine.model(convert(checkpoint) as PlainTensors, spec);
       expect(fingerprint(plain.program)).toBe(fingerprint(file.program));

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { createEngine, writeModel, writeSafetensors } from "../src/index.js";
-import { goldenNames, loadGolden } from "./support/golden.js";
+import { checkpointNames, loadCheckpoint } from "./support/checkpoints.js";
 
 const python = spawnSync("python3", ["-c", "import numpy"], { encoding: "utf8" });
 const readme = readFileSync(fileURLToPath(new URL("../README.md", import.meta.url)), "utf8");
@@ -27,11 +27,11 @@ facts = {n: [str(a.dtype), list(a.shape), hashlib.sha256(numpy.ascontiguousarray
 print(json.dumps([spec, facts, sorted(tree)]))
 `;
 
-test.for(goldenNames)("numpy reads what writeModel wrote: %s", async (name, context) => {
+test.for(checkpointNames)("numpy reads what writeModel wrote: %s", async (name, context) => {
   if (python.status !== 0)
     context.skip(`python3 with numpy: ${python.error?.message ?? python.stderr.trim()}`);
   expect(snippet).toContain("numpy.frombuffer");
-  const { checkpoint, spec } = await loadGolden(name);
+  const { checkpoint, spec } = await loadCheckpoint(name);
   const engine = await createEngine({ backend: "reference" });
   const folder = mkdtempSync(join(tmpdir(), "linrec-write-"));
   try {

@@ -1,0 +1,14 @@
+/** The checkpoints of every architecture's golden cases. */
+import type { Tensor } from "../../src/io/tensor.js";
+import type { ModelSpec } from "../../src/models/architecture.js";
+import cases from "../fixtures/lrnnx/cases.json" with { type: "json" };
+import { goldenNames, loadGolden } from "./golden.js";
+import { loadLrnnx } from "./lrnnx.js";
+
+export const checkpointNames: readonly string[] = [...goldenNames, ...cases.map(({ name }) => name)];
+
+export function loadCheckpoint(
+  name: string,
+): Promise<{ readonly checkpoint: ReadonlyMap<string, Tensor>; readonly spec: ModelSpec }> {
+  return goldenNames.includes(name) ? loadGolden(name) : loadLrnnx(name);
+}
