@@ -47,6 +47,12 @@ abstract class InferenceCache {
   /** Zeroes the streams in `rows`, or all: h = 0, no token read. */
   reset(rows?: readonly number[]): void {
     this.checkFree();
+    if (rows !== undefined && typeof rows?.[Symbol.iterator] !== "function") {
+      throw new LinrecError(
+        "invalid-argument",
+        `reset() takes a list of rows, or nothing; got ${show(rows)}.`,
+      );
+    }
     for (const row of rows ?? []) {
       checkCount("a row to reset", row, 0);
       if (row >= this.batch) {

@@ -6,7 +6,7 @@ import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
 import { Chain } from "./chain.js";
-import { isLinrecError, LinrecError, messageOf } from "./errors.js";
+import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
 import { readSafetensors } from "./io/safetensors.js";
 import { Lru } from "./lru.js";
@@ -228,12 +228,12 @@ export class Engine {
         prepared.stepper.step(job.x, job.y, job.state, job.timesteps);
       } catch (error) {
         if (error instanceof Stopped) throw error.cause;
-        if (demanded) throw error;
+        if (demanded) throw asOutOfMemory("a forward", error);
         failed.add(backend);
         const able = !isLinrecError(error) || error.code !== "unsupported";
         if (backend === "webgpu" && able) this.#machine.giveUp(backend, messageOf(error));
         candidate = next();
-        if (!candidate) throw error;
+        if (!candidate) throw asOutOfMemory("a forward", error);
         this.#tell(backend, candidate.backend, messageOf(error));
         continue;
       }
@@ -315,7 +315,7 @@ export class Engine {
       backend &&
       chained(
         program,
-        partsOf(program).map((part) => backend.prepare(part)),
+        allocating("a model's weights", () => partsOf(program).map((part) => backend.prepare(part))),
       );
     if (wasm) runners.set("wasm", Promise.resolve(wasm));
     const oracle = chained(program, partsOf(program).map(referenceStepper), true);

@@ -45,5 +45,22 @@ export function isLinrecError(error: unknown): error is LinrecError {
 
 /** The text of whatever was thrown. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  if (error instanceof Error) return error.message;
+  return typeof error === "object" ? Object.prototype.toString.call(error) : String(error);
+}
+
+/** `make()`, where want of memory, for which JavaScript throws a RangeError, becomes `out-of-memory`. */
+export function allocating<T>(what: string, make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    throw asOutOfMemory(what, error);
+  }
+}
+
+/** A RangeError as `out-of-memory`; any other error as it is. */
+export function asOutOfMemory(what: string, error: unknown): unknown {
+  if (!(error instanceof RangeError)) return error;
+  const message = `Memory for ${what} could not be had (${error.message}). Free some, or work in smaller pieces.`;
+  return new LinrecError("out-of-memory", message, { cause: error });
 }

@@ -2,6 +2,7 @@
 import { LinrecError } from "./errors.js";
 import { gammaLogOf } from "./params.js";
 import type { LruParams } from "./program.js";
+import { show } from "./validate.js";
 
 export interface InitLruOptions {
   /** features of a token, H */
@@ -66,13 +67,13 @@ function checkOptions(options: InitLruOptions): Required<InitLruOptions> {
   for (const name of ["dModel", "dState"] as const) {
     const value = result[name];
     if (!Number.isSafeInteger(value) || value < 1)
-      throw invalid(`needs ${name}, an integer of at least 1; got ${String(value)}`);
+      throw invalid(`needs ${name}, an integer of at least 1; got ${show(value)}`);
   }
   if (dModel * dState > 2 ** 30)
     throw invalid(`needs dModel x dState of at most 2^30; got ${dModel} x ${dState}`);
   for (const name of ["rMin", "rMax", "maxPhase"] as const) {
     if (typeof result[name] !== "number")
-      throw invalid(`needs a number for ${name}; got ${String(result[name])}`);
+      throw invalid(`needs a number for ${name}; got ${show(result[name])}`);
   }
   if (!(rMin >= 0 && rMin <= rMax && rMax <= 1 && rMin < 1)) {
     throw invalid(`needs 0 <= rMin <= rMax <= 1 and rMin < 1; got rMin ${rMin}, rMax ${rMax}`);
@@ -81,7 +82,7 @@ function checkOptions(options: InitLruOptions): Required<InitLruOptions> {
     throw invalid(`needs 0 < maxPhase <= ${MAX_PHASE} radians (its logarithm is stored); got ${maxPhase}`);
   }
   if (!Number.isSafeInteger(seed) || seed < 0)
-    throw invalid(`needs a seed that is a non-negative integer; got ${String(seed)}`);
+    throw invalid(`needs a seed that is a non-negative integer; got ${show(seed)}`);
   return result;
 }
 

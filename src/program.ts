@@ -231,7 +231,7 @@ export function outputWidth(program: Network): number {
 
 export function slotWidth(program: Network, slot: number): number {
   const width = program.slots[slot];
-  if (width === undefined) throw new RangeError(`program has no slot ${slot}`);
+  if (width === undefined) throw new Error(`program has no slot ${slot}`);
   return width;
 }
 

@@ -6,7 +6,7 @@ import { type Memory, memoryOf } from "./analysis.js";
 import type { ForwardJob, Runner } from "./backend.js";
 import type { AnyCache } from "./cache.js";
 import { describeProgram } from "./describe.js";
-import { LinrecError, messageOf } from "./errors.js";
+import { allocating, LinrecError, messageOf } from "./errors.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
 import { typeName } from "./io/tensor.js";
@@ -557,7 +557,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   #output(x: Float32Array, batch: number, outputs: number, out: Float32Array | undefined): Float32Array {
     const size = batch * outputs * this.outputWidth;
-    if (out === undefined) return new Float32Array(size);
+    if (out === undefined) return allocating("y", () => new Float32Array(size));
     this.#checkOut(out, x, batch, size);
     return out;
   }
@@ -578,6 +578,12 @@ export abstract class Recurrent<Cache extends AnyCache> {
         "out and x overlap in memory: y would be written over x while it is read. Use two arrays.",
       );
     }
+  }
+
+  /** What a forward from `state` starts from: a copy. Throws what `forward` rejects with for a wrong one. */
+  protected startOf(state: Cache | undefined, batch: number): State {
+    if (state !== undefined) this.#checkCache("state", state);
+    return this.#initialState(state, batch);
   }
 
   /** A private copy, so that a state that is passed in is never changed. */
@@ -623,7 +629,7 @@ function callBack(onProgress: (progress: Progress) => void, progress: Progress):
 
 /** [batch] int32, each 0..seqLen */
 function checkLengths(lengths: ArrayLike<number> | undefined, batch: number, seqLen: number): Int32Array {
-  if (lengths === undefined) return new Int32Array(batch).fill(seqLen);
+  if (lengths === undefined) return allocating("lengths", () => new Int32Array(batch).fill(seqLen));
   if (typeof lengths !== "object" || lengths === null || typeof lengths.length !== "number") {
     throw new LinrecError(
       "invalid-argument",

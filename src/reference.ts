@@ -457,6 +457,6 @@ function wide(values: ArrayLike<number>): Float64Array {
 
 function slotOf(values: Values, slot: number): Float64Array {
   const value = values[slot];
-  if (!value) throw new RangeError(`program has no slot ${slot}`);
+  if (!value) throw new Error(`program has no slot ${slot}`);
   return value;
 }

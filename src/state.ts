@@ -9,6 +9,7 @@
  * In memory a row is one block of `rowBytes`, laid out as the CPU kernels read it: states in groups of four,
  * [re x 4 | im x 4], the last group padded with zeros.
  */
+import { allocating } from "./errors.js";
 import { eigenvalues, powerIm, powerRe } from "./params.js";
 import type { LruStage, Network, PoolStage, ShiftStage, Stage, WindowStage } from "./program.js";
 import { type HoldStage, linksOf, type RateLink } from "./rates.js";
@@ -90,9 +91,11 @@ export class State {
   constructor(layout: StateLayout, batch: number) {
     this.layout = layout;
     this.batch = batch;
-    this.bytes = new Uint8Array(batch * layout.rowBytes);
-    this.k = new Int32Array(batch);
-    this.count = new Float64Array(batch);
+    [this.bytes, this.k, this.count] = allocating("a state", () => [
+      new Uint8Array(batch * layout.rowBytes),
+      new Int32Array(batch),
+      new Float64Array(batch),
+    ]);
     this.parts = layout.parts.map((part) => new State(part, batch));
     for (const slot of layout.slots) if (empty(slot) !== 0) this.#clear(slot);
   }

@@ -179,8 +179,18 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
     ["out is float64", "wrong-dtype", /out must be a Float32Array/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: wrong(new Float64Array(8)) })],
     ["out is detached", "detached", /out is detached/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: detached(new Float32Array(8)) })],
     ["out is xt", "invalid-argument", /overlap/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: xt })],
+    ["out is null", "wrong-dtype", /out must be a Float32Array; got null/, ({ lru, xt, cache }) => lru.stepSync(xt, cache, { out: wrong(null) })],
   ];
   test.each(outs)("stepSync: %s", (...misuse) => refuses(misuse));
+
+  test.each([5, null, {}])("rows to reset that are no list: %s", (rows) =>
+    refuses([
+      "reset",
+      "invalid-argument",
+      /reset\(\) takes a list of rows/,
+      ({ cache }) => cache.reset(wrong(rows)),
+    ]),
+  );
 
   test("a cache that a step is advancing", async () => {
     const { lru, cache, x, xt } = context;

@@ -238,7 +238,7 @@ function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): Packe
 function carryOf(stage: Stage, layout: StateLayout): { carry: number; loc: number; carryIndex: number } {
   const carryIndex = layout.slots.findIndex((slot) => slot.stage === stage);
   const slot = layout.slots[carryIndex];
-  if (!slot) throw new RangeError(`stage ${stage.name} carries no state`);
+  if (!slot) throw new Error(`stage ${stage.name} carries no state`);
   return { carry: slot.carry, loc: slot.loc, carryIndex };
 }
 

@@ -3,7 +3,8 @@
  * gap. Files come from strangers: reading is linear in time, keeps at most a copy of the data beside the input, and
  * refuses whatever breaks the format.
  */
-import { LinrecError } from "../errors.js";
+import { allocating, LinrecError } from "../errors.js";
+import { checkObject, show } from "../validate.js";
 import { bytesOf } from "./bytes.js";
 import { type Header, type HeaderEntry, parseHeader, quote } from "./header.js";
 import {
@@ -115,17 +116,11 @@ function refuseDtype(name: string, dtype: string): never {
 
 function readTensor(name: string, entry: HeaderEntry, bytes: Uint8Array, dataStart: number): Tensor {
   const { dtype, shape, begin, end } = entry;
-  try {
-    // slice copies into memory of its own, so that the typed array is aligned wherever the tensor stands in the file.
-    const { buffer } = bytes.slice(dataStart + begin, dataStart + end);
-    return { dtype, shape, data: dtypes.get(dtype)?.create(buffer as ArrayBuffer) } as unknown as Tensor;
-  } catch (cause) {
-    throw new LinrecError(
-      "out-of-memory",
-      `Tensor ${quote(name)} needs ${end - begin} bytes, which could not be had.`,
-      { cause },
-    );
-  }
+  // slice copies into memory of its own, so that the typed array is aligned wherever the tensor stands in the file.
+  const { buffer } = allocating(`tensor ${quote(name)}`, () =>
+    bytes.slice(dataStart + begin, dataStart + end),
+  );
+  return { dtype, shape, data: dtypes.get(dtype)?.create(buffer as ArrayBuffer) } as unknown as Tensor;
 }
 
 function fail(fault: string, cause?: unknown): never {
@@ -149,6 +144,7 @@ export function writeSafetensors(
   tensors: TensorsToWrite,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
+  checkObject("metadata", metadata);
   const items = orderedTensors(tensors);
   const header = new TextEncoder().encode(headerText(items, metadata));
   const dataStart = LENGTH_BYTES + Math.ceil(header.length / 8) * 8;
@@ -159,7 +155,7 @@ export function writeSafetensors(
     );
   }
   const size = items.reduce((sum, [, { data }]) => sum + data.byteLength, dataStart);
-  const bytes = allocate(size);
+  const bytes = allocating("the file", () => new Uint8Array(size));
   new DataView(bytes.buffer).setBigUint64(0, BigInt(dataStart - LENGTH_BYTES), true);
   bytes.fill(0x20, LENGTH_BYTES, dataStart);
   bytes.set(header, LENGTH_BYTES);
@@ -171,23 +167,16 @@ export function writeSafetensors(
   return bytes;
 }
 
-function allocate(size: number): Uint8Array<ArrayBuffer> {
-  try {
-    return new Uint8Array(size);
-  } catch (cause) {
-    throw new LinrecError("out-of-memory", `The file needs ${size} bytes, which could not be had.`, {
-      cause,
-    });
-  }
-}
-
 function orderedTensors(tensors: TensorsToWrite): [string, Tensor][] {
   const unique = new Map<string, Tensor>();
+  checkObject("tensors", tensors);
   const items = Symbol.iterator in tensors ? tensors : Object.entries(tensors);
-  for (const [name, tensor] of items) {
+  for (const item of items) {
+    checkObject("an entry of tensors", item);
+    const [name, tensor] = item;
     if (typeof name !== "string" || name === "__metadata__" || unique.has(name)) {
       const fault = unique.has(name) ? "is there twice" : "cannot be a tensor's name";
-      throw new LinrecError("invalid-argument", `${quote(String(name))} ${fault}.`);
+      throw new LinrecError("invalid-argument", `${show(name)} ${fault}.`);
     }
     checkText(name, "The tensor name");
     checkTensor(name, tensor);
@@ -204,7 +193,7 @@ function checkTensor(name: string, tensor: Tensor): void {
   if (!info) {
     throw new LinrecError(
       "invalid-argument",
-      `Tensor ${quote(name)} has dtype ${String(dtype)}; expected ${[...dtypes.keys()].join(", ")}.`,
+      `Tensor ${quote(name)} has dtype ${show(dtype)}; expected ${[...dtypes.keys()].join(", ")}.`,
     );
   }
   if (arrayClass(data) !== info.array) {

@@ -2,6 +2,7 @@
 import { LinrecError } from "../errors.js";
 import type { Tensor } from "../io/tensor.js";
 import type { Network } from "../program.js";
+import { show } from "../validate.js";
 import type { TensorReader } from "./tensors.js";
 
 /** How to read a checkpoint: an architecture's name and its options, each with a default. JSON in `__metadata__.linrec`. */
@@ -109,10 +110,9 @@ export function resolveOptions(
       throw new LinrecError("invalid-argument", `${architecture.name} has no option "${name}"; ${list}.`);
     }
     if (!own[known].accepts(value)) {
-      const came = JSON.stringify(value) ?? String(value);
       throw new LinrecError(
         "invalid-argument",
-        `${architecture.name}: ${name} must be ${own[known].expected}; got ${came}.`,
+        `${architecture.name}: ${name} must be ${own[known].expected}; got ${show(value)}.`,
       );
     }
     options[name] = value;

@@ -1,5 +1,5 @@
 /** A bare LRU layer as a program, and its parameters under a checkpoint's names. */
-import { LinrecError } from "../errors.js";
+import { allocating, LinrecError } from "../errors.js";
 import { arrayClass, elementCount, isDetached, type Tensor, typeName } from "../io/tensor.js";
 import type { LruParams, Program } from "../program.js";
 import { type Size, TensorReader } from "./tensors.js";
@@ -28,7 +28,9 @@ const paramShapes: ReadonlyMap<ParamName, readonly SizeName[]> = new Map([
  */
 export function lruProgram(params: LruParams): Program {
   checkLruParams(params);
-  const copy = Object.fromEntries(arraysOf(params).map(([name, values]) => [name, new Float32Array(values)]));
+  const copy = allocating("a layer's parameters", () =>
+    Object.fromEntries(arraysOf(params).map(([name, values]) => [name, new Float32Array(values)])),
+  );
   return programOf(copy as unknown as LruParams, "lru");
 }
 

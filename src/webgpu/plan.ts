@@ -184,7 +184,7 @@ class SlotAreas {
 
   areaOf(slot: number): number {
     const area = this.#areaOf.get(slot);
-    if (area === undefined) throw new RangeError(`slot ${slot} is read before it is written`);
+    if (area === undefined) throw new Error(`slot ${slot} is read before it is written`);
     return area;
   }
 

@@ -1,0 +1,88 @@
+// Memory that is not to be had: the Nth allocation of the library fails, for every N.
+import { floats, isTyped, lruParams, sameResult, settled } from "../support.mjs";
+
+const makers = ["ArrayBuffer", "Float32Array", "Float64Array", "Int32Array", "Uint8Array"];
+
+/** The `nth` allocation from now on throws what an engine throws; returns how many there were when it is undone. */
+function failNth(nth) {
+  let count = 0;
+  const refuse = () => {
+    if (++count === nth) throw new RangeError("Array buffer allocation failed");
+  };
+  const grow = WebAssembly.Memory.prototype.grow;
+  WebAssembly.Memory.prototype.grow = function (pages) {
+    refuse();
+    return grow.call(this, pages);
+  };
+  const real = makers.map((name) => [name, globalThis[name]]);
+  for (const [name, Real] of real) {
+    globalThis[name] = new Proxy(Real, {
+      construct(target, args, newTarget) {
+        // A view of memory that is there allocates nothing.
+        if (typeof args[0] === "number" && args[0] > 0) refuse();
+        return Reflect.construct(target, args, newTarget === globalThis[name] ? target : newTarget);
+      },
+    });
+  }
+  return () => {
+    WebAssembly.Memory.prototype.grow = grow;
+    for (const [name, Real] of real) globalThis[name] = Real;
+    return count;
+  };
+}
+
+export default {
+  promise:
+    "When memory is not to be had, a call gives the right result or an error from the list; the engine stays usable.",
+  how: "The 1st, 2nd, 3rd … allocation (typed arrays, growth of the kernels' memory) of making a layer and of a forward fails, until a run has none left.",
+  plants: [
+    {
+      says: "what is thrown for want of memory is passed on as it is",
+      file: "src/errors.ts",
+      find: "if (!(error instanceof RangeError)) return error;",
+      replace: "return error;",
+    },
+  ],
+  async run({ linrec, fail }) {
+    const params = lruParams(linrec, 8, 12);
+    const batch = 3;
+    const x = floats(batch * 5000 * 8, 1);
+    const alone = await linrec.createEngine({ backend: "wasm", threads: 0 });
+    const oracle = await alone.lru(params);
+    const expected = await oracle.forward(x, { batch });
+    let [tried, typed, recovered] = [0, 0, 0];
+    for (let nth = 1; nth < 5000; nth++) {
+      const engine = await linrec.createEngine({ backend: "wasm", threads: 0, onFallback: () => {} });
+      const undo = failNth(nth);
+      const outcome = await settled(
+        (async () => {
+          const lru = await engine.lru(params);
+          return { lru, result: await lru.forward(x, { batch }) };
+        })(),
+        30_000,
+      );
+      const made = undo();
+      tried++;
+      if (outcome === "late") fail(`allocation ${nth}: never settled`);
+      else if (outcome.error) {
+        if (isTyped(linrec, outcome.error)) typed++;
+        else fail(`allocation ${nth}: ${outcome.error?.stack ?? outcome.error}`);
+      } else if (!sameResult(outcome.value.lru, outcome.value.result, oracle, expected)) {
+        fail(`allocation ${nth}: other bits`);
+      } else if (made >= nth) recovered++;
+      // The engine must have survived it.
+      const lru = await engine.lru(params);
+      if (!sameResult(lru, await lru.forward(x, { batch }), oracle, expected)) {
+        fail(`after allocation ${nth} failed: other bits`);
+      }
+      await engine.dispose();
+      if (made < nth) break;
+    }
+    await alone.dispose();
+    return {
+      "allocations that failed": tried - 1,
+      "errors from the list": typed,
+      "right results": recovered,
+    };
+  },
+};

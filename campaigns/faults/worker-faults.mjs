@@ -1,0 +1,93 @@
+// Worker threads that fail from inside, at every kernel call and at every stage of starting up.
+import { readFileSync } from "node:fs";
+import { floats, lruParams, sameResult, settled } from "../support.mjs";
+
+/** What a worker does to itself, as source. It runs inside the worker, between two kernel calls. */
+const faults = {
+  throws: 'throw new Error("a fault on purpose");',
+  exits: "process.exit(9);",
+  "throws outside of any call":
+    'setTimeout(() => { throw new Error("a fault on purpose"); }); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);',
+  "runs out of heap": "const hog = []; for (;;) hog.push(new Array(1e5).fill(Math.random()));",
+};
+
+/** A worker whose `nth` kernel call (of all workers with this source: of each its own) is the fault. */
+function sabotaged(library, fault, nth) {
+  const worker = readFileSync(new URL("worker.js", library), "utf8");
+  const prelude = `
+    const real = WebAssembly.instantiate;
+    let calls = 0;
+    const fault = () => { ${fault} };
+    WebAssembly.instantiate = async (...args) => {
+      const result = await real(...args);
+      const instance = result.instance ?? result;
+      const exports = Object.fromEntries(Object.entries(instance.exports).map(([name, kernel]) => [
+        name,
+        typeof kernel !== "function" ? kernel : (...a) => { if (++calls === ${nth}) fault(); return kernel(...a); },
+      ]));
+      return result.instance ? { ...result, instance: { exports } } : { exports };
+    };`;
+  return `data:text/javascript,${encodeURIComponent(prelude + worker)}`;
+}
+
+/** Workers that do not get as far as work. */
+const starts = {
+  "no such file": () => "file:///no/such/worker.js",
+  "a syntax error": () => "data:text/javascript,this is no program",
+  "it throws at once": () => 'data:text/javascript,throw new Error("a fault on purpose")',
+  "it exits at once": () => "data:text/javascript,process.exit(3)",
+};
+
+export default {
+  promise: "A worker that throws, exits or runs out of memory at any moment costs time, never a result.",
+  how: "Each fault is planted at the 1st, 2nd, 3rd … kernel call of a worker, until a forward ends before it; and at start-up.",
+  plants: [
+    {
+      says: "what a worker throws is taken for its answer",
+      file: "src/cpu/runner.ts",
+      find: "if (!isWorkerFault(error) || job.signal?.aborted) throw error;",
+      replace: "if (isWorkerFault(error)) return;",
+    },
+  ],
+  async run({ linrec, library, isFull, fail }) {
+    const params = lruParams(linrec, 8, 12);
+    const [batch, seqLen] = [2, 1500];
+    const x = floats(batch * seqLen * 8, 1);
+    const alone = await linrec.createEngine({ backend: "wasm", threads: 0 });
+    const oracle = await alone.lru(params);
+    const expected = await oracle.forward(x, { batch });
+    const figures = {};
+    const attempt = async (workerUrl, what) => {
+      let told = 0;
+      const onFallback = () => told++;
+      const engine = await linrec.createEngine({ backend: "wasm", threads: 2, workerUrl, onFallback });
+      const lru = await engine.lru(params);
+      for (let i = 0; i < 2; i++) {
+        const outcome = await settled(lru.forward(x, { batch }), 60_000);
+        if (outcome === "late") fail(`${what}: a forward never settled`);
+        else if (outcome.error) fail(`${what}: ${outcome.error}`);
+        else if (!sameResult(lru, outcome.value, oracle, expected)) fail(`${what}: other bits`);
+      }
+      await engine.dispose();
+      return told;
+    };
+    for (const [name, fault] of Object.entries(faults)) {
+      // Running out of heap takes seconds each time.
+      const step = isFull ? (name === "runs out of heap" ? 9 : 1) : name === "runs out of heap" ? 1000 : 7;
+      let moments = 0;
+      for (let nth = 1; nth < 1000; nth += step) {
+        const told = await attempt(sabotaged(library, fault, nth), `${name} at call ${nth}`);
+        if (told === 0) break; // no worker got that far
+        moments++;
+      }
+      figures[`moments at which a worker ${name}`] = moments;
+      if (moments === 0) fail(`${name}: no worker was reached`);
+    }
+    for (const [name, url] of Object.entries(starts)) {
+      if ((await attempt(url(), name)) === 0) fail(`${name}: nobody was told`);
+    }
+    figures["ways not to start"] = Object.keys(starts).length;
+    await alone.dispose();
+    return figures;
+  },
+};

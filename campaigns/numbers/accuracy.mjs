@@ -1,0 +1,132 @@
+// The gate of accuracy over generated layers, against the float64 reference.
+import { between, floats, pick, random } from "../support.mjs";
+
+/** A layer with |lambda| close to 1 in all ways that float32 parameters allow. */
+function hardLayer(next, dModel, dState) {
+  const layer = { nuLog: [], theta: [], gammaLog: [] };
+  for (let n = 0; n < dState; n++) {
+    const radius = pick(next, [0.5, 1 - 2 ** -between(next, 1, 24)]);
+    layer.nuLog.push(Math.log(-Math.log(radius)));
+    layer.gammaLog.push(0.5 * Math.log1p(-(radius ** 2)));
+    layer.theta.push(pick(next, [0, Math.PI, 2 * Math.PI * next(), 1e-3 * next()]));
+  }
+  const weights = (length, fanIn) => floats(length, between(next, 0, 2 ** 30), 1.5 / Math.sqrt(fanIn));
+  return {
+    nuLog: Float32Array.from(layer.nuLog),
+    theta: Float32Array.from(layer.theta),
+    gammaLog: Float32Array.from(layer.gammaLog),
+    BRe: weights(dState * dModel, dModel),
+    BIm: weights(dState * dModel, dModel),
+    CRe: weights(dModel * dState, dState),
+    CIm: weights(dModel * dState, dState),
+    D: weights(dModel, 1),
+  };
+}
+
+/** What a plain loop in float32 gives: the yardstick of the gate. */
+function sequentialFloat32(params, x, dModel, dState) {
+  const f = Math.fround;
+  const y = new Float32Array(x.length);
+  const [re, im] = [new Float32Array(dState), new Float32Array(dState)];
+  const lambda = Array.from({ length: dState }, (_, n) => {
+    const radius = Math.exp(-Math.exp(params.nuLog[n]));
+    return [f(radius * Math.cos(params.theta[n])), f(radius * Math.sin(params.theta[n]))];
+  });
+  const gamma = params.gammaLog.map((value) => Math.exp(value));
+  for (let t = 0; t < x.length / dModel; t++) {
+    for (let n = 0; n < dState; n++) {
+      let [br, bi] = [0, 0];
+      for (let j = 0; j < dModel; j++) {
+        br = f(br + f(f(gamma[n] * params.BRe[n * dModel + j]) * x[t * dModel + j]));
+        bi = f(bi + f(f(gamma[n] * params.BIm[n * dModel + j]) * x[t * dModel + j]));
+      }
+      const [a, b] = lambda[n];
+      const [hr, hi] = [re[n], im[n]];
+      re[n] = f(f(f(a * hr) - f(b * hi)) + br);
+      im[n] = f(f(f(a * hi) + f(b * hr)) + bi);
+    }
+    for (let o = 0; o < dModel; o++) {
+      let sum = 0;
+      for (let n = 0; n < dState; n++) {
+        sum = f(sum + f(params.CRe[o * dState + n] * re[n]));
+        sum = f(sum - f(params.CIm[o * dState + n] * im[n]));
+      }
+      y[t * dModel + o] = f(sum + f(params.D[o] * x[t * dModel + o]));
+    }
+  }
+  return y;
+}
+
+function relativeError(y, expected) {
+  let [error, scale] = [0, 0];
+  for (let i = 0; i < y.length; i++) {
+    error = Math.max(error, Math.abs(y[i] - expected[i]));
+    scale = Math.max(scale, Math.abs(expected[i]));
+  }
+  return error === 0 ? 0 : error / scale;
+}
+
+export default {
+  promise:
+    "max|e| / max|y| ≤ max(2 × that of a plain float32 recurrence, 8·2⁻²⁴) against float64, for every layer and length.",
+  how: "Generated layers with |λ| up to 1 − 2⁻²⁴, lengths up to 10⁷, magnitudes of x from 1e-38 to 1e30, denormals and signed zeros, on both builds of the kernels.",
+  plants: [
+    {
+      says: "powers of λ are derived in float32",
+      file: "src/cpu/packed.ts",
+      find: "(n) => powerRe(eigen, n, k),",
+      replace: `(n) => {
+        const [re, im] = [powerRe(eigen, n, 1), powerIm(eigen, n, 1)];
+        const angle = Math.fround(k * Math.fround(Math.atan2(im, re)));
+        return Math.fround(Math.hypot(re, im)) ** k * Math.cos(angle);
+      },`,
+    },
+    {
+      says: "the carry leaves out the imaginary part of λ^T",
+      file: "assembly/carry.ts",
+      find: "f64x2.sub(f64x2.mul(pr, cr), f64x2.mul(pi, ci))",
+      replace: "f64x2.mul(pr, cr)",
+    },
+  ],
+  async run({ linrec, isFull, fail }) {
+    const layers = isFull ? 300 : 25;
+    const next = random(11);
+    const figures = {};
+    let probe;
+    try {
+      probe = await linrec.createEngine({ backend: "wasm", simd: "relaxed", threads: 0 });
+    } catch {}
+    await probe?.dispose();
+    for (const simd of ["baseline", ...(probe ? ["relaxed"] : [])]) {
+      const engine = await linrec.createEngine({ backend: ["wasm", "reference"], simd, threads: 0 });
+      let [worst, where] = [0, ""];
+      for (let i = 0; i < layers; i++) {
+        const long = isFull && i === layers - 1;
+        const [dModel, dState] = long ? [1, 4] : [between(next, 1, 9), between(next, 1, 9)];
+        const seqLen = long ? 10_000_000 : pick(next, [1, 47, 48, 49, 997, 4999, isFull ? 100_003 : 10_007]);
+        const magnitude = pick(next, [1, 1, 1e-38, 1e-30, 1e30]);
+        const params = hardLayer(next, dModel, dState);
+        const x = floats(seqLen * dModel, i, magnitude);
+        for (let j = 0; j < x.length; j += 97) x[j] = pick(next, [0, -0, 1e-45, x[j]]);
+        const lru = await engine.lru(params);
+        const { y } = await lru.forward(x, { backend: "wasm" });
+        const { y: expected } = await lru.forward(x, { backend: "reference" });
+        const gate = Math.max(
+          2 * relativeError(sequentialFloat32(params, x, dModel, dState), expected),
+          8 * 2 ** -24,
+        );
+        // Below the normal numbers an error is relative to nothing.
+        const scale = expected.reduce((max, v) => Math.max(max, Math.abs(v)), 0);
+        const share = scale < 1e-36 ? 0 : relativeError(y, expected) / gate;
+        const what = `layer ${i}: dModel ${dModel}, dState ${dState}, seqLen ${seqLen}, x of ${magnitude}`;
+        if (!(share <= 1)) fail(`${simd}, ${what}: ${(100 * share).toFixed(0)} % of what is allowed`);
+        if (share > worst) [worst, where] = [share, what];
+        lru.dispose();
+      }
+      figures[`worst share of what is allowed, ${simd}, of ${layers} layers`] =
+        `${(100 * worst).toFixed(0)} % (${where})`;
+      await engine.dispose();
+    }
+    return figures;
+  },
+};

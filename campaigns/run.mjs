@@ -1,0 +1,101 @@
+// `npm run campaigns`: tries to break each promise of the library, and shows that each try could have succeeded by trying
+// it on a copy of the library with a bug planted. See docs/guarantees.md, which this writes.
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus } from "node:os";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { campaigns } from "./list.mjs";
+import { plantBug } from "./plant.mjs";
+import { toMarkdown } from "./report.mjs";
+
+const usage = `Usage: npm run campaigns -- [NAME ...] [--short] [--no-plants] [--plants-only]
+  NAME          only these: ${campaigns.map(({ name }) => name).join(", ")}
+  --short       a small part of each campaign, seconds instead of minutes; writes nothing
+  --no-plants   do not try the campaigns on libraries with planted bugs
+  --plants-only nothing else`;
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    short: { type: "boolean", default: false },
+    "no-plants": { type: "boolean", default: false },
+    "plants-only": { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+if (options.help) {
+  console.log(usage);
+  process.exit(0);
+}
+const unknown = positionals.filter((name) => !campaigns.some((campaign) => campaign.name === name));
+if (unknown.length > 0) {
+  console.error(`No campaign is called ${unknown.join(", ")}.\n${usage}`);
+  process.exit(2);
+}
+
+const library = new URL("../dist/index.js", import.meta.url);
+if (!existsSync(library)) {
+  console.error("dist/index.js is missing: npm run build");
+  process.exit(2);
+}
+const resultsFile = new URL("results.json", import.meta.url);
+const results = existsSync(resultsFile) ? JSON.parse(readFileSync(resultsFile, "utf8")) : { campaigns: {} };
+const machine = `${cpus()[0]?.model.trim() ?? "unknown CPU"}, ${availableParallelism()} threads, Node ${process.version}`;
+let failures = 0;
+
+for (const { name, url } of campaigns) {
+  if (positionals.length > 0 && !positionals.includes(name)) continue;
+  const { default: campaign } = await import(url);
+  const record = { ...results.campaigns[name] };
+  if (!options["plants-only"]) {
+    const report = await run(url, library.href, options.short ? "short" : "full");
+    Object.assign(record, report, { date: new Date().toISOString().slice(0, 10), machine });
+    show(name, report);
+    if (report.broken > 0) failures++;
+  }
+  if (!options["no-plants"]) {
+    record.plants = [];
+    for (const bug of campaign.plants) {
+      const { library: planted, dispose } = plantBug(bug);
+      const { broken, examples } = await run(url, planted, "short");
+      dispose();
+      record.plants.push({ says: bug.says, found: broken > 0, how: examples[0] ?? "" });
+      console.log(`  planted: ${bug.says}: ${broken > 0 ? `found (${examples[0]})` : "NOT FOUND"}`);
+      if (broken === 0) failures++;
+    }
+  }
+  results.campaigns[name] = record;
+}
+if (!options.short) {
+  writeFileSync(resultsFile, `${JSON.stringify(results, null, 2)}\n`);
+  mkdirSync(new URL("../docs", import.meta.url), { recursive: true });
+  writeFileSync(new URL("../docs/guarantees.md", import.meta.url), await toMarkdown(results));
+}
+process.exitCode = failures > 0 ? 1 : 0;
+
+/** The report of one campaign in a process of its own, so that none inherits what another left behind. */
+function run(url, libraryUrl, size) {
+  const flags = ["--expose-gc", fileURLToPath(new URL("child.mjs", import.meta.url)), url, libraryUrl, size];
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, flags, { stdio: ["ignore", "pipe", "inherit"] });
+    let output = "";
+    child.stdout.on("data", (text) => {
+      output += text;
+    });
+    child.on("close", (code, signal) => {
+      try {
+        resolve(JSON.parse(output.trimEnd().split("\n").at(-1)));
+      } catch {
+        const how = `the process ended with ${signal ?? code} and no report`;
+        resolve({ figures: {}, broken: 1, examples: [how], seconds: Number.NaN });
+      }
+    });
+  });
+}
+
+function show(name, { figures, broken, examples, seconds }) {
+  console.log(`${broken > 0 ? "BROKEN" : "holds "} ${name} (${seconds.toFixed(0)} s)`);
+  for (const [label, value] of Object.entries(figures)) console.log(`  ${label}: ${value}`);
+  for (const example of examples) console.log(`  ! ${example}`);
+}

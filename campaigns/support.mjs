@@ -1,0 +1,92 @@
+// What every campaign needs: problems to run, comparisons bit for bit, and workers that can be reached from outside.
+import { syncBuiltinESMExports } from "node:module";
+import threads from "node:worker_threads";
+
+/** mulberry32: numbers in [0, 1), the same for the same seed. */
+export function random(seed) {
+  let a = seed | 0;
+  return () => {
+    a = (a + 0x6d2b79f5) | 0;
+    let t = Math.imul(a ^ (a >>> 15), 1 | a);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** `length` float32 numbers in [-magnitude, magnitude). */
+export function floats(length, seed, magnitude = 1) {
+  const next = random(seed);
+  return Float32Array.from({ length }, () => magnitude * (2 * next() - 1));
+}
+
+/** An integer in [low, high]. */
+export const between = (next, low, high) => low + Math.floor(next() * (high - low + 1));
+
+export const pick = (next, choices) => choices[Math.floor(next() * choices.length)];
+
+/** Layer parameters of ordinary size with |lambda| in [rMin, rMax]. */
+export function lruParams(linrec, dModel, dState, seed = 1) {
+  return linrec.initLru({ dModel, dState, seed, rMin: 0.9, rMax: 0.9999 });
+}
+
+/** True if both arrays hold the same bits. */
+export function sameBits(a, b) {
+  return Buffer.compare(bytes(a), bytes(b)) === 0;
+}
+
+function bytes({ buffer, byteOffset, byteLength }) {
+  return Buffer.from(buffer, byteOffset, byteLength);
+}
+
+/** True if two results of a forward are the same in every bit: y, and the state as its owner would save it. */
+export function sameResult(owner, result, otherOwner, expected) {
+  return (
+    sameBits(result.y, expected.y) &&
+    sameBits(owner.serializeState(result.state), otherOwner.serializeState(expected.state))
+  );
+}
+
+/** True for the library's own error with a code from its list. */
+export function isTyped(linrec, error) {
+  return linrec.isLinrecError(error) && error.code in linrec.errorCodes;
+}
+
+/** Fulfils with "late" if the promise has not settled after `ms`: what must never happen. */
+export async function settled(promise, ms) {
+  let timer;
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms, "late");
+  });
+  try {
+    return await Promise.race([
+      promise.then(
+        (value) => ({ value }),
+        (error) => ({ error }),
+      ),
+      late,
+    ]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** From now on, all worker threads of this process, the newest last; those that have exited are taken out. */
+export function watchWorkers() {
+  const alive = [];
+  const Real = threads.Worker;
+  threads.Worker = class extends Real {
+    constructor(...args) {
+      super(...args);
+      alive.push(this);
+      this.once("exit", () => alive.splice(alive.indexOf(this), 1));
+    }
+  };
+  syncBuiltinESMExports();
+  return alive;
+}
+
+/** The value below which the share `q` of the numbers lies. */
+export function quantile(numbers, q) {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN;
+}
