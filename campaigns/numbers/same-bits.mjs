@@ -36,8 +36,8 @@ export default {
     {
       says: "a tile's end depends on the number of threads",
       file: "src/cpu/windows.ts",
-      find: "Math.ceil(total / (threads * TILES_PER_THREAD) / CHUNK) * CHUNK",
-      replace: "Math.ceil(total / (threads * TILES_PER_THREAD))",
+      find: "Math.ceil(tileTokens / (threads === 0 ? 1 : TAIL_PARTS) / CHUNK) * CHUNK;",
+      replace: "Math.ceil(tileTokens / (threads === 0 ? 1 : TAIL_PARTS)) + threads;",
     },
   ],
   async run({ library, isFull, fail }) {
