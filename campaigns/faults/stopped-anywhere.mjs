@@ -40,12 +40,6 @@ export default {
   how: "A forward is ended at its 1st, 2nd, 3rd … promise until it ends before that: by a signal, its layer's end, its engine's end; on the calling thread and on workers.",
   plants: [
     {
-      says: "an abort waits for the work to end",
-      file: "src/engine.ts",
-      find: "await untilAborted(work, stop);",
-      replace: "await work;",
-    },
-    {
       says: "after an aborted forward the next one is not run",
       file: "src/queue.ts",
       find: "this.#tail = result.catch(() => {});",
