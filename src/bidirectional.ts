@@ -1,9 +1,9 @@
 /** An LRU that reads each row from both ends. */
 import type { Memory } from "./analysis.js";
 import { LinrecError } from "./errors.js";
+import type { ForwardOptions, Progress } from "./forwardOptions.js";
 import type { Lru } from "./lru.js";
 import type { BackendName } from "./program.js";
-import type { ForwardOptions, Progress } from "./recurrent.js";
 import type { Plan } from "./scheduler.js";
 import { checkFunction, checkOptions } from "./validate.js";
 

@@ -7,6 +7,7 @@ import { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
 import { Chain } from "./chain.js";
 import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
+import { type BackendOption, backendNames } from "./forwardOptions.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
 import { readSafetensors } from "./io/safetensors.js";
 import { Lru } from "./lru.js";
@@ -27,7 +28,7 @@ import {
   type Program,
 } from "./program.js";
 import { partsOf, segmentTokens } from "./rates.js";
-import { type BackendOption, backendNames, type Host, type Prepared, type Stepper } from "./recurrent.js";
+import type { Host, Prepared, Stepper } from "./recurrent.js";
 import { runReference } from "./reference.js";
 import { choose, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import { type Run, runSelfTest, type SelfTestReport } from "./selfTest.js";

@@ -1,9 +1,9 @@
 /** From prompts to tokens, one after the other: what `Model.generate` does. */
 import type { ModelCache } from "./cache.js";
 import { LinrecError } from "./errors.js";
+import type { ForwardOptions, ForwardResult } from "./forwardOptions.js";
 import { uniforms } from "./init.js";
 import { macrotask } from "./macrotask.js";
-import type { ForwardOptions, ForwardResult } from "./recurrent.js";
 import { draw } from "./sample.js";
 import { throwIfAborted } from "./signal.js";
 import { checkCount, checkOptions, show } from "./validate.js";

@@ -4,6 +4,14 @@ export type { BidirectionalLru, BidirectionalOptions } from "./bidirectional.js"
 export type { HiddenState, LruCache, ModelCache } from "./cache.js";
 export { createEngine, type Engine, type LruSource, type Problem } from "./engine.js";
 export { errorCodes, isLinrecError, LinrecError, type LinrecErrorCode } from "./errors.js";
+export type {
+  BackendOption,
+  ForwardOptions,
+  ForwardResult,
+  Progress,
+  StepOptions,
+  StreamOptions,
+} from "./forwardOptions.js";
 export type { GenerateOptions } from "./generate.js";
 export { type InitLruOptions, initLru } from "./init.js";
 export type { BytesSource } from "./io/load.js";
@@ -25,14 +33,6 @@ export type { NestedNumbers, PlainLru, PlainTensor, PlainTensors } from "./model
 export { type WriteModelOptions, writeModel } from "./models/write.js";
 export type { EngineOptions, FallbackListener } from "./options.js";
 export type { BackendName, Input, LruParams } from "./program.js";
-export type {
-  BackendOption,
-  ForwardOptions,
-  ForwardResult,
-  Progress,
-  StepOptions,
-  StreamOptions,
-} from "./recurrent.js";
 export type { Candidate, Plan } from "./scheduler.js";
 export type { SelfTestReport, SelfTestResult } from "./selfTest.js";
 export type { StreamChunk, StreamSource } from "./stream.js";

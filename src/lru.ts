@@ -9,11 +9,10 @@ import {
 } from "./analysis.js";
 import { LruCache } from "./cache.js";
 import { errorBound } from "./errorBound.js";
-import { LinrecError } from "./errors.js";
 import type { LruStage } from "./program.js";
 import { Recurrent } from "./recurrent.js";
 import type { State, StateSlot } from "./state.js";
-import { checkCount, checkFloat32, checkOptions } from "./validate.js";
+import { checkCount, checkOptions } from "./validate.js";
 
 /**
  * One Linear Recurrent Unit (arXiv 2303.06349, section 2 and eq. 6):
@@ -78,16 +77,10 @@ export class Lru extends Recurrent<LruCache> {
    */
   errorBound(x: Float32Array, options: { batch?: number; state?: LruCache } = {}): Float64Array {
     checkOptions("errorBound's options", options, ["batch", "state"]);
-    const { state, batch = state?.batch ?? 1 } = options;
-    checkFloat32("x", x);
-    checkCount("batch", batch, 1);
-    if (x.length % (batch * this.dModel) !== 0) {
-      const message = `x has ${x.length} values; batch ${batch} x dModel ${this.dModel} must divide that.`;
-      throw new LinrecError("shape-mismatch", message);
-    }
-    const start = this.startOf(state, batch);
+    const { values, batch } = this.checkInput(x, options);
+    const start = this.startOf(options.state, batch);
     const slot = start.layout.slots[0] as StateSlot;
-    return errorBound(this.#stage.params, x, batch, (row) => start.read(slot, row));
+    return errorBound(this.#stage.params, values, batch, (row) => start.read(slot, row));
   }
 
   /** Eigenvalues, and how long each state remembers. */

@@ -1,7 +1,7 @@
 /** What `createEngine` takes, and how it is checked. */
 import type { Simd, WasmSource } from "./cpu/kernels.js";
 import { LinrecError } from "./errors.js";
-import { type BackendOption, checkBackendOption } from "./recurrent.js";
+import { type BackendOption, checkBackendOption } from "./forwardOptions.js";
 import { checkChoice, checkCount, checkFunction, checkOptions } from "./validate.js";
 
 /** Told whenever work goes elsewhere than was wanted. */

@@ -1,0 +1,163 @@
+/** The checks of what a layer or model is given that need to know it: shapes, ids, what it can and cannot do. */
+import { allocating, LinrecError } from "./errors.js";
+import { type Input, inputWidth, type Network, outputWidth, poolOf, vocabularyOf } from "./program.js";
+import { partsOf, shortestOf } from "./rates.js";
+import type { State } from "./state.js";
+import { outputsOf } from "./timeline.js";
+import { checkCount, checkFinite, checkFloat32, checkInt32 } from "./validate.js";
+
+export class Inputs {
+  readonly inputWidth: number;
+  readonly outputWidth: number;
+  readonly vocabulary: number | undefined;
+  readonly #network: Network;
+  readonly #nonFinite: "propagate" | "reject";
+
+  constructor(network: Network, nonFinite: "propagate" | "reject") {
+    this.#network = network;
+    this.#nonFinite = nonFinite;
+    this.inputWidth = inputWidth(network);
+    this.outputWidth = outputWidth(network);
+    this.vocabulary = vocabularyOf(network);
+  }
+
+  seqLen(x: Input, batch: number): number {
+    const token = batch * this.inputWidth;
+    const seqLen = batch === 0 ? 0 : Math.floor(x.length / token);
+    if (seqLen * token !== x.length) {
+      const whole = (seqLen + 1) * token;
+      const needs =
+        batch === 0
+          ? "batch 0 needs 0"
+          : `batch ${batch} x seqLen x ${this.inputWidth} features needs a multiple of ${token}, such as ${whole}`;
+      throw new LinrecError(
+        "shape-mismatch",
+        `x has ${x.length} values; ${needs}. Pass \`batch\` if it is not ${batch}.`,
+      );
+    }
+    return seqLen;
+  }
+
+  /** x as backends take it: the bits of ids are those of a Float32Array. */
+  values(name: string, x: Input): Float32Array {
+    if (this.vocabulary === undefined) {
+      checkFloat32(name, x);
+      return x;
+    }
+    checkInt32(name, x);
+    return new Float32Array(x.buffer, x.byteOffset, x.length);
+  }
+
+  /** Throws for ids that are none, in what is read of each row; for infinities and NaN, if they are to be refused. */
+  checkValues(name: string, x: Input, seqLen: number, lengths?: Int32Array): void {
+    const ids = this.vocabulary;
+    if (ids === undefined) {
+      if (this.#nonFinite === "reject") checkFinite(name, x as Float32Array);
+      return;
+    }
+    for (let i = 0; i < x.length; i++) {
+      const id = x[i] as number;
+      if (id >= 0 && id < ids) continue;
+      const [row, t] = [Math.floor(i / seqLen), i % seqLen];
+      if (lengths && t >= (lengths[row] as number)) continue;
+      throw new LinrecError(
+        "invalid-argument",
+        `${name}[${i}] (row ${row}, token ${t}) is ${id}; token ids are 0 to ${ids - 1}.`,
+      );
+    }
+  }
+
+  checkToken(xt: Input, batch: number): Float32Array {
+    const values = this.values("xt", xt);
+    const expected = batch * this.inputWidth;
+    if (xt.length !== expected) {
+      throw new LinrecError(
+        "shape-mismatch",
+        `xt has ${xt.length} values; one token for each of the cache's ${batch} streams x ${this.inputWidth} features needs ${expected}.`,
+      );
+    }
+    this.checkValues("xt", xt, 1);
+    return values;
+  }
+
+  checkPooled(lengths: Int32Array): void {
+    if (!poolOf(this.#network)) return;
+    const empty = lengths.indexOf(0);
+    if (empty < 0) return;
+    throw new LinrecError(
+      "invalid-argument",
+      `row ${empty} has no token, and this model pools over time: there is nothing to pool. Give every row at least one token.`,
+    );
+  }
+
+  checkOneRate(option: string): void {
+    if (partsOf(this.#network)[0] === this.#network) return;
+    throw new LinrecError(
+      "unsupported",
+      `${this.#network.architecture} with these options changes the rate of its tokens, and cannot take ${option}. Leave it out.`,
+    );
+  }
+
+  /** A network that joins rows to one and takes them apart again gives nothing until it has read all of them. */
+  checkStreams(what: string): void {
+    if (!this.#network.stages.some(({ kind }) => kind === "reshape")) return;
+    throw new LinrecError(
+      "unsupported",
+      `${this.#network.architecture} cannot ${what}: its outputs depend on tokens that come later. Pass whole sequences to forward.`,
+    );
+  }
+
+  checkWindows(initial: State, seqLen: number): void {
+    const least = shortestOf(this.#network);
+    if (seqLen === 0 || least === 1) return;
+    const short = initial.count.findIndex((count) => count + seqLen < least);
+    if (short < 0) return;
+    const before = initial.count[short] ? `, after ${initial.count[short]} before` : "";
+    throw new LinrecError(
+      "invalid-argument",
+      `x has ${seqLen} tokens a row${before} (row ${short}); this model pools windows of windows, and needs ${least} for its first output. Give longer sequences, or read these with step.`,
+    );
+  }
+
+  checkEvery(every: number): void {
+    checkCount("every", every, 1);
+    if (every > 1 && poolOf(this.#network)) {
+      throw new LinrecError(
+        "unsupported",
+        `every is ${every}, and this model pools over time: it has one output for each row. Leave \`every\` out.`,
+      );
+    }
+    if (every > 1) this.checkOneRate("every");
+  }
+
+  /** Rows of y for each row of x. */
+  outputs({ count }: State, seqLen: number, every: number): number {
+    if (poolOf(this.#network)) return 1;
+    return count.reduce((most, tokens) => Math.max(most, outputsOf(tokens, seqLen, every)), 0);
+  }
+
+  output(x: Float32Array, batch: number, outputs: number, out: Float32Array | undefined): Float32Array {
+    const size = batch * outputs * this.outputWidth;
+    if (out === undefined) return allocating("y", () => new Float32Array(size));
+    this.checkOut(out, x, batch, size);
+    return out;
+  }
+
+  checkOut(out: Float32Array, x: Float32Array, batch: number, size: number): void {
+    checkFloat32("out", out);
+    if (out.length !== size) {
+      throw new LinrecError(
+        "shape-mismatch",
+        `out has ${out.length} values; y has ${size}: batch ${batch} x ${size / (batch * this.outputWidth) || 0} outputs x ${this.outputWidth} features.`,
+      );
+    }
+    const apart =
+      out.byteOffset + out.byteLength <= x.byteOffset || x.byteOffset + x.byteLength <= out.byteOffset;
+    if (out.buffer === x.buffer && !apart) {
+      throw new LinrecError(
+        "invalid-argument",
+        "out and x overlap in memory: y would be written over x while it is read. Use two arrays.",
+      );
+    }
+  }
+}
