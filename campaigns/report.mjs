@@ -22,8 +22,7 @@ function section(name, { promise, how }, record) {
   const verdict = record.broken === 0 ? "Holds" : `**Broken ${record.broken} times**`;
   const figures = Object.entries(record.figures).map(([label, value]) => `| ${label} | ${value} |`);
   const plants = (record.plants ?? []).map(
-    ({ says, found, how }) =>
-      `- ${says}: ${found ? `found (“${how.replaceAll("\n", " ").slice(0, 160)}”)` : "**not found**"}`,
+    ({ says, found, how }) => `- ${says}: ${found ? `found (“${how}”)` : "**not found**"}`,
   );
   return `${title}
 ${verdict}; ${record.seconds.toFixed(0)} s on ${record.machine}, ${record.date}. \`npm run campaigns -- ${name}\`

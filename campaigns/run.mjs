@@ -60,7 +60,11 @@ for (const { name, url } of campaigns) {
       const { library: planted, dispose } = plantBug(bug);
       const { broken, examples } = await run(url, planted, "short");
       dispose();
-      record.plants.push({ says: bug.says, found: broken > 0, how: examples[0] ?? "" });
+      record.plants.push({
+        says: bug.says,
+        found: broken > 0,
+        how: examples[0]?.split("\n")[0].slice(0, 160) ?? "",
+      });
       console.log(`  planted: ${bug.says}: ${broken > 0 ? `found (${examples[0]})` : "NOT FOUND"}`);
       if (broken === 0) failures++;
     }
