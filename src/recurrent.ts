@@ -218,10 +218,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
    */
   stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
     const { x, y } = this.#checkStep(xt, cache, options);
-    cache.checkFree();
-    resetRows(cache.state, options.reset);
-    if (cache.batch > 0) this.#prepared.stepper.step(x, y, cache.state, options.integrationTimesteps);
-    return y;
+    return this.#stepHere(x, y, cache, options);
   }
 
   /** The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster. */
@@ -229,7 +226,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const { x, y } = this.#checkStep(xt, cache, options);
     const { batch } = cache;
     if (batch === 0 || this.#host.plan("step", this.program, batch, 1).backend !== "webgpu")
-      return this.stepSync(xt, cache, { ...options, out: y });
+      return this.#stepHere(x, y, cache, options);
     return cache.whileLocked(async () => {
       const lengths = new Int32Array(batch).fill(1);
       const state = cache.state.clone();
@@ -248,6 +245,14 @@ export abstract class Recurrent<Cache extends AnyCache> {
       cache.state.copyFrom(await this.#host.forward(this.#prepared, job, undefined));
       return y;
     });
+  }
+
+  /** A step on the calling thread; its arguments have been checked. */
+  #stepHere(x: Float32Array, y: Float32Array, cache: Cache, options: StepOptions): Float32Array {
+    cache.checkFree();
+    resetRows(cache.state, options.reset);
+    if (cache.batch > 0) this.#prepared.stepper.step(x, y, cache.state, options.integrationTimesteps);
+    return y;
   }
 
   /** Checks a step's arguments; gives x as the backends take it, and the array to write to. */
