@@ -13,7 +13,8 @@ import {
   type WorkerInit,
   type WorkerProgram,
 } from "../src/cpu/protocol.js";
-import { FINISHED, noTile, TileRunner } from "../src/cpu/tiles.js";
+import { noTile } from "../src/cpu/tile.js";
+import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
 import { runShare } from "../src/cpu/wavefront.js";
 import { importLater } from "../src/importLater.js";
 import { CHUNK } from "../src/state.js";

@@ -81,6 +81,8 @@ export type PackedStage =
   | (Slots & { readonly kind: "poolLast" })
   | (Slots & { readonly kind: "logSoftmax"; readonly width: number; readonly group: number });
 
+export type StageOf<Kind extends PackedStage["kind"]> = Extract<PackedStage, { kind: Kind }>;
+
 /** Offsets in a thread's scratch block, for tiles of up to `tileTokens`. */
 export interface Scratch {
   readonly slots: readonly number[];

@@ -10,10 +10,11 @@ import { CHUNK } from "../state.js";
 import { lastAt, Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
-import type { PackedProgram, PackedStage, TileLimits } from "./packed.js";
+import type { PackedProgram, StageOf, TileLimits } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import type { Span, SpanReply } from "./protocol.js";
-import { FINISHED, noTile, TileRunner, tileStart } from "./tiles.js";
+import { noTile, tileStart } from "./tile.js";
+import { FINISHED, TileRunner } from "./tiles.js";
 import { clearPastLengths } from "./windows.js";
 
 export interface TransferHost {
@@ -190,7 +191,7 @@ function commit(
   temporary: number,
 ): Uint8Array<ArrayBuffer> | null {
   const { stage: at, finals } = reply as Exclude<SpanReply, { stage: -1 }>;
-  const stage = program.stages[at] as Extract<PackedStage, { kind: "lru" | "poolAll" }>;
+  const stage = program.stages[at] as StageOf<"lru" | "poolAll">;
   const memory = new Uint8Array(arena.memory.buffer);
   memory.set(finals, temporary);
   const carry = state + stage.carry;

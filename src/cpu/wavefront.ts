@@ -5,7 +5,8 @@
 import { lastAt } from "../timeline.js";
 import type { PackedProgram } from "./packed.js";
 import { Control, RowTable, type Window } from "./protocol.js";
-import { FINISHED, noTile, type Tile, type TileRunner, tileStart } from "./tiles.js";
+import { noTile, type Tile, tileStart } from "./tile.js";
+import { FINISHED, type TileRunner } from "./tiles.js";
 
 /** Rounds of looking at a counter before sleeping on it: a carry is usually a few microseconds away. */
 const SPINS = 2000;

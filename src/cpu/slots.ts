@@ -1,0 +1,128 @@
+/**
+ * The activations of the tile or step under way: where each slot of the program is, how many rows it has, and the stages
+ * that are local in time, which take them from slot to slot.
+ */
+import type { Kernels } from "./instantiate.js";
+import type { PackedProgram, PackedStage, StageOf } from "./packed.js";
+import type { Tile } from "./tile.js";
+
+export class Slots {
+  readonly kernels: Kernels;
+  readonly program: PackedProgram;
+  /** Address of the program's image. */
+  readonly image: number;
+  /** The tile's tokens, or fewer of them: those that give an output; 1 after a pool. */
+  rows = 0;
+  /** Address of each slot: scratch, or the caller's x and y where those need no padding. */
+  readonly #addresses: number[];
+  readonly #scratch: readonly number[];
+
+  constructor(kernels: Kernels, program: PackedProgram, image: number, scratch: number) {
+    this.kernels = kernels;
+    this.program = program;
+    this.image = image;
+    this.#scratch = program.scratch.slots.map((offset) => scratch + offset);
+    this.#addresses = [...this.#scratch];
+  }
+
+  at(slot: number): number {
+    return this.#addresses[slot] as number;
+  }
+
+  /** Floats of a row. */
+  width(slot: number): number {
+    return this.program.slots[slot] as number;
+  }
+
+  /** Points the slots at x and y where these need no padding, else at scratch. */
+  place(x: number, y: number, rows: number, all = true): void {
+    const { inputWidth, outputWidth, output, pooled, slots } = this.program;
+    this.rows = rows;
+    if (slots[0] === inputWidth) {
+      this.#addresses[0] = x;
+    } else {
+      const to = this.#scratch[0] as number;
+      this.kernels.copyRows(to, 4 * (slots[0] as number), x, 4 * inputWidth, 4 * inputWidth, rows);
+    }
+    // Where y has fewer rows than x, stages that run on all of them must not use y's memory.
+    const direct = all && !pooled && slots[output] === outputWidth;
+    this.#addresses[output] = direct ? y : (this.#scratch[output] as number);
+  }
+
+  /** Leaves only the tokens that give an output: in the slots that are still read, and in h, of `hBytes` a token. */
+  thin({ tokens, resets, phase, every }: Tile, h: number, hBytes: number): void {
+    if (every === 1) return;
+    let rows = 0;
+    for (let i = -1, start = 0; i < resets.length; i++) {
+      if (i >= 0) start = resets[i] as number;
+      const end = resets[i + 1] ?? tokens;
+      const first = start + every - 1 - (i < 0 ? phase : 0);
+      const count = Math.max(0, Math.ceil((end - first) / every));
+      // Rows only move towards the front, in order: none is overwritten before it has moved.
+      const pick = (to: number, from: number, bytes: number) =>
+        this.kernels.copyRows(to + rows * bytes, bytes, from + first * bytes, every * bytes, bytes, count);
+      for (const slot of this.program.live)
+        pick(this.#scratch[slot] as number, this.at(slot), 4 * this.width(slot));
+      pick(h, h, hBytes);
+      rows += count;
+    }
+    for (const slot of this.program.live) this.#addresses[slot] = this.#scratch[slot] as number;
+    this.rows = rows;
+  }
+
+  /** dst = rows of src from an address on. */
+  copyRows({ dst }: StageOf<"poolLast">, from: number, rows = this.rows): void {
+    const bytes = 4 * this.width(dst);
+    this.kernels.copyRows(this.at(dst), bytes, from, bytes, bytes, rows);
+    this.rows = rows;
+  }
+
+  run(stage: Exclude<PackedStage, { kind: "lru" | "poolAll" | "poolLast" }>): void {
+    const { kernels, image, rows } = this;
+    const y = this.at(stage.dst);
+    const x = this.at(stage.src);
+    const width = this.width(stage.dst);
+    const [yBytes, xBytes] = [4 * width, 4 * this.width(stage.src)];
+    switch (stage.kind) {
+      case "embedding":
+        kernels.embedding(y, x, image + stage.table, rows, width, stage.vocabulary);
+        return;
+      case "dense": {
+        const { W, b, inWidth, outWidth } = stage;
+        kernels.dense(y, yBytes, x, xBytes, image + W, image + b, rows, inWidth, outWidth);
+        return;
+      }
+      case "layerNorm": {
+        const { scale, bias, epsilon, centred } = stage;
+        kernels.layerNorm(y, x, yBytes, image + scale, image + bias, epsilon, centred, rows, stage.width);
+        return;
+      }
+      case "batchNorm":
+        kernels.batchNorm(y, x, image + stage.mean, image + stage.factor, image + stage.bias, rows, width);
+        return;
+      case "gelu":
+        kernels.gelu(y, x, stage.exact, rows * width);
+        return;
+      case "glu":
+        kernels.glu(y, x, this.at(stage.gate), stage.silu, rows * width);
+        return;
+      case "add":
+        kernels.add(y, x, this.at(stage.other), rows * width);
+        return;
+      case "logSoftmax":
+        kernels.logSoftmax(y, x, yBytes, rows, stage.width, stage.group);
+    }
+  }
+
+  copy(to: number, from: number, bytes: number): void {
+    this.kernels.copyRows(to, bytes, from, bytes, bytes, 1);
+  }
+
+  writeOutput(y: number): void {
+    const { output, outputWidth } = this.program;
+    const from = this.at(output);
+    if (from === y) return;
+    const bytes = 4 * outputWidth;
+    this.kernels.copyRows(y, bytes, from, 4 * this.width(output), bytes, this.rows);
+  }
+}
