@@ -56,8 +56,8 @@ const optionNames = [
   "vocabulary",
 ];
 
-/** Bytes of logits that reading the prompts may hold at a time. */
-const PIECE_BYTES = 1 << 24;
+/** Every so many tokens, no prompt gives an output: the most that an int32 holds. */
+const NEVER = 2 ** 31 - 1;
 
 /** Steps run on the calling thread: others get a turn this often. */
 const TURN_MS = 12;
@@ -99,7 +99,7 @@ export function generate(
     };
   });
   // They are read later, when their owner may have gone on.
-  return run(model, width, { ...prompts, ids: prompts.ids.slice() }, { state, signal }, streams, maxTokens);
+  return run(model, { ...prompts, ids: prompts.ids.slice() }, { state, signal }, streams, maxTokens);
 }
 
 function stopLists(stop: unknown, batch: number, width: number): readonly (readonly number[])[] {
@@ -116,14 +116,13 @@ function stopLists(stop: unknown, batch: number, width: number): readonly (reado
 
 async function* run(
   model: LanguageModel,
-  width: number,
   prompts: Prompts,
   start: Pick<GenerateOptions, "state" | "signal">,
   streams: readonly ((logits: Float32Array) => { id: number; over: boolean })[],
   maxTokens: number,
 ): AsyncGenerator<Int32Array, void> {
   if (maxTokens === 0 || streams.length === 0) return;
-  const { cache, logits: last } = await read(model, width, prompts, start);
+  const { cache, logits: last } = await read(model, prompts, start);
   const over = streams.map(() => false);
   const xt = new Int32Array(streams.length);
   let turn = performance.now() + TURN_MS;
@@ -147,35 +146,19 @@ async function* run(
   }
 }
 
-/** Reads the prompts in pieces, and keeps the logits [batch, width] of each row's last token. */
+/**
+ * Reads all of each prompt but its last token without an output, then the last ones as a step: the head runs once for each
+ * row. Gives the logits [batch, width].
+ */
 async function read(
   model: LanguageModel,
-  width: number,
   { ids, batch, seqLen, lengths }: Prompts,
   { state, signal }: Pick<GenerateOptions, "state" | "signal">,
 ): Promise<{ cache: ModelCache; logits: Float32Array }> {
-  const logits = new Float32Array(batch * width);
-  const piece = Math.max(1, Math.floor(PIECE_BYTES / (4 * batch * width)));
-  const longest = Math.max(...lengths);
-  let cache = state;
-  for (let start = 0; start < longest; start += piece) {
-    const tokens = Math.min(piece, longest - start);
-    const x = new Int32Array(batch * tokens);
-    for (let row = 0; row < batch; row++) {
-      const from = row * seqLen + start;
-      x.set(ids.subarray(from, from + tokens), row * tokens);
-    }
-    const left = lengths.map((length) => Math.min(Math.max(length - start, 0), tokens));
-    const result = await model.forward(x, { batch, state: cache, lengths: left, signal });
-    cache = result.state;
-    for (let row = 0; row < batch; row++) {
-      const last = (lengths[row] as number) - start - 1;
-      if (last < 0 || last >= tokens) continue;
-      const from = (row * tokens + last) * width;
-      logits.set(result.y.subarray(from, from + width), row * width);
-    }
-  }
-  return { cache: cache as ModelCache, logits };
+  const rest = lengths.map((length) => length - 1);
+  const { state: cache } = await model.forward(ids, { batch, state, lengths: rest, every: NEVER, signal });
+  const last = rest.map((before, row) => ids[row * seqLen + before] as number);
+  return { cache, logits: await model.step(last, cache) };
 }
 
 function invalid(fault: string): LinrecError {

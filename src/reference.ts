@@ -152,20 +152,23 @@ class Network {
   readonly #tokensPerBlock: number;
   readonly #x: Float64Array;
   readonly #out: Float64Array;
+  /** For each token, up to the last one that carries something. */
   readonly #tokenCells: Cell[] = [];
+  /** For each output: after a pool, one for a row. */
+  readonly #outputCells: Cell[] = [];
   readonly #pool: PoolCell | undefined;
-  readonly #rowCells: Cell[] = [];
 
   constructor(program: Program) {
     const values = program.slots.map((width) => new Float64Array(width));
     const { slots } = stateLayout(program);
-    for (const stage of program.stages) {
+    const last = program.stages.reduce((at, { kind }, i) => (kind === "lru" || kind === "pool" ? i : at), -1);
+    for (const [i, stage] of program.stages.entries()) {
       const slot = slots.find((candidate) => candidate.stage === stage);
       if (stage.kind === "pool") {
         this.#pool = poolCell(stage, slotOf(values, stage.src), slotOf(values, stage.dst), slot);
         continue;
       }
-      (this.#pool ? this.#rowCells : this.#tokenCells).push(makeCell(stage, values, slot));
+      (i > last ? this.#outputCells : this.#tokenCells).push(makeCell(stage, values, slot));
     }
     this.pooled = this.#pool !== undefined;
     this.#readsIds = vocabularyOf(program) !== undefined;
@@ -208,7 +211,10 @@ class Network {
         const delta = timesteps?.[token] ?? 1;
         for (const cell of this.#tokenCells) cell.apply(delta);
         if (pool) pool.apply(delta);
-        else if (count % every === 0) y.set(out, next++ * out.length);
+        else if (count % every === 0) {
+          for (const cell of this.#outputCells) cell.apply(delta);
+          y.set(out, next++ * out.length);
+        }
         if (--left === 0) {
           left = this.#tokensPerBlock;
           yield token + 1;
@@ -218,7 +224,7 @@ class Network {
       state.restartRow(row, count);
       if (pool) {
         pool.emit(count);
-        for (const cell of this.#rowCells) cell.apply(1);
+        for (const cell of this.#outputCells) cell.apply(1);
         y.set(out, row * out.length);
       }
     }

@@ -1,5 +1,6 @@
 /** From prompts to tokens: the language model's generate, and the bare layer's. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { Slots } from "../src/cpu/slots.js";
 import {
   createEngine,
   type Engine,
@@ -8,6 +9,7 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { uniforms } from "../src/init.js";
+import type { DenseStage } from "../src/program.js";
 import { draw } from "../src/sample.js";
 import { expectSameBits } from "./support/bits.js";
 import { builds, createEngines } from "./support/engines.js";
@@ -15,6 +17,7 @@ import { loadGolden } from "./support/golden.js";
 import { errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams, random } from "./support/problems.js";
 
+const original = Slots.prototype.run;
 const width = 40;
 let bytes: Uint8Array<ArrayBuffer>;
 let engine: Engine;
@@ -73,22 +76,37 @@ describe("generate", () => {
     }
   });
 
-  test("reads a prompt in pieces where its logits are many", async () => {
-    const prompts = idsOf(3 * 40_000, 3); // 19 MB of logits
-    const tokens = await collect(
-      model.generate(prompts, { batch: 3, maxTokens: 5, lengths: [40_000, 39_000, 35_000] }),
-    );
-    const { state } = await model.forward(prompts.subarray(40_000, 79_000));
-    let logits = model.stepSync(
-      prompts.subarray(78_999, 79_000),
-      (await model.forward(prompts.subarray(40_000, 78_999))).state,
-    );
-    for (const ids of tokens) {
-      const id = logits.indexOf(Math.max(...logits));
-      expect(ids[1]).toBe(id);
-      logits = model.stepSync(Int32Array.of(id), state);
-    }
-  });
+  test.each(builds)(
+    "computes the logits of a prompt for the last token of each row alone (%s)",
+    async (simd) => {
+      const [batch, seqLen, lengths] = [3, 500, [500, 1, 333]];
+      const prompts = idsOf(batch * seqLen, 3);
+      const onThread = await createEngine({ backend: "wasm", simd, threads: 0 });
+      const counted = await onThread.model(bytes);
+      const head = counted.program.stages.at(-1) as DenseStage;
+      let flops = 0;
+      const run = vi.spyOn(Slots.prototype, "run").mockImplementation(function (this: Slots, stage) {
+        if (stage.kind === "dense") flops += 2 * this.rows * stage.inWidth * stage.outWidth;
+        return original.call(this, stage);
+      });
+      try {
+        const row = 2 * head.inWidth * width; // the head is the only dense stage
+        const { value: ids } = await counted.generate(prompts, { batch, lengths }).next();
+        expect(flops).toBe(batch * row);
+        const all = await counted.forward(prompts, { batch, lengths });
+        expect(flops).toBe((batch + 834) * row);
+        const likeliest = lengths.map((length, row) => {
+          const from = (row * seqLen + length - 1) * width;
+          const logits = all.y.subarray(from, from + width);
+          return logits.indexOf(Math.max(...logits));
+        });
+        expect([...(ids as Int32Array)]).toEqual(likeliest);
+      } finally {
+        run.mockRestore();
+        await onThread.dispose();
+      }
+    },
+  );
 
   test("the same seed gives the same tokens on every CPU mode and another seed others", async () => {
     const prompts = idsOf(3 * 100, 4);
