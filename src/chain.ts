@@ -16,7 +16,7 @@ import {
 import { type HoldStage, type Link, linksOf, paddingOf, segmentTokens } from "./rates.js";
 import type { Stepper } from "./recurrent.js";
 import { throwIfAborted } from "./signal.js";
-import { State, type StateSlot } from "./state.js";
+import type { State, StateSlot } from "./state.js";
 
 /** [batch, seqLen, width] values, of which the first counts[row] of each row are there. */
 interface Rows {
@@ -188,23 +188,19 @@ class Buffers {
 
 /** A step of those rows that have a new token here: with windows that rows are in at different places, not all have. */
 function stepSome(part: Stepper, { x: { data, counts }, y, state }: PartRun): void {
-  const rows = [...counts.keys()].filter((row) => counts[row]);
+  const rows = Int32Array.from(counts.keys()).filter((row) => counts[row]);
   if (rows.length === counts.length) {
     part.step(data, y, state);
     return;
   }
   const [inWidth, outWidth] = [data.length / counts.length, y.length / counts.length];
   const [xs, ys] = [data.slice(0, rows.length * inWidth), y.slice(0, rows.length * outWidth)];
-  const some = new State(state.layout, rows.length);
-  for (const [i, row] of rows.entries()) {
+  const some = state.pick(rows);
+  for (const [i, row] of rows.entries())
     xs.set(data.subarray(row * inWidth, (row + 1) * inWidth), i * inWidth);
-    some.copyRow(i, state, row);
-  }
   part.step(xs, ys, some);
-  for (const [i, row] of rows.entries()) {
-    y.set(ys.subarray(i * outWidth, (i + 1) * outWidth), row * outWidth);
-    state.copyRow(row, some, i);
-  }
+  for (const [i, row] of rows.entries()) y.set(ys.subarray(i * outWidth, (i + 1) * outWidth), row * outWidth);
+  state.put(rows, some);
 }
 
 function carryOf(state: State, row: number): Float64Array {

@@ -65,9 +65,14 @@ export interface StreamOptions<Cache> {
 export interface StepOptions {
   /** Where to write yt; a new array if left out. */
   out?: Float32Array | undefined;
-  /** [batch] as in {@link ForwardOptions}. */
+  /**
+   * The streams to advance, by their rows of the cache: xt [rows.length, inputWidth] has a token for each, in this order, and
+   * the others stay as they are. Each row at most once; all of them, in order, if left out.
+   */
+  rows?: Int32Array | undefined;
+  /** [streams] as in {@link ForwardOptions}; `stepMany`: [steps, streams]. */
   integrationTimesteps?: Float32Array | undefined;
-  /** [batch]: where it is true or not 0, the stream's state is zeroed before the token. */
+  /** [streams]: where it is true or not 0, the stream's state is zeroed before the token; `stepMany`: [steps, streams]. */
   reset?: ArrayLike<number | boolean> | undefined;
 }
 

@@ -21,6 +21,11 @@ export class Inputs {
     this.vocabulary = vocabularyOf(network);
   }
 
+  /** Each token gives a row of y, and of nothing else. */
+  get oneRowPerToken(): boolean {
+    return !poolOf(this.#network) && partsOf(this.#network)[0] === this.#network;
+  }
+
   seqLen(x: Input, batch: number): number {
     const token = batch * this.inputWidth;
     const seqLen = batch === 0 ? 0 : Math.floor(x.length / token);
@@ -44,7 +49,7 @@ export class Inputs {
       checkFloat32(name, x);
       return x;
     }
-    checkInt32(name, x);
+    checkInt32(name, x, "an Int32Array of token ids");
     return new Float32Array(x.buffer, x.byteOffset, x.length);
   }
 
@@ -67,17 +72,21 @@ export class Inputs {
     }
   }
 
-  checkToken(xt: Input, batch: number): Float32Array {
-    const values = this.values("xt", xt);
-    const expected = batch * this.inputWidth;
-    if (xt.length !== expected) {
+  /** x [steps, streams, inputWidth] as backends take it: of one step, unless there may be `many`. */
+  checkTokens(x: Input, streams: number, many: boolean): { values: Float32Array; steps: number } {
+    const name = many ? "x" : "xt";
+    const values = this.values(name, x);
+    const expected = streams * this.inputWidth;
+    const steps = many ? expected && x.length / expected : 1;
+    if (x.length !== steps * expected || steps % 1 > 0) {
+      const each = `each of ${streams} streams x ${this.inputWidth} features`;
       throw new LinrecError(
         "shape-mismatch",
-        `xt has ${xt.length} values; one token for each of the cache's ${batch} streams x ${this.inputWidth} features needs ${expected}.`,
+        `${name} has ${x.length} values; one token for ${each} needs ${expected}${many ? ", times the steps" : ""}.`,
       );
     }
-    this.checkValues("xt", xt, 1);
-    return values;
+    this.checkValues(name, x, 1);
+    return { values, steps };
   }
 
   checkPooled(lengths: Int32Array): void {

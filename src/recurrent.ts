@@ -12,7 +12,6 @@ import {
   callBack,
   checkBackendOption,
   checkLengths,
-  checkReset,
   checkSignal,
   checkTimesteps,
   type ForwardOptions,
@@ -31,6 +30,7 @@ import { type BackendName, type Input, lruStages, type Network } from "./program
 import type { Plan, Verb } from "./scheduler.js";
 import { type Stop, throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
+import { asForward, checkSteps, type Steps, stepOf, turned } from "./steps.js";
 import { Feed, readThrough, type StreamChunk, type StreamSource, transformThrough } from "./stream.js";
 import { checkChoice, checkCount, checkFunction, checkOptions, show } from "./validate.js";
 
@@ -212,65 +212,78 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /**
    * Reads one token of each stream, on the calling thread, at once: xt [cache.batch, inputWidth] or ids -> yt [cache.batch,
-   * outputWidth], advancing `cache` in place. On the CPU it gives what `forward` gives, bit for bit. A model that pools
-   * gives what it makes of the tokens so far: NaN until its first window of tokens is full, where it pools in windows.
-   * Throws with `unsupported` for a model that cannot be stepped, for it reads tokens ahead.
+   * outputWidth], advancing `cache` in place; of some streams only with `rows`. On the CPU it gives what `forward` gives,
+   * bit for bit. A model that pools gives what it makes of the tokens so far: NaN until its first window of tokens is full,
+   * where it pools in windows. Throws with `unsupported` for a model that cannot be stepped, for it reads tokens ahead.
    */
   stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
-    const { x, y } = this.#checkStep(xt, cache, options);
-    return this.#stepHere(x, y, cache, options);
+    const step = this.#checkSteps(xt, cache, options, false);
+    cache.checkFree();
+    return this.#stepHere(step, cache.state);
   }
 
   /** The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster. */
   async step(xt: Input, cache: Cache, options: StepOptions = {}): Promise<Float32Array> {
-    const { x, y } = this.#checkStep(xt, cache, options);
-    const { batch } = cache;
-    if (batch === 0 || this.#host.plan("step", this.program, batch, 1).backend !== "webgpu")
-      return this.#stepHere(x, y, cache, options);
+    const step = this.#checkSteps(xt, cache, options, false);
+    if (this.#stepsOnGpu(step.streams)) return this.#stepAway(step, cache, true);
+    cache.checkFree();
+    return this.#stepHere(step, cache.state);
+  }
+
+  /**
+   * Many steps in one call: x [steps, streams, inputWidth] -> y [steps, streams, outputWidth], what as many calls of
+   * {@link step} give, on the CPU bit for bit; advances `cache` in place. Threads and the GPU take part as in a forward.
+   * Rejects with what `forward` rejects with; the cache is then as it was.
+   */
+  async stepMany(x: Input, cache: Cache, options: StepOptions = {}): Promise<Float32Array> {
+    const all = this.#checkSteps(x, cache, options, true);
+    // Of what pools or changes its rate, a forward does not say what each step gives.
+    return this.#stepAway(all, cache, this.#inputs.oneRowPerToken);
+  }
+
+  /** Whether it is the GPU that steps. */
+  #stepsOnGpu(streams: number): boolean {
+    return streams > 0 && this.#host.plan("step", this.program, streams, 1).backend === "webgpu";
+  }
+
+  /** Steps on a copy of the streams, which the cache gets when all is done: as a forward, or one by one. */
+  #stepAway(all: Steps, cache: Cache, atOnce: boolean): Promise<Float32Array> {
     return cache.whileLocked(async () => {
-      const lengths = new Int32Array(batch).fill(1);
-      const state = cache.state.clone();
-      resetRows(state, options.reset);
-      const job = {
-        batch,
-        seqLen: 1,
-        lengths,
-        timesteps: options.integrationTimesteps,
-        x,
-        y,
-        state,
-        signal: undefined,
-        onProgress: undefined,
+      const { steps, streams, rows, y } = all;
+      if (y.length === 0) return y;
+      let state = rows ? cache.state.pick(rows) : cache.state.clone();
+      const run = async (part: Steps) => {
+        const job = asForward(part, state);
+        state = await this.#host.forward(this.#prepared, job, undefined);
+        if (job.y !== part.y) part.y.set(turned(job.y, part.streams, part.steps));
       };
-      cache.state.copyFrom(await this.#host.forward(this.#prepared, job, undefined));
+      if (atOnce) await run(all);
+      for (let t = 0; !atOnce && t < steps; t++) {
+        const step = { ...stepOf(all, t), rows: undefined };
+        if (this.#stepsOnGpu(streams)) await run(step);
+        else this.#stepHere(step, state);
+      }
+      if (rows) cache.state.put(rows, state);
+      else cache.state.copyFrom(state);
       return y;
     });
   }
 
   /** A step on the calling thread; its arguments have been checked. */
-  #stepHere(x: Float32Array, y: Float32Array, cache: Cache, options: StepOptions): Float32Array {
-    cache.checkFree();
-    resetRows(cache.state, options.reset);
-    if (cache.batch > 0) this.#prepared.stepper.step(x, y, cache.state, options.integrationTimesteps);
+  #stepHere({ x, y, streams, rows, timesteps, reset }: Steps, state: State): Float32Array {
+    if (streams === 0) return y;
+    const some = rows ? state.pick(rows) : state;
+    resetRows(some, reset);
+    this.#prepared.stepper.step(x, y, some, timesteps);
+    if (rows) state.put(rows, some);
     return y;
   }
 
-  /** Checks a step's arguments; gives x as the backends take it, and the array to write to. */
-  #checkStep(xt: Input, cache: Cache, options: StepOptions): { x: Float32Array; y: Float32Array } {
+  #checkSteps(x: Input, cache: Cache, options: StepOptions, many: boolean): Steps {
     this.checkUsable();
     this.#inputs.checkStreams("step");
     this.#checkCache("cache", cache);
-    const x = this.#inputs.checkToken(xt, cache.batch);
-    checkOptions("step's options", options, ["out", "integrationTimesteps", "reset"]);
-    const { out, integrationTimesteps, reset } = options;
-    const size = cache.batch * this.outputWidth;
-    if (out !== undefined) this.#inputs.checkOut(out, x, cache.batch, size);
-    if (integrationTimesteps !== undefined) {
-      checkTimesteps(integrationTimesteps, new Int32Array(cache.batch).fill(1), 1);
-      this.#inputs.checkOneRate("integrationTimesteps");
-    }
-    checkReset(reset, cache.batch, "[batch]");
-    return { x, y: out ?? new Float32Array(size) };
+    return checkSteps(this.#inputs, x, cache.batch, options, many);
   }
 
   /** A cache of zeros for `batch` streams (1). */

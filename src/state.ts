@@ -122,6 +122,18 @@ export class State {
     for (const [i, part] of this.parts.entries()) part.copyRow(row, other.parts[i] as State, from);
   }
 
+  /** The given rows, as a state of their own. */
+  pick(rows: Int32Array): State {
+    const some = new State(this.layout, rows.length);
+    for (let i = 0; i < rows.length; i++) some.copyRow(i, this, rows[i] as number);
+    return some;
+  }
+
+  /** The way back of {@link pick}. */
+  put(rows: Int32Array, some: State): void {
+    for (let i = 0; i < rows.length; i++) this.copyRow(rows[i] as number, some, i);
+  }
+
   /** Zeroes one row: h = 0, no token read. */
   resetRow(row: number): void {
     this.bytes.fill(0, row * this.layout.rowBytes, (row + 1) * this.layout.rowBytes);

@@ -7,9 +7,9 @@ export function checkFloat32(name: string, value: unknown): asserts value is Flo
   checkArray("Float32Array", "a Float32Array", name, value);
 }
 
-/** Token ids: an Int32Array of any realm, not detached. */
-export function checkInt32(name: string, value: unknown): asserts value is Int32Array {
-  checkArray("Int32Array", "an Int32Array of token ids", name, value);
+/** An Int32Array of any realm, not detached. */
+export function checkInt32(name: string, value: unknown, what: string): asserts value is Int32Array {
+  checkArray("Int32Array", what, name, value);
 }
 
 function checkArray(type: string, what: string, name: string, value: unknown): void {

@@ -154,13 +154,37 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
     ["xt is missing", "wrong-dtype", /xt must be a Float32Array; got undefined/, ({ cache }) => [undefined, cache]],
     ["xt is float64", "wrong-dtype", /xt must be a Float32Array; got Float64Array/, ({ cache }) => [new Float64Array(8), cache]],
     ["xt is detached", "detached", /xt is detached/, ({ cache }) => [detached(new Float32Array(8)), cache]],
-    ["xt is too short", "shape-mismatch", /xt has 4 values.*cache's 2 streams x 4 features needs 8/, ({ cache }) => [new Float32Array(4), cache]],
+    ["xt is too short", "shape-mismatch", /xt has 4 values.*2 streams x 4 features needs 8/, ({ cache }) => [new Float32Array(4), cache]],
     ["xt is too long", "shape-mismatch", /xt has 16 values.*needs 8/, ({ cache }) => [new Float32Array(16), cache]],
     ["there is no cache", "invalid-argument", /cache must come from allocateInferenceCache.*got undefined/, ({ xt }) => [xt, undefined]],
     ["the cache is an object", "invalid-argument", /cache must come from/, ({ xt }) => [xt, { batch: 2 }]],
     ["the cache is another layer's", "foreign-cache", /cache belongs to another/, ({ xt, other }) => [xt, other.allocateInferenceCache(2)]],
     ["the cache is a model's", "foreign-cache", /cache belongs to another/, ({ xt, model }) => [xt, model.allocateInferenceCache(2)]],
   ];
+
+  test.each<[string, Misuse<Context>[1], RegExp, unknown]>([
+    ["are a list", "wrong-dtype", /rows must be an Int32Array; got Array/, [0]],
+    ["name one twice", "invalid-argument", /rows\[2\] is 1, as rows\[0\] is.*once/, Int32Array.of(1, 0, 1)],
+    [
+      "name one too many",
+      "invalid-argument",
+      /rows\[1\] is 2; the cache has 2: its rows are 0 to 1/,
+      Int32Array.of(0, 2),
+    ],
+    ["are negative", "invalid-argument", /rows\[0\] is -1/, Int32Array.of(-1)],
+    [
+      "are not as many as xt has tokens",
+      "shape-mismatch",
+      /x.* has 8 values.*1 streams x 4/,
+      Int32Array.of(1),
+    ],
+  ])("step, stepSync and stepMany: rows %s", async (title, code, says, rows) => {
+    const options = { rows } as { rows: Int32Array };
+    await refuses([title, code, says, ({ lru, xt, cache }) => lru.step(xt, cache, options)]);
+    await refuses([title, code, says, async ({ lru, xt, cache }) => lru.stepSync(xt, cache, options)]);
+    if (code === "shape-mismatch") return; // or it is two steps
+    await refuses([title, code, says, ({ lru, xt, cache }) => lru.stepMany(xt, cache, options)]);
+  });
 
   test.each(steps)("step and stepSync: %s", async (title, code, says, args) => {
     await refuses([title, code, says, (c) => c.lru.step(...(args(c) as [Float32Array, LruCache]))]);
