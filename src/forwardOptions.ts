@@ -56,6 +56,8 @@ export interface StreamOptions<Cache> {
   state?: Cache | undefined;
   /** Tokens of each result but the last. If left out, each chunk is answered as it comes, in pieces of a megabyte at most. */
   tokens?: number | undefined;
+  /** As in {@link ForwardOptions}: each result has the outputs that its tokens give, which may be none. */
+  every?: number | undefined;
   /** As in {@link ForwardOptions}: for each piece. */
   backend?: BackendOption | undefined;
   /** Ends the stream: the next result rejects with `aborted` at once, and the source is closed. */
@@ -97,7 +99,7 @@ export const forwardOptionNames = [
   "onProgress",
 ];
 
-export const streamOptionNames = ["state", "tokens", "backend", "signal"];
+export const streamOptionNames = ["state", "tokens", "every", "backend", "signal"];
 
 /** An error of the caller's own ends the forward, and is no backend's fault. */
 export function callBack(onProgress: (progress: Progress) => void, progress: Progress): void {

@@ -35,4 +35,4 @@ export type { EngineOptions, FallbackListener } from "./options.js";
 export type { BackendName, Input, LruParams } from "./program.js";
 export type { Candidate, Plan } from "./scheduler.js";
 export type { SelfTestReport, SelfTestResult } from "./selfTest.js";
-export type { StreamChunk, StreamSource } from "./stream.js";
+export type { StreamChunk, StreamSource, StreamTokens, StreamValues } from "./stream.js";

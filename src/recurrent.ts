@@ -26,12 +26,13 @@ import {
 import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
-import { type BackendName, type Input, lruStages, type Network } from "./program.js";
+import { type BackendName, type Input, lruStages, type Network, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { type Stop, throwIfAborted } from "./signal.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
 import { asForward, checkSteps, type Steps, stepOf, turned } from "./steps.js";
 import { Feed, readThrough, type StreamChunk, type StreamSource, transformThrough } from "./stream.js";
+import { Timeline } from "./timeline.js";
 import { checkChoice, checkCount, checkFunction, checkOptions, show } from "./validate.js";
 
 /** A program in the hands of an engine. */
@@ -147,7 +148,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return this.#forward(x, options, false);
   }
 
-  /** @param goesOn more of the sequence comes: that there is nothing to pool yet is no fault */
+  /** @param goesOn more of the sequence comes: there may be nothing to pool yet, and y ends with its last output */
   async #forward(x: Input, options: ForwardOptions<Cache>, goesOn: boolean): Promise<ForwardResult<Cache>> {
     this.checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
@@ -185,18 +186,20 @@ export abstract class Recurrent<Cache extends AnyCache> {
       signal,
       onProgress: report,
     };
+    const outputs = goesOn && !poolOf(this.program) ? new Timeline(job).outputs(0, seqLen) : undefined;
     const state = total === 0 ? initial : await this.#host.forward(this.#prepared, job, options.backend);
-    return { y, state: this.wrap(state) };
+    const whole = outputs === undefined || outputs * this.outputWidth === y.length;
+    return { y: whole ? y : y.slice(0, outputs * this.outputWidth), state: this.wrap(state) };
   }
 
   /**
    * Reads one sequence as it comes, in constant memory: chunks of float32 [tokens, inputWidth] or int32 ids, cut anywhere -> for each
    * piece y [tokens, outputWidth] (what a model that pools says so far: [outputWidth]) and the state after it. Joined, the
-   * pieces are one forward, on the CPU bit for bit. The source is read only when a result is awaited, and closed when the
-   * loop is left.
+   * pieces are one forward, on the CPU bit for bit. Chunks `{ x, reset, integrationTimesteps }` say of their tokens what
+   * `forward`'s options do. The source is read only when a result is awaited, and closed when the loop is left.
    *
    * Throws what `forward` rejects with before any work; a result rejects with `shape-mismatch` if the source ends within
-   * a token, `wrong-dtype` and `detached` for chunks, what `forward` rejects with later, and what the source throws.
+   * a token or a chunk that must be whole tokens is not, `invalid-argument`, `wrong-dtype` and `detached` for chunks, what `forward` rejects with later, and what the source throws.
    */
   forwardStream(
     source: StreamSource,
@@ -323,18 +326,19 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.checkUsable();
     this.#inputs.checkStreams("read a stream");
     checkOptions("forwardStream's options", options, streamOptionNames);
-    const { tokens, backend, signal } = options;
+    const { tokens, every = 1, backend, signal } = options;
     if (options.state !== undefined) this.#checkCache("state", options.state);
     let state = this.wrap(this.startOf(options.state, 1));
     if (tokens !== undefined) checkCount("tokens", tokens, 1);
+    this.#inputs.checkEvery(every);
     if (backend !== undefined) checkBackendOption(backend);
     checkSignal(signal);
     return new Feed(
       this.vocabulary === undefined ? Float32Array : Int32Array,
       this.inputWidth,
       tokens,
-      async (x) => {
-        const result = await this.#forward(x, { state, backend, signal }, true);
+      async (x, marks) => {
+        const result = await this.#forward(x, { ...marks, state, every, backend, signal }, true);
         state = result.state;
         return result;
       },

@@ -1,16 +1,29 @@
 /** A forward over chunks as they come: of a file, a download, a microphone. */
 import { untilAborted } from "./breaker.js";
 import { LinrecError } from "./errors.js";
+import { checkReset, checkTimesteps } from "./forwardOptions.js";
 import { bytesOf } from "./io/bytes.js";
 import { typeName } from "./io/tensor.js";
 import type { Input } from "./program.js";
 import { abortedError } from "./signal.js";
+import { checkOptions } from "./validate.js";
 
 /**
  * Part of x [tokens, inputWidth], cut anywhere: float32 values (int32 for a model that reads token ids), or the bytes of
  * such (little-endian), even a part of one.
  */
-export type StreamChunk = Input | Uint8Array | DataView | ArrayBufferLike;
+export type StreamValues = Input | Uint8Array | DataView | ArrayBufferLike;
+
+/** Tokens, and what {@link ForwardOptions} has to say of each: whole tokens where it says anything. */
+export interface StreamTokens {
+  readonly x: StreamValues;
+  /** [tokens], in every chunk of a stream or in none. */
+  readonly integrationTimesteps?: Float32Array | undefined;
+  /** [tokens]; none if left out. */
+  readonly reset?: ArrayLike<number | boolean> | undefined;
+}
+
+export type StreamChunk = StreamValues | StreamTokens;
 
 /** Chunks, or one: what `for await` takes, or a ReadableStream. */
 export type StreamSource =
@@ -19,8 +32,10 @@ export type StreamSource =
   | ReadableStream<StreamChunk>
   | StreamChunk;
 
-/** A forward of one window: x [tokens, inputWidth], which is written over afterwards. */
-type Forward<Result> = (x: Input) => Promise<Result>;
+type Marks = Omit<StreamTokens, "x">;
+
+/** A forward of one window: x [tokens, inputWidth], which is written over afterwards, and so are its marks. */
+type Forward<Result> = (x: Input, marks: Marks) => Promise<Result>;
 
 /** The most bytes that are read before they are worked on: enough that waking threads pays, little enough to stay in cache. */
 const WINDOW_BYTES = 1 << 20;
@@ -34,6 +49,11 @@ export class Feed<Result> {
   /** Whether a window waits until it is full, or only for the end of a chunk. */
   readonly #whole: boolean;
   #filled = 0;
+  /** [tokens of the window], once a chunk has some. */
+  #times: Float32Array | undefined;
+  #resets: Uint8Array | undefined;
+  /** Whether the chunks have timesteps: what the first one says. */
+  #timed: boolean | undefined;
 
   /** @param tokens of each window; as many as a chunk has, up to a limit, if left out */
   constructor(
@@ -60,15 +80,49 @@ export class Feed<Result> {
   }
 
   async *push(chunk: StreamChunk): AsyncGenerator<Result> {
-    const bytes = bytesOfChunk(chunk, this.#array.name);
+    const { x, integrationTimesteps: times, reset } = hasMarks(chunk) ? chunk : { x: chunk as StreamValues };
+    const bytes = bytesOfChunk(x, this.#array.name);
+    const tokenBytes = this.#tokenBytes;
+    this.#checkMarks(bytes.length, times, reset);
+    const most = this.#window.length / tokenBytes;
+    if (times) this.#times ??= new Float32Array(most);
+    if (reset) this.#resets ??= new Uint8Array(most);
     for (let at = 0; at < bytes.length; ) {
       const part = bytes.subarray(at, at + this.#window.length - this.#filled);
       this.#window.set(part, this.#filled);
+      const [to, from] = [this.#filled / tokenBytes, at / tokenBytes];
       this.#filled += part.length;
       at += part.length;
+      if (times) this.#times?.set(times.subarray(from, at / tokenBytes), to);
+      for (let i = from; reset && i < at / tokenBytes; i++)
+        (this.#resets as Uint8Array)[to + i - from] = reset[i] ? 1 : 0;
       if (this.#filled === this.#window.length) yield* this.#run();
     }
     if (!this.#whole) yield* this.#run();
+  }
+
+  #checkMarks(bytes: number, times: Marks["integrationTimesteps"], reset: Marks["reset"]): void {
+    if (bytes === 0 && !times && !reset) return;
+    this.#timed ??= times !== undefined;
+    if (this.#timed !== (times !== undefined)) {
+      const [has, had] = this.#timed ? ["no", "had some"] : ["some", "had none"];
+      throw new LinrecError(
+        "invalid-argument",
+        `This chunk has ${has} integrationTimesteps, and those before it ${had}. Give every chunk its own (1 where tokens are 1 apart), or none.`,
+      );
+    }
+    if (!times && !reset) return;
+    const tokenBytes = this.#tokenBytes;
+    if (bytes % tokenBytes > 0 || this.#filled % tokenBytes > 0) {
+      const where = bytes % tokenBytes > 0 ? `it has ${bytes} bytes` : "the chunk before it ended within one";
+      throw new LinrecError(
+        "shape-mismatch",
+        `A chunk with reset or integrationTimesteps must hold whole tokens, of ${tokenBytes} bytes; ${where}.`,
+      );
+    }
+    const tokens = bytes / tokenBytes;
+    checkReset(reset, tokens, "[tokens]");
+    if (times) checkTimesteps(times, Int32Array.of(tokens), tokens);
   }
 
   async *end(): AsyncGenerator<Result> {
@@ -86,7 +140,12 @@ export class Feed<Result> {
   async *#run(): AsyncGenerator<Result> {
     const whole = this.#filled - (this.#filled % this.#tokenBytes);
     if (whole === 0) return;
-    const result = await this.#forward(new this.#array(this.#window.buffer, 0, whole / 4));
+    const tokens = whole / this.#tokenBytes;
+    const result = await this.#forward(new this.#array(this.#window.buffer, 0, whole / 4), {
+      integrationTimesteps: this.#times?.subarray(0, tokens),
+      reset: this.#resets?.subarray(0, tokens),
+    });
+    this.#resets?.fill(0);
     this.#window.copyWithin(0, whole, this.#filled);
     this.#filled -= whole;
     yield result;
@@ -138,7 +197,7 @@ async function untilStopped<T>(work: Promise<T> | T, signal: AbortSignal | undef
 type Chunks = AsyncIterator<StreamChunk> | Iterator<StreamChunk>;
 
 function iterate(source: StreamSource): Chunks {
-  if (ArrayBuffer.isView(source) || /ArrayBuffer$/.test(typeName(source)))
+  if (ArrayBuffer.isView(source) || hasMarks(source) || /ArrayBuffer$/.test(typeName(source)))
     return [source as StreamChunk][Symbol.iterator]();
   const given = Object(source) as AsyncIterable<StreamChunk> &
     Iterable<StreamChunk> &
@@ -164,13 +223,20 @@ function iterateReader(reader: ReadableStreamDefaultReader<StreamChunk>): AsyncI
   };
 }
 
+/** Of objects, only these have x. */
+function hasMarks(chunk: unknown): chunk is StreamTokens {
+  if (typeof chunk !== "object" || chunk === null || !("x" in chunk)) return false;
+  checkOptions("a chunk", chunk, ["x", "integrationTimesteps", "reset"]);
+  return true;
+}
+
 /** Only what holds such values: a Float64Array's bytes would be taken for other numbers. */
-function bytesOfChunk(chunk: StreamChunk, array: string): Uint8Array {
+function bytesOfChunk(chunk: StreamValues, array: string): Uint8Array {
   const name = typeName(chunk);
   if (name !== array && !/^(Uint8Array|DataView|(Shared)?ArrayBuffer)$/.test(name)) {
     throw new LinrecError(
       "wrong-dtype",
-      `A chunk must be ${array === "Int32Array" ? "an" : "a"} ${array}, or the bytes of one (Uint8Array, DataView, ArrayBuffer); got ${name}.`,
+      `A chunk must be ${array === "Int32Array" ? "an" : "a"} ${array}, or the bytes of one (Uint8Array, DataView, ArrayBuffer), or { x, reset, integrationTimesteps }; got ${name}.`,
     );
   }
   return bytesOf(chunk);

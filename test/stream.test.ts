@@ -13,9 +13,10 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
-import { loadGolden } from "./support/golden.js";
+import { builds, createEngines } from "./support/engines.js";
+import { loadGolden, relativeError } from "./support/golden.js";
 import { detached, errorOf, expectLinrecError, type Misuse, wrong } from "./support/misuse.js";
-import { floats, hardParams } from "./support/problems.js";
+import { floats, hardParams, random } from "./support/problems.js";
 import { join } from "./support/sequences.js";
 
 const [dModel, dState, seqLen] = [3, 5, 311];
@@ -166,6 +167,80 @@ describe("exact, wherever it is cut", () => {
   });
 });
 
+describe("with reset, integrationTimesteps and every", () => {
+  const [width, tokens] = [2, 230];
+  const values = floats(tokens * width, 11);
+  const params = hardParams(width, 3, 12);
+
+  /** What one forward gives, and the stream of chunks that end at `cuts`, some of them without marks where these are none. */
+  async function compare(host: Engine, seed: number, timed: boolean, every: number, window?: number) {
+    const layer = await host.lru(params);
+    const next = random(seed);
+    const reset = Uint8Array.from({ length: tokens }, () => (next() < 0.03 ? 1 : 0));
+    const integrationTimesteps = timed
+      ? Float32Array.from({ length: tokens }, () => Math.floor(5 * next()) / 2)
+      : undefined;
+    const chunks: StreamChunk[] = [];
+    for (let from = 0; from < tokens; ) {
+      const to = Math.min(tokens, from + Math.floor(40 * next()));
+      const x = values.subarray(from * width, to * width);
+      const mask = reset.subarray(from, to);
+      const marked = { x, reset: mask, integrationTimesteps: integrationTimesteps?.subarray(from, to) };
+      if (timed || mask.includes(1)) chunks.push(marked);
+      else chunks.push(x.subarray(0, 1), x.subarray(1));
+      from = to;
+    }
+    const expected = await layer.forward(values, { reset, integrationTimesteps, every });
+    const results = await collect(layer.forwardStream(chunks, { every, tokens: window }));
+    // Past its last output the row of one forward is filled up with zeros.
+    let [count, outputs] = [0, 0];
+    for (const mark of reset) {
+      count = mark ? 1 : count + 1;
+      if (count % every === 0) outputs++;
+    }
+    const y = join(
+      results.map((result) => result.y),
+      1,
+    );
+    expect(expected.y.subarray(outputs * width).every((v) => v === 0)).toBe(true);
+    const last = results.at(-1) as ForwardResult<LruCache>;
+    const result = { y, expected: expected.y.subarray(0, outputs * width) };
+    return { ...result, layer, state: last.state, expectedState: expected.state };
+  }
+
+  const settings = fc.tuple(
+    fc.nat(0xffff),
+    fc.boolean(),
+    fc.constantFrom(1, 2, 7, 100),
+    fc.option(fc.integer({ min: 1, max: 90 }), { nil: undefined }),
+  );
+
+  test.each(builds)("one forward, bit for bit, on any threads (%s)", async (build) => {
+    for (const { name, engine: host } of await createEngines(build, [0, 2], [0, 2])) {
+      await fc.assert(
+        fc.asyncProperty(settings, async (setting) => {
+          const { y, expected, layer, state, expectedState } = await compare(host, ...setting);
+          expectSameBits(y, expected, name);
+          expectSameState([layer, state], [layer, expectedState], name);
+        }),
+        { numRuns: 12 },
+      );
+      await host.dispose();
+    }
+  });
+
+  test.for(["reference", "webgpu"] as const)("one forward on %s", async (backend, context) => {
+    const host = await createEngine({ backend: [backend, "reference"] });
+    const { available, reason } = host.backends[backend];
+    if (!available) return context.skip(reason);
+    for (const timed of [false, true]) {
+      const { y, expected } = await compare(host, 5, timed, 3);
+      expect(relativeError(y, expected)).toBeLessThan(backend === "webgpu" ? 5e-6 : 1e-7);
+    }
+    await host.dispose();
+  });
+});
+
 describe("the source", () => {
   /** Endless; counts what was asked of it. */
   function endless() {
@@ -262,6 +337,46 @@ const misuse: readonly Misuse<void>[] = [
   ["numbers", "wrong-dtype", /got number/, () => first([1, 2, 3])],
   ["text", "wrong-dtype", /got string/, () => first(["1, 2, 3"])],
   ["detached", "detached", /copy/, () => first([detached(new Float32Array(3))])],
+  ["no chunk's option", "invalid-argument", /a chunk .*no option "resets"/, () => first([{ x, resets: [] }])],
+  [
+    "a mask of other tokens",
+    "shape-mismatch",
+    /reset must be an array \[tokens\], 311/,
+    () => first([{ x, reset: [1] }]),
+  ],
+  [
+    "half a token with marks",
+    "shape-mismatch",
+    /whole tokens, of 12 bytes; it has 4 bytes/,
+    () => first([{ x: x.subarray(0, 1), reset: [] }]),
+  ],
+  [
+    "marks within a token",
+    "shape-mismatch",
+    /the chunk before it ended within one/,
+    () => first([x.subarray(0, 1), { x: x.subarray(0, 3), reset: [1] }]),
+  ],
+  [
+    "timesteps that come late",
+    "invalid-argument",
+    /has some integrationTimesteps, .* had none/,
+    async () =>
+      collect(lru.forwardStream([x, { x: x.subarray(0, 3), integrationTimesteps: Float32Array.of(1) }])),
+  ],
+  [
+    "timesteps that end",
+    "invalid-argument",
+    /has no integrationTimesteps, .* had some/,
+    async () =>
+      collect(lru.forwardStream([{ x: x.subarray(0, 3), integrationTimesteps: Float32Array.of(1) }, x])),
+  ],
+  [
+    "a timestep below 0",
+    "invalid-argument",
+    /at least 0/,
+    () => first({ x: x.subarray(0, 3), integrationTimesteps: Float32Array.of(-1) }),
+  ],
+  ["every 0", "invalid-argument", /every .* got 0/, () => lru.forwardStream(x, { every: 0 })],
   ["tokens 0", "invalid-argument", /tokens .* got 0/, () => lru.forwardStream(x, { tokens: 0 })],
   ["tokens past all memory", "out-of-memory", /fewer/, () => lru.forwardStream(x, { tokens: 2 ** 50 })],
   ["a foreign state", "invalid-argument", /state/, () => lru.forwardStream(x, { state: wrong({}) })],
