@@ -7,6 +7,7 @@ import { createMemory, instantiate, type Kernels } from "../src/cpu/instantiate.
 import type { PackedProgram, PackedStage } from "../src/cpu/packed.js";
 import {
   DONE,
+  LANES,
   type Span,
   type SpanReply,
   type WorkerApi,
@@ -15,25 +16,30 @@ import {
 } from "../src/cpu/protocol.js";
 import { noTile } from "../src/cpu/tile.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
-import { runShare } from "../src/cpu/wavefront.js";
+import { RowTableView, runShare, runWindow } from "../src/cpu/wavefront.js";
 import { importLater } from "../src/importLater.js";
 import { CHUNK } from "../src/state.js";
 
 interface Loaded {
   readonly packed: PackedProgram;
   readonly image: number;
-  /** The last scratch block's runner: a worker's block moves only when a program is loaded. */
+  readonly tileTokens: number;
+  /** In shared memory the last scratch block's runner: a worker's block moves only when a program is loaded. */
   runner: TileRunner | undefined;
   scratch: number;
+  /** In a private memory each lane's. */
+  readonly lanes: readonly { readonly scratch: number; readonly runner: TileRunner }[];
 }
 
-/** The span that a worker with a private memory is at. */
+/** The span that a lane of a worker with a private memory is at. */
 interface OpenSpan {
   readonly loaded: Loaded;
+  readonly runner: TileRunner;
   readonly span: Span;
   /** What to free when it ends. */
   readonly blocks: readonly number[];
   readonly y: number;
+  readonly state: number;
   /** The stage that waits for its carries. */
   stage: number;
 }
@@ -46,7 +52,7 @@ class Worker implements WorkerApi {
   #desk: Desk | undefined;
   readonly #post: (message: unknown) => void;
   readonly #programs = new Map<number, Loaded>();
-  #span: OpenSpan | undefined;
+  readonly #spans: (OpenSpan | undefined)[] = [];
 
   constructor(post: (message: unknown) => void) {
     this.#post = post;
@@ -59,15 +65,15 @@ class Worker implements WorkerApi {
     this.#kernels = await instantiate(module, this.#memory);
   }
 
-  load({ id, packed, image }: WorkerProgram): void {
-    let address = image;
-    let scratch = 0;
-    if (this.#arena) {
-      address = this.#arena.allocate(packed.image.length);
-      new Uint8Array(this.#memory.buffer).set(packed.image, address);
-      scratch = this.#arena.allocate(packed.scratch.bytes);
-    }
-    this.#programs.set(id, { packed, image: address ?? 0, runner: undefined, scratch });
+  load({ id, packed, image, tileTokens }: WorkerProgram): void {
+    const arena = this.#arena;
+    const address = arena?.allocate(packed.image.length) ?? image ?? 0;
+    if (arena) new Uint8Array(this.#memory.buffer).set(packed.image, address);
+    const lanes = Array.from({ length: arena ? LANES : 0 }, () => {
+      const scratch = (arena as Arena).allocate(packed.scratch.bytes);
+      return { scratch, runner: new TileRunner(this.#kernels, packed, address, scratch) };
+    });
+    this.#programs.set(id, { packed, image: address, tileTokens, runner: undefined, scratch: 0, lanes });
   }
 
   unload(id: number): void {
@@ -75,7 +81,7 @@ class Worker implements WorkerApi {
     this.#programs.delete(id);
     if (loaded && this.#arena) {
       this.#arena.free(loaded.image);
-      this.#arena.free(loaded.scratch);
+      for (const { scratch } of loaded.lanes) this.#arena.free(scratch);
     }
   }
 
@@ -91,57 +97,69 @@ class Worker implements WorkerApi {
   }
 
   begin(span: Span): SpanReply {
-    this.#endSpan();
+    const { lane, x, times, tokens, state, k0, every, resets } = span;
+    this.#endSpan(lane);
     const arena = this.#arena as Arena;
     const loaded = this.#loaded(span.program);
-    const { packed } = loaded;
-    const x = arena.allocate(span.x.byteLength);
-    const y = arena.allocate(4 * packed.outputWidth * (packed.pooled ? 1 : span.tokens));
-    const state = arena.allocate(span.state.length);
-    new Float32Array(this.#memory.buffer).set(span.x, x / 4);
-    new Uint8Array(this.#memory.buffer).set(span.state, state);
-    const runner = this.#runner(loaded, loaded.scratch);
-    const { tokens, k0, last, resets, phase, every } = span;
-    runner.begin({ ...noTile(), x, y, tokens, k0, state, last, resets: [...resets], phase, every });
-    this.#span = { loaded, span, blocks: [x, y, state], y, stage: 0 };
-    return this.#reply(runner.local(0));
+    const { packed, tileTokens } = loaded;
+    const sizes = [
+      ...[x.byteLength, 4 * packed.outputWidth * span.outputs, packed.layout.rowBytes],
+      ...[times?.byteLength ?? 0, RowTableView.bytes(1, resets.length)],
+    ];
+    const blocks = sizes.map((size) => arena.allocate(size));
+    const [xAt, y, states, timesAt, table] = blocks as [number, number, number, number, number];
+    const memory = this.#memory;
+    new Float32Array(memory.buffer).set(x, xAt / 4);
+    const { runner } = loaded.lanes[lane] as Loaded["lanes"][number];
+    const current = { loaded, runner, span, blocks, y, state: states, stage: 0 };
+    this.#spans[lane] = current;
+    if (!state) {
+      runner.begin({ ...noTile(), ...span, x: xAt, y, state: states, times: 0, resets: [...resets] });
+      return this.#reply(current, runner.local(0));
+    }
+    new Uint8Array(memory.buffer).set(state, states);
+    if (times) new Float32Array(memory.buffer).set(times, timesAt / 4);
+    new RowTableView(memory, table, 1).write(0, span);
+    const tilesPerRow = Math.ceil((k0 + tokens) / tileTokens);
+    const tiles = { tileTokens, tail: tilesPerRow, tailTokens: tileTokens, tilesPerRow };
+    const rows = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0 };
+    const at = { x: xAt, y, times: times ? timesAt : 0, states, table, control: 0 };
+    runWindow(runner, packed, memory, { rows: 1, every, ...tiles, ...rows, ...at });
+    return this.#finish(current);
   }
 
-  resume(carries: Uint8Array<ArrayBuffer> | null): SpanReply {
-    if (!this.#span) throw new Error("resume without a span");
-    const { loaded, stage } = this.#span;
-    if (carries === null) {
-      this.#endSpan();
-      return { stage: FINISHED, y: new Float32Array() };
-    }
-    const runner = this.#runner(loaded, loaded.scratch);
+  resume(lane: number, carries: Uint8Array<ArrayBuffer> | null): SpanReply {
+    const current = this.#spans[lane];
+    if (!current) throw new Error("resume without a span");
+    const { runner, stage } = current;
+    if (carries === null) return this.#finish(current);
     new Uint8Array(this.#memory.buffer).set(carries, runner.carries);
-    return this.#reply(runner.local(runner.apply(stage)));
+    return this.#reply(current, runner.local(runner.apply(stage)));
   }
 
-  #reply(at: number): SpanReply {
-    const current = this.#span as OpenSpan;
-    const { loaded, span, y } = current;
-    if (at !== FINISHED) {
-      current.stage = at;
-      this.#runner(loaded, loaded.scratch).project(at);
-      const finals = this.#finals(loaded, loaded.packed.stages[at] as PackedStage, span);
-      return Comlink.transfer({ stage: at, finals }, [finals.buffer]);
-    }
-    const { packed } = loaded;
-    const rows = packed.pooled ? (span.last ? 1 : 0) : this.#runner(loaded, loaded.scratch).rows;
-    const result = new Float32Array(
-      this.#memory.buffer,
-      y,
-      rows * packed.outputWidth,
-    ).slice() as Float32Array<ArrayBuffer>;
-    this.#endSpan();
-    return Comlink.transfer({ stage: FINISHED, y: result }, [result.buffer]);
+  #reply(current: OpenSpan, at: number): SpanReply {
+    if (at === FINISHED) return this.#finish(current);
+    const { loaded, runner } = current;
+    current.stage = at;
+    runner.project(at);
+    const finals = this.#finals(current, loaded.packed.stages[at] as PackedStage);
+    return Comlink.transfer({ stage: at, finals }, [finals.buffer]);
+  }
+
+  /** The span's y, if it gives one, in the buffer that x came in. */
+  #finish({ loaded: { packed }, span, y: from, state: address }: OpenSpan): SpanReply {
+    const memory = this.#memory.buffer;
+    const count = span.outputs * packed.outputWidth;
+    const y = new Float32Array(span.x.buffer, 0, count);
+    y.set(new Float32Array(memory, from, count));
+    const state = span.state && new Uint8Array(memory).slice(address, address + packed.layout.rowBytes);
+    this.#endSpan(span.lane);
+    return Comlink.transfer({ stage: FINISHED, y, state }, [y.buffer]);
   }
 
   /** What the calling thread needs to work out the carries: {@link SpanReply}. */
-  #finals(loaded: Loaded, stage: PackedStage, { tokens, k0, resets }: Span): Uint8Array<ArrayBuffer> {
-    const runner = this.#runner(loaded, loaded.scratch);
+  #finals({ loaded, runner, span }: OpenSpan, stage: PackedStage): Uint8Array<ArrayBuffer> {
+    const { tokens, k0, resets } = span;
     const memory = new Uint8Array(this.#memory.buffer);
     const reset = resets.length > 0;
     if (stage.kind !== "lru") {
@@ -162,9 +180,9 @@ class Worker implements WorkerApi {
     return finals;
   }
 
-  #endSpan(): void {
-    for (const block of this.#span?.blocks ?? []) this.#arena?.free(block);
-    this.#span = undefined;
+  #endSpan(lane: number): void {
+    for (const block of this.#spans[lane]?.blocks ?? []) this.#arena?.free(block);
+    this.#spans[lane] = undefined;
   }
 
   #loaded(id: number): Loaded {

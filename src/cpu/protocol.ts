@@ -14,6 +14,8 @@ export interface WorkerProgram {
   readonly id: number;
   readonly packed: PackedProgram;
   readonly image: number | null;
+  /** Of the tiles that a span is cut into where its state is known. */
+  readonly tileTokens: number;
 }
 
 /**
@@ -80,20 +82,32 @@ export interface SharedJob {
   readonly scratch: number;
 }
 
+/** Spans that a worker with a private memory may be at: while one waits for its carries, the other is worked on. */
+export const LANES = 2;
+
 /** A run of tokens of one row for a worker with a private memory. */
 export interface Span {
   readonly program: number;
-  /** [tokens, inputWidth] */
+  /** < LANES: a lane's span before is over. */
+  readonly lane: number;
+  /** [tokens, inputWidth], in a buffer that comes back with y in it: at least as large. */
   readonly x: Float32Array<ArrayBuffer>;
+  /** [tokens], if they have timesteps; `state` is then given. */
+  readonly times: Float32Array<ArrayBuffer> | undefined;
   readonly tokens: number;
   readonly k0: number;
   readonly last: boolean;
-  /** As of a {@link Tile}. */
-  readonly resets: readonly number[];
+  readonly count: number;
+  /** The tokens before which the state is zeroed, ascending, and the outputs before each. */
+  readonly resets: Int32Array;
+  readonly given: Int32Array;
+  /** Tokens since the state's origin before the span, modulo `every`. */
   readonly phase: number;
   readonly every: number;
-  /** The row's state block as it was before the row's first span of this forward: the span reads loc from it if k0 > 0. */
-  readonly state: Uint8Array<ArrayBuffer>;
+  /** Rows of y that it gives. */
+  readonly outputs: number;
+  /** The row's state block, where all spans before have committed theirs: a row's first span has it. */
+  readonly state: Uint8Array<ArrayBuffer> | undefined;
 }
 
 /** A worker's answer: it waits for the carries of a stage, or the span is done. */
@@ -106,7 +120,13 @@ export type SpanReply =
        */
       readonly finals: Uint8Array<ArrayBuffer>;
     }
-  | { readonly stage: -1; readonly y: Float32Array<ArrayBuffer> };
+  | {
+      readonly stage: -1;
+      /** The span's outputs, in the buffer of x. */
+      readonly y: Float32Array<ArrayBuffer>;
+      /** The row's state block after the span, if it was given. */
+      readonly state: Uint8Array<ArrayBuffer> | undefined;
+    };
 
 /** A worker's message, beside Comlink's: the job on its desk is done. */
 export const DONE = "done";
@@ -122,5 +142,5 @@ export interface WorkerApi {
   run(): void;
   begin(span: Span): SpanReply;
   /** Goes on with the carries into each chunk, float32; null drops the span (a pool's, which ends with its sums). */
-  resume(carries: Uint8Array<ArrayBuffer> | null): SpanReply;
+  resume(lane: number, carries: Uint8Array<ArrayBuffer> | null): SpanReply;
 }

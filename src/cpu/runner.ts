@@ -140,9 +140,7 @@ export class WasmRunner implements Runner {
   }
 
   async #forward(job: ForwardJob): Promise<void> {
-    // Without shared memory a span would have to wait for all of the one before it: no work for two.
-    const parallel = this.#backend.shared || !job.timesteps;
-    const threads = parallel ? Math.min(job.threads, this.#backend.threads) : 0;
+    const threads = Math.min(job.threads, this.#backend.threads);
     const initial = threads > 0 ? job.state.clone() : job.state;
     // Once more on a fresh pool after a fault, then on the calling thread: what fails there too is no worker's fault.
     for (let attempt = 0; attempt < 2 && this.#backend.threads > 0 && threads > 0; attempt++) {
@@ -223,7 +221,13 @@ export class WasmRunner implements Runner {
     const shared = this.#backend.shared;
     const packed = shared ? { ...this.packed, image: new Uint8Array() } : this.#spans;
     await worker.call(
-      (api) => api.load({ id: this.#id, packed, image: shared ? this.#image : null }),
+      (api) =>
+        api.load({
+          id: this.#id,
+          packed,
+          image: shared ? this.#image : null,
+          tileTokens: this.packed.tileTokens,
+        }),
       deadline,
     );
     this.#loaded.add(worker);

@@ -57,11 +57,6 @@ export class TileRunner {
     return this.#lru.fresh;
   }
 
-  /** Rows of y that the tile has given. */
-  get rows(): number {
-    return this.#slots.rows;
-  }
-
   /** Address of the float32 carries into the chunks of the tile, [chunks, groups, 8]: `commit` writes them, `apply` reads them. */
   get carries(): number {
     return this.#lru.carries;

@@ -1,18 +1,19 @@
 /**
  * Threads without shared memory (a page that is not cross-origin isolated): spans of tokens are sent to workers with
- * memories of their own, which answer with what each chunk ends on; the calling thread works out the carries and sends
- * them back. Two rounds for each carry stage, the same kernels, the same bits.
+ * memories of their own. A span whose state is known is run at once. Of any other a worker works out all that needs no
+ * carry, answers with what each chunk ends on, and goes to its other lane's span, until the calling thread has the carries
+ * and sends them: two rounds for each carry stage. The same kernels, the same bits.
  */
 import * as Comlink from "comlink";
 import type { ForwardJob } from "../backend.js";
 import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
-import { lastAt, Timeline } from "../timeline.js";
+import { Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
-import type { PackedProgram, StageOf, TileLimits } from "./packed.js";
+import type { PackedProgram, PackedStage, StageOf, TileLimits } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
-import type { Span, SpanReply } from "./protocol.js";
+import { LANES, type Span, type SpanReply } from "./protocol.js";
 import { noTile, tileStart } from "./tile.js";
 import { FINISHED, TileRunner } from "./tiles.js";
 import { clearPastLengths } from "./windows.js";
@@ -29,22 +30,24 @@ export interface TransferHost {
   readonly deadline: number;
 }
 
+/** A span to come: `tokens` tokens of a row, the row's `number`th span, whose y starts at `outputs` outputs of the row. */
 interface Task {
   readonly row: number;
-  /** Where its y goes, in outputs of the row. */
+  readonly number: number;
+  readonly start: number;
+  readonly tokens: number;
   readonly outputs: number;
-  readonly span: Span;
 }
 
 /**
- * Spans are the tiles of this mode, and each costs messages: they are as large as a few milliseconds of work, and what
+ * Spans are the tiles of this mode, and each costs messages: they are as large as a millisecond or more of work, and what
  * they work on stays in a large cache.
  */
-export const spanLimits: TileLimits = { bytes: 4 * 1024 * 1024, tokens: 16384 };
+export const spanLimits: TileLimits = { bytes: 2 * 1024 * 1024, tokens: 16384 };
 
 export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Promise<void> {
   const { program, arena } = host;
-  const { state, batch } = job;
+  const { state, batch, lengths } = job;
   const states = arena.allocate(state.bytes.length);
   const temporary = arena.allocate(2 * temporaryBytes(program));
   try {
@@ -52,131 +55,171 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
     throwIfAborted(job.signal);
     const timeline = new Timeline(job);
     clearPastLengths(program, job, timeline);
-    let done = 0;
-    const tasks = spans(host, job, timeline);
-    let finish = () => {};
-    for (let group = take(tasks, host.workers.length); group.length > 0; ) {
-      const begun = begin(host, group);
-      begun.catch(() => {}); // awaited below, after work that the workers' time is good for
-      const next = take(tasks, host.workers.length);
-      finish();
-      const outputs = await runGroup(host, job, timeline, group, await begun, states, temporary);
-      throwIfAborted(job.signal); // before y is written: its owner may have gone on
-      const tokens = group.reduce((sum, task) => sum + task.span.tokens, 0);
-      const written = group;
-      finish = () => {
-        for (const [i, task] of written.entries()) writeOutput(program, job, task, outputs[i]);
-        done += tokens;
-        job.onProgress?.(done);
-      };
-      group = next;
-    }
-    finish();
+    await new Transfer(host, job, timeline, states, temporary).run();
     state.bytes.set(new Uint8Array(arena.memory.buffer, states, state.bytes.length));
-    for (let row = 0; row < batch; row++) timeline.advance(state, row, job.lengths[row] as number);
+    for (let row = 0; row < batch; row++) timeline.advance(state, row, lengths[row] as number);
   } finally {
     arena.free(states);
     arena.free(temporary);
   }
 }
 
-function begin({ workers, deadline }: TransferHost, group: readonly Task[]): Promise<SpanReply[]> {
-  const calls = group.map(({ span }, i) => {
-    const moved = Comlink.transfer(span, [span.x.buffer, span.state.buffer]);
-    return (workers[i] as PooledWorker).call<SpanReply>((api) => api.begin(moved), deadline);
-  });
-  return Promise.all(calls);
-}
+class Transfer {
+  readonly #host: TransferHost;
+  readonly #job: ForwardJob;
+  readonly #timeline: Timeline;
+  readonly #states: number;
+  readonly #temporary: number;
+  /** [rows, stages]: how many of the row's spans have committed a carry stage; undefined for stages that carry nothing. */
+  readonly #turns: readonly (readonly (Turn | undefined)[])[];
+  #done = 0;
+  /** One of the spans has failed: the others leave everything as it is. */
+  #over = false;
 
-function writeOutput(
-  program: PackedProgram,
-  job: ForwardJob,
-  { row, outputs }: Task,
-  y: Float32Array | undefined,
-): void {
-  if (y) job.y.set(y, (row * job.y.length) / job.batch + outputs * program.outputWidth);
-}
+  constructor(host: TransferHost, job: ForwardJob, timeline: Timeline, states: number, temporary: number) {
+    this.#host = host;
+    this.#job = job;
+    this.#timeline = timeline;
+    this.#states = states;
+    this.#temporary = temporary;
+    const turn = ({ kind }: PackedStage) => (kind === "lru" || kind === "poolAll" ? new Turn() : undefined);
+    this.#turns = Array.from({ length: job.batch }, () => host.program.stages.map(turn));
+  }
 
-/** Spans in time order, rows interleaved, so that the spans of a group mostly belong to different rows. */
-function* spans(
-  { program, programId }: TransferHost,
-  job: ForwardJob,
-  timeline: Timeline,
-): Generator<Task, undefined> {
-  const { seqLen, batch, lengths, state, x } = job;
-  const { inputWidth: width, tileTokens, pooled } = program;
-  const { every } = timeline;
-  for (let index = 0; index * tileTokens < seqLen + CHUNK; index++) {
-    for (let row = 0; row < batch; row++) {
-      const length = lengths[row] as number;
-      const k = state.k[row] as number;
-      const all = timeline.resets(row);
-      const start = tileStart(Math.max(index * tileTokens - k, 0), length, all);
-      if (start >= length) continue;
-      const end = tileStart(Math.max((index + 1) * tileTokens - k, 0), length, all);
-      const from = (row * seqLen + start) * width;
-      const initial = state.bytes.slice(row * program.layout.rowBytes, (row + 1) * program.layout.rowBytes);
-      const tokens = end - start;
-      const part = x.slice(from, from + tokens * width) as Float32Array<ArrayBuffer>;
-      const span = {
-        program: programId,
-        x: part,
-        tokens,
-        k0: index === 0 ? k : 0,
-        last: end === length,
-        resets: Array.from(
-          all.subarray(lastAt(all, start - 1) + 1, lastAt(all, end - 1) + 1),
-          (t) => t - start,
-        ),
-        phase: timeline.count(row, start) % every,
-        every,
-        state: initial,
-      };
-      yield { row, outputs: pooled ? 0 : timeline.outputs(row, start), span };
+  async run(): Promise<void> {
+    const tasks = this.#tasks();
+    const lanes: Promise<void>[] = [];
+    for (let lane = 0; lane < LANES; lane++) {
+      for (const worker of this.#host.workers) lanes.push(this.#serve(worker, lane, tasks));
+    }
+    try {
+      await Promise.all(lanes);
+    } finally {
+      this.#over = true;
     }
   }
-  return undefined;
+
+  /** In time order, rows interleaved: who waits for a row's span before waits for one that somebody has taken. */
+  *#tasks(): Generator<Task, undefined> {
+    const { tileTokens, pooled } = this.#host.program;
+    const { seqLen, batch, lengths } = this.#job;
+    const numbers = new Int32Array(batch);
+    for (let index = 0; index * tileTokens < seqLen + CHUNK; index++) {
+      for (let row = 0; row < batch; row++) {
+        const length = lengths[row] as number;
+        const all = this.#timeline.resets(row);
+        const k = this.#timeline.k(row, 0);
+        const start = tileStart(Math.max(index * tileTokens - k, 0), length, all);
+        const tokens = tileStart(Math.max((index + 1) * tileTokens - k, 0), length, all) - start;
+        if (tokens === 0) continue;
+        const outputs = pooled ? 0 : this.#timeline.outputs(row, start);
+        yield { row, number: (numbers[row] as number)++, start, tokens, outputs };
+      }
+    }
+    return undefined;
+  }
+
+  /** Takes spans through a lane of a worker, one after the other. What they travel in is used again and again. */
+  async #serve(worker: PooledWorker, lane: number, tasks: Iterable<Task>): Promise<void> {
+    const { program } = this.#host;
+    let buffer: ArrayBuffer | undefined;
+    for (const task of tasks) {
+      if (this.#job.timesteps) await this.#reach(task); // they know no chunks whose carries could be added later
+      throwIfAborted(this.#job.signal);
+      buffer ??= new ArrayBuffer(
+        4 * (program.tileTokens + CHUNK) * Math.max(program.inputWidth, program.outputWidth),
+      );
+      const y = await this.#runSpan(worker, task, this.#spanOf(task, lane, buffer));
+      buffer = y.buffer;
+    }
+  }
+
+  async #runSpan(worker: PooledWorker, task: Task, span: Span): Promise<Float32Array<ArrayBuffer>> {
+    const { program, arena } = this.#host;
+    const state = this.#states + task.row * program.layout.rowBytes;
+    let reply = await this.#call(worker, (api) => api.begin(Comlink.transfer(span, [span.x.buffer])));
+    let pooled: Float32Array | undefined;
+    while (reply.stage !== FINISHED) {
+      const turn = this.#turns[task.row]?.[reply.stage] as Turn;
+      await turn.reach(task.number);
+      this.#check();
+      const carries = commit(this.#host, reply, span, state, this.#temporary);
+      if (carries === null && span.last)
+        pooled = finishPool(this.#host, reply.stage, span, state, this.#temporary);
+      turn.pass();
+      reply = await this.#call(worker, (api) =>
+        api.resume(span.lane, carries && Comlink.transfer(carries, [carries.buffer])),
+      );
+    }
+    const { y: outputs, state: after } = reply as Extract<SpanReply, { stage: -1 }>;
+    if (after) {
+      new Uint8Array(arena.memory.buffer).set(after, state);
+      for (const turn of this.#turns[task.row] as Turn[]) turn?.pass();
+    }
+    const { y, batch } = this.#job;
+    y.set(pooled ?? outputs, (task.row * y.length) / batch + task.outputs * program.outputWidth);
+    this.#done += task.tokens;
+    this.#job.onProgress?.(this.#done);
+    return outputs;
+  }
+
+  async #call(worker: PooledWorker, call: Parameters<typeof worker.call<SpanReply>>[0]): Promise<SpanReply> {
+    const reply = await worker.call(call, this.#host.deadline);
+    this.#check();
+    return reply;
+  }
+
+  /** Before anything is written: the owner of y may have gone on. */
+  #check(): void {
+    throwIfAborted(this.#job.signal);
+    if (this.#over) throw new Error("another span has failed");
+  }
+
+  async #reach({ row, number }: Task): Promise<void> {
+    for (const turn of this.#turns[row] as Turn[]) await turn?.reach(number);
+  }
+
+  #spanOf({ row, number, start, tokens, outputs }: Task, lane: number, buffer: ArrayBuffer): Span {
+    const { program, programId, arena } = this.#host;
+    const { seqLen, lengths, x: all, timesteps } = this.#job;
+    const timeline = this.#timeline;
+    const { inputWidth, layout } = program;
+    const x = new Float32Array(buffer, 0, tokens * inputWidth);
+    const from = row * seqLen + start;
+    x.set(all.subarray(from * inputWidth, (from + tokens) * inputWidth));
+    const last = start + tokens === lengths[row];
+    const ready = (this.#turns[row] as Turn[]).every((turn) => !turn || turn.passed === number);
+    const state = this.#states + row * layout.rowBytes;
+    return {
+      program: programId,
+      lane,
+      x,
+      times: timesteps?.slice(from, from + tokens) as Float32Array<ArrayBuffer> | undefined,
+      tokens,
+      k0: number === 0 ? timeline.k(row, 0) : 0,
+      last,
+      count: timeline.count(row, lengths[row] as number),
+      ...timeline.part(row, start, tokens),
+      outputs: program.pooled ? Number(last) : timeline.outputs(row, start + tokens) - outputs,
+      every: timeline.every,
+      state: ready ? new Uint8Array(arena.memory.buffer).slice(state, state + layout.rowBytes) : undefined,
+    };
+  }
 }
 
-function take(tasks: Generator<Task, undefined>, count: number): Task[] {
-  const group: Task[] = [];
-  for (let next = tasks.next(); next.value; next = tasks.next()) {
-    group.push(next.value);
-    if (group.length === count) break;
-  }
-  return group;
-}
+/** A place in a row's time that its spans pass one after the other. */
+class Turn {
+  passed = 0;
+  readonly #waiting = new Map<number, () => void>();
 
-/** Takes the spans of a group, begun on a worker each, through the program in step. Returns each span's y, if it has one. */
-async function runGroup(
-  host: TransferHost,
-  job: ForwardJob,
-  timeline: Timeline,
-  group: readonly Task[],
-  begun: readonly SpanReply[],
-  states: number,
-  temporary: number,
-): Promise<(Float32Array | undefined)[]> {
-  const { program, workers, deadline } = host;
-  const pooled = new Map<Task, Float32Array>();
-  let replies = begun;
-  while (replies.some((reply) => reply.stage !== FINISHED)) {
-    // In the order of time: a span's carry comes from the row's span before it.
-    const calls = group.map((task, i) => {
-      const reply = replies[i] as SpanReply;
-      if (reply.stage === FINISHED) return reply;
-      const carries = commit(host, reply, task.span, states + task.row * program.layout.rowBytes, temporary);
-      if (carries === null && task.span.last)
-        pooled.set(task, finishPool(host, job, timeline, task, reply.stage, states, temporary));
-      const moved = carries && Comlink.transfer(carries, [carries.buffer]);
-      return (workers[i] as PooledWorker).call<SpanReply>((api) => api.resume(moved), deadline);
-    });
-    replies = await Promise.all(calls);
+  /** Fulfils when `number` spans have passed. */
+  async reach(number: number): Promise<void> {
+    if (this.passed < number) await new Promise<void>((resolve) => this.#waiting.set(number, resolve));
   }
-  return group.map((task, i) => {
-    const reply = replies[i] as Extract<SpanReply, { stage: -1 }>;
-    return pooled.get(task) ?? (reply.y.length > 0 ? reply.y : undefined);
-  });
+
+  pass(): void {
+    this.#waiting.get(++this.passed)?.();
+  }
 }
 
 /**
@@ -227,17 +270,12 @@ function commit(
 
 /** y of the stages from a pool on, for a row whose last token has been read: on the calling thread, which has the sums. */
 function finishPool(
-  host: TransferHost,
-  job: ForwardJob,
-  timeline: Timeline,
-  task: Task,
+  { runner, program, arena }: TransferHost,
   at: number,
-  states: number,
+  { count }: Span,
+  state: number,
   temporary: number,
 ): Float32Array {
-  const { runner, program, arena } = host;
-  const count = timeline.count(task.row, job.lengths[task.row] as number);
-  const state = states + task.row * program.layout.rowBytes;
   runner.begin({ ...noTile(), y: temporary, state, last: true, count });
   runner.local(runner.apply(at));
   return new Float32Array(arena.memory.buffer, temporary, program.outputWidth).slice();

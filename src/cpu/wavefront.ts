@@ -21,7 +21,7 @@ export function runWindow(
   memory: WebAssembly.Memory,
   window: Window,
 ): void {
-  const table = new RowTableView(memory, window.table);
+  const table = new RowTableView(memory, window.table, window.rows);
   const tile = noTile();
   for (let row = 0; row < window.rows; row++) {
     for (let i = 0; locate(tile, program, window, table, row, i); i++) runner.run(tile);
@@ -36,7 +36,7 @@ export function runShare(
   window: Window,
 ): void {
   const control = new Int32Array(memory.buffer, window.control);
-  const table = new RowTableView(memory, window.table);
+  const table = new RowTableView(memory, window.table, window.rows);
   const tile = noTile();
   const tiles = window.rows * window.tilesPerRow;
   for (;;) {
@@ -78,13 +78,45 @@ function waitFor(control: Int32Array, cell: number, value: number): boolean {
 
 const noResets = { positions: new Int32Array(), given: new Int32Array() };
 
-class RowTableView {
+/** A row of the row table. */
+export interface TableRow {
+  readonly tokens: number;
+  readonly k0: number;
+  readonly last: boolean;
+  readonly phase: number;
+  readonly count: number;
+  /** Ascending, and the outputs that the row gives before each. */
+  readonly resets: ArrayLike<number>;
+  readonly given: ArrayLike<number>;
+}
+
+/** The row table of a window, whose rows are written in their order. */
+export class RowTableView {
   readonly #ints: Int32Array;
   readonly #floats: Float64Array;
+  /** Where the resets of the next row go. */
+  #marks: number;
 
-  constructor(memory: WebAssembly.Memory, address: number) {
+  constructor(memory: WebAssembly.Memory, address: number, rows: number) {
     this.#ints = new Int32Array(memory.buffer, address);
     this.#floats = new Float64Array(memory.buffer, address);
+    this.#marks = (rows * RowTable.bytes) / 4;
+  }
+
+  /** Bytes of a table with so many resets in all. */
+  static bytes(rows: number, resets: number): number {
+    return rows * RowTable.bytes + 8 * resets;
+  }
+
+  write(row: number, { tokens, k0, last, phase, count, resets, given }: TableRow): void {
+    const marks = this.#marks;
+    const values = [tokens, k0, Number(last), phase];
+    this.#ints.set(values, (row * RowTable.bytes) / 4);
+    this.#floats[(row * RowTable.bytes) / 8 + RowTable.count] = count;
+    this.#ints.set([marks, resets.length], (row * RowTable.bytes) / 4 + RowTable.resets);
+    this.#ints.set(resets, marks);
+    this.#ints.set(given, marks + resets.length);
+    this.#marks += 2 * resets.length;
   }
 
   int(row: number, field: number): number {

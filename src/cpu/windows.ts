@@ -5,11 +5,12 @@
 import type { ForwardJob } from "../backend.js";
 import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
-import { lastAt, Timeline } from "../timeline.js";
+import { Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";
 import type { PackedProgram } from "./packed.js";
 import { isWorkerFault } from "./pool.js";
-import { Control, controlBytes, RowTable, type Window } from "./protocol.js";
+import { Control, controlBytes, type Window } from "./protocol.js";
+import { RowTableView } from "./wavefront.js";
 
 /** Bytes of x and y in one window, where they are copied: a few milliseconds of work, so that the copies overlap. */
 const WINDOW_BYTES = 4 * 1024 * 1024;
@@ -116,7 +117,7 @@ class Block {
       x: this.#allocate(rows * xBytes * this.#span),
       y: this.#allocate(rows * yRow),
       times: this.#allocate(rows * timeBytes * this.#span),
-      table: this.#allocate(rows * RowTable.bytes + 8 * resets),
+      table: this.#allocate(RowTableView.bytes(rows, resets)),
       control: this.#allocate(controlBytes(program.layout.carries, rows)),
     });
     try {
@@ -206,33 +207,20 @@ class Block {
     const timeline = this.#timeline;
     const { inputWidth, outputWidth, pooled } = program;
     const floats = new Float32Array(arena.memory.buffer);
-    const ints = new Int32Array(arena.memory.buffer);
-    const doubles = new Float64Array(arena.memory.buffer);
+    const table = new RowTableView(arena.memory, buffers.table, this.#rows);
     let longest = 0;
-    let marks = (this.#rows * RowTable.bytes) / 4;
     for (let r = 0; r < this.#rows; r++) {
       const row = this.#first + r;
-      const length = lengths[row] as number;
-      const tokens = Math.max(0, Math.min(length, end) - start);
+      const tokens = Math.max(0, Math.min(lengths[row] as number, end) - start);
       const k0 = timeline.k(row, start);
-      const entry = buffers.table + r * RowTable.bytes;
-      ints[entry / 4 + RowTable.tokens] = tokens;
-      ints[entry / 4 + RowTable.k0] = k0;
-      ints[entry / 4 + RowTable.last] = length <= end ? 1 : 0;
-      ints[entry / 4 + RowTable.phase] = timeline.count(row, start) % timeline.every;
-      doubles[entry / 8 + RowTable.count] = timeline.count(row, length);
-      const resets = timeline.resets(row);
-      const from = lastAt(resets, start - 1) + 1;
-      const count = lastAt(resets, start + tokens - 1) + 1 - from;
-      ints[entry / 4 + RowTable.resets] = marks;
-      ints[entry / 4 + RowTable.resetCount] = count;
-      const given = timeline.outputs(row, start);
-      for (let i = 0; i < count; i++) {
-        const reset = resets[from + i] as number;
-        ints[buffers.table / 4 + marks + i] = reset - start;
-        ints[buffers.table / 4 + marks + count + i] = timeline.outputs(row, reset) - given;
-      }
-      marks += 2 * count;
+      const last = (lengths[row] as number) <= end;
+      table.write(r, {
+        ...timeline.part(row, start, tokens),
+        tokens,
+        k0,
+        last,
+        count: timeline.count(row, lengths[row] as number),
+      });
       longest = Math.max(longest, tokens + k0);
       if (this.#x === undefined) {
         const from = (row * seqLen + start) * inputWidth;
@@ -246,11 +234,8 @@ class Block {
         floats.set(timesteps.subarray(from, from + tokens), buffers.times / 4 + r * (end - start));
       }
     }
-    ints.fill(
-      0,
-      buffers.control / 4,
-      buffers.control / 4 + controlBytes(program.layout.carries, this.#rows) / 4,
-    );
+    const control = new Uint8Array(arena.memory.buffer, buffers.control);
+    control.fill(0, 0, controlBytes(program.layout.carries, this.#rows));
     const token = 4 * inputWidth;
     const yToken = 4 * outputWidth;
     return {
