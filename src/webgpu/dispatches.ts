@@ -1,7 +1,7 @@
 /** Each stage as dispatches of kernels, its parameters packed as the kernels read them. */
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
 import type { LruStage, PoolStage, Stage } from "../program.js";
-import { GROUP, type KernelName, type Segment, T } from "./pipelines.js";
+import { GROUP, type KernelName, type Segment, segmentOf, T } from "./pipelines.js";
 
 export type Over = "tokens" | "outputs" | "rows";
 
@@ -18,6 +18,28 @@ export interface Dispatch {
   readonly over?: Over | undefined;
   /** Run only where the tokens are thinned, and its result is then copied to this area: `bytes` for each output. */
   readonly into?: { readonly area: number; readonly bytes: number } | undefined;
+}
+
+/** What a segment's dispatches run on. */
+export function segmentsOf(tokens: Segment, isThinned: boolean): Record<Over, Segment> {
+  const all = { ...tokens, thinned: 0 };
+  const outputs = isThinned ? { ...segmentOf(1, tokens.outputs), thinned: tokens.outputs } : all;
+  return { tokens: all, outputs, rows: segmentOf(tokens.rows, 1) };
+}
+
+/** The dispatches that a segment takes, and what each runs on: those of the rows only if it is their last. */
+export function* scheduled<D extends Pick<Dispatch, "over" | "into">>(
+  dispatches: readonly D[],
+  tokens: Segment,
+  isLast: boolean,
+  isThinned: boolean,
+): Generator<{ dispatch: D; index: number; on: Segment }, void> {
+  const segments = segmentsOf(tokens, isThinned);
+  for (const [index, dispatch] of dispatches.entries()) {
+    const on = segments[dispatch.over ?? "tokens"];
+    if (on.tokens === 0 || (dispatch.over === "rows" ? !isLast : dispatch.into && !isThinned)) continue;
+    yield { dispatch, index, on };
+  }
 }
 
 /**

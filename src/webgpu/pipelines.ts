@@ -110,6 +110,11 @@ export function spread(count: number): [x: number, y: number] {
   return [Math.ceil(count / Math.max(1, y)), y];
 }
 
+/** A kernel as the GPU's compiler gets it. */
+export function shaderOf(kernel: KernelName): string {
+  return prelude + sources[kernel];
+}
+
 /** Compiles each kernel once for a device, when it is first needed. */
 export class Pipelines {
   readonly #device: Device;
@@ -132,7 +137,7 @@ export class Pipelines {
   async #compile(kernel: KernelName): Promise<GPUComputePipeline> {
     const device = this.#device;
     const { value: module, clean } = device.scoped(`compiling ${kernel}`, () =>
-      device.handle.createShaderModule({ label: kernel, code: prelude + sources[kernel] }),
+      device.handle.createShaderModule({ label: kernel, code: shaderOf(kernel) }),
     );
     const options = { label: kernel, layout: "auto", compute: { module, entryPoint: kernel } } as const;
     const pipeline = device.handle.createComputePipelineAsync(options).catch((error) => {

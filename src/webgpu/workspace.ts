@@ -1,8 +1,8 @@
 /** The GPU memory of a runner: weights, which it keeps, and areas, which grow to the largest segment it has run. */
 import { LinrecError } from "../errors.js";
 import type { Device } from "./device.js";
-import type { Dispatch, Over } from "./dispatches.js";
-import { type Pipelines, type Segment, segmentOf, segmentWords, spread } from "./pipelines.js";
+import { type Dispatch, type Over, scheduled, segmentsOf } from "./dispatches.js";
+import { type Pipelines, type Segment, segmentWords, spread } from "./pipelines.js";
 import { areaBytes, type Layout } from "./plan.js";
 
 /** GPUBufferUsage and GPUMapMode by value: Node has no such globals. */
@@ -158,24 +158,23 @@ export class Workspace {
 
   /** Encodes the dispatches of a segment, and if it is the last one those of the rows. Within `Device.scoped`. */
   encode(encoder: GPUCommandEncoder, tokens: Segment, isLast: boolean, isThinned = false): void {
-    const outputs = isThinned ? segmentOf(1, tokens.outputs) : tokens;
-    const segments = { tokens, outputs, rows: segmentOf(tokens.rows, 1) };
+    const segments = segmentsOf(tokens, isThinned);
     for (const over of overs) {
       const words = segmentWords(segments[over], isThinned && over === "outputs");
       upload(this.#device, this.#segments[over], 0, words);
     }
     let pass = encoder.beginComputePass();
-    this.#kernels.forEach(({ pipeline, over = "tokens", workgroups, into, arrays }, i) => {
-      if (segments[over].tokens === 0 || (over === "rows" ? !isLast : into && !isThinned)) return;
+    for (const { dispatch, index, on } of scheduled(this.#kernels, tokens, isLast, isThinned)) {
+      const { pipeline, workgroups, into, arrays } = dispatch;
       pass.setPipeline(pipeline);
-      pass.setBindGroup(0, this.#groups[i] as GPUBindGroup);
-      pass.dispatchWorkgroups(...spread(workgroups(segments[over])));
-      if (!into) return;
+      pass.setBindGroup(0, this.#groups[index] as GPUBindGroup);
+      pass.dispatchWorkgroups(...spread(workgroups(on)));
+      if (!into) continue;
       pass.end();
       const [from, to] = [this.area(arrays[0] as number), this.area(into.area)];
-      encoder.copyBufferToBuffer(from, 0, to, 0, into.bytes * outputs.tokens);
+      encoder.copyBufferToBuffer(from, 0, to, 0, into.bytes * on.tokens);
       pass = encoder.beginComputePass();
-    });
+    }
     pass.end();
   }
 

@@ -1,0 +1,166 @@
+/**
+ * What a plan's kernels touch of GPU memory, counted from the shapes alone: dispatches, bytes, and loads. One entry per
+ * kernel, beside no formula of the whole: test/webgpu-traffic.test.ts counts the accesses of the running shaders themselves.
+ *
+ * An LRU layer that is not thinned takes, for each segment,
+ * - per token 12H + 16N bytes: u twice and y once (4H each), loc written and read (8N each),
+ * - per chunk 32N + 24: its final written, read and made its carry, which is read (8N each), and three reads of its place,
+ * - per row 24N + 16: the state read and written, one token of loc (8N each), and the row's entry,
+ * and its weights, which stay in the caches.
+ */
+import type { Dispatch } from "./dispatches.js";
+import { scheduled } from "./dispatches.js";
+import { type KernelName, type Segment, T } from "./pipelines.js";
+import type { Plan } from "./plan.js";
+
+/** What one dispatch does with one of its arrays, in bytes. */
+export interface Touch {
+  /** Distinct bytes read: what crosses the memory bus where the caches keep what is read again. At most, of a weight. */
+  readonly read: number;
+  /** Bytes written, each once. */
+  readonly written: number;
+  /** Bytes of all loads: what the caches are asked for. */
+  readonly loads: number;
+}
+
+export interface Traffic extends Touch {
+  readonly dispatches: number;
+  /** In the order they run, with their arrays in binding order. */
+  readonly kernels: readonly { readonly kernel: KernelName; readonly touches: readonly Touch[] }[];
+  /** Buffer copies between dispatches, in `read` and `written` too. */
+  readonly copies: number;
+}
+
+/** @param segment a segment of a forward, its `thinned` set where not every token gives an output */
+export function trafficOf(
+  { dispatches }: Pick<Plan, "dispatches">,
+  segment: Segment,
+  isLast = true,
+): Traffic {
+  const total = { read: 0, written: 0, loads: 0, copies: 0 };
+  const kernels = [];
+  for (const { dispatch, on } of scheduled(dispatches, segment, isLast, segment.thinned > 0)) {
+    const touches = touchesOf(dispatch, on);
+    for (const { read, written, loads } of touches) {
+      total.read += read;
+      total.written += written;
+      total.loads += loads;
+    }
+    if (dispatch.into) {
+      total.copies++;
+      total.read += dispatch.into.bytes * on.tokens;
+      total.written += dispatch.into.bytes * on.tokens;
+    }
+    kernels.push({ kernel: dispatch.kernel, touches });
+  }
+  return { ...total, dispatches: kernels.length, kernels };
+}
+
+/** Elements of `bytes` each: distinct ones that are read, all loads, and those that are written. */
+const touch = (bytes: number, read: number, loads = read, written = 0): Touch => ({
+  read: bytes * read,
+  loads: bytes * loads,
+  written: bytes * written,
+});
+const store = (bytes: number, written: number): Touch => touch(bytes, 0, 0, written);
+
+/** Columns of the last workgroup that do not exist are computed too. */
+const padded = (width: number, group: number): number => Math.ceil(width / group) * group;
+
+function touchesOf({ kernel, sizes }: Dispatch, { rows, chunks, tokens, thinned }: Segment): Touch[] {
+  const [width, other] = sizes as [number, number];
+  const values = tokens * width;
+  const columns = [touch(4, width, values)];
+  switch (kernel) {
+    case "projectScan": {
+      const [dModel, dState] = [width, other];
+      const lanes = padded(dState, 64);
+      return [
+        store(8, tokens * dState),
+        store(8, chunks * dState),
+        // A chunk's u is staged once for each 64 states, whole: a short chunk repeats its last token.
+        touch(4, tokens * dModel, (chunks * T * dModel * lanes) / 64),
+        // Each state's thread reads its column of B_norm once for each chunk: a load feeds T timesteps.
+        touch(8, dModel * dState, chunks * dModel * lanes),
+        touch(8, dState, chunks * dState),
+        touch(8, chunks, 2 * chunks * lanes),
+      ];
+    }
+    case "carryScan": {
+      const lanes = padded(width, 8);
+      const states = rows * width;
+      return [
+        touch(8, chunks * width, 2 * chunks * lanes, chunks * width),
+        touch(8, states, 8 * rows * lanes, states),
+        touch(8, states),
+        touch(8, T * width, states),
+        touch(8, Math.min(chunks + 2, 65) * width, 16 * rows * lanes + chunks * lanes),
+        touch(16, rows, 16 * rows * lanes),
+        touch(8, chunks, 2 * chunks * lanes + states),
+      ];
+    }
+    case "timedScan":
+      return [
+        touch(8, values, values, values),
+        store(8, chunks * width),
+        touch(8, rows * width, rows * width, rows * width),
+        touch(8, values),
+        touch(4, tokens, values),
+        touch(16, rows, (3 * rows + 2 * chunks) * width),
+        touch(8, chunks, (3 * chunks + tokens) * width),
+      ];
+    case "output": {
+      const [dModel, dState] = [width, other];
+      const lanes = padded(dModel, 64);
+      const staged = (chunks * T * dState * lanes) / 64;
+      return [
+        store(4, values),
+        touch(8, tokens * dState, staged),
+        // Four timesteps of a chunk share it; tokens that are thinned come each from another chunk, at most.
+        thinned ? touch(8, tokens * dState, staged) : touch(8, chunks * dState, staged / 4),
+        touch(8, T * dState, staged),
+        touch(8, dModel * dState, chunks * dState * lanes),
+        touch(4, dModel, chunks * dModel),
+        touch(4, values),
+        thinned ? touch(8, tokens, staged + values) : touch(8, chunks, 2 * chunks * lanes),
+      ];
+    }
+    case "dense": {
+      const lanes = padded(other, 64);
+      const tiles = Math.ceil(tokens / T);
+      return [
+        store(4, tokens * other),
+        touch(4, values, (tiles * T * width * lanes) / 64),
+        touch(4, width * other, tiles * width * lanes),
+        touch(4, other, tiles * other),
+      ];
+    }
+    case "pool": {
+      const isLast = other === 1;
+      const own = rows * width;
+      const seen = isLast ? own : values;
+      return [
+        store(4, own),
+        touch(4, isLast ? 0 : own, isLast ? 0 : own, own),
+        touch(4, seen, (seen / width) * padded(width, 16)),
+        touch(16, rows, 32 * rows * padded(width, 16) + (isLast ? 0 : own)),
+        touch(4, rows, own),
+      ];
+    }
+    case "layerNorm":
+      return [store(4, values), touch(4, values, (sizes[2] ? 3 : 2) * values), ...columns, ...columns];
+    case "logSoftmax":
+      return [store(4, values), touch(4, values, 3 * values)];
+    case "batchNorm":
+      return [store(4, values), touch(4, values), ...columns, ...columns, ...columns];
+    case "embedding":
+      return [store(4, values), touch(4, tokens, values), touch(4, Math.min(values, width * other), values)];
+    case "copyRows":
+      return [store(4, values), touch(4, values), touch(8, tokens, values)];
+    case "gelu":
+      return [store(4, values), touch(4, values, 2 * values)];
+    case "glu":
+    case "add":
+      return [store(4, values), touch(4, values), touch(4, values)];
+  }
+}

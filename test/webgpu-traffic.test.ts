@@ -1,0 +1,140 @@
+/** The bytes that the GPU's kernels touch: the count by plan and segment against the count of the running shaders. */
+import { expect, test } from "vitest";
+import type { LruParams, Program, Stage } from "../src/program.js";
+import { State, stateLayout } from "../src/state.js";
+import { Timeline } from "../src/timeline.js";
+import { openDevice } from "../src/webgpu/device.js";
+import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
+import { type Segment, segmentOf, T } from "../src/webgpu/pipelines.js";
+import { makePlan, type Plan } from "../src/webgpu/plan.js";
+import { trafficOf } from "../src/webgpu/traffic.js";
+import { BINDINGS, countAccesses, countingKernels } from "./support/countingGpu.js";
+import { hardParams } from "./support/problems.js";
+
+const ones = (length: number) => new Float32Array(length).fill(1);
+
+function lruProgram(dModel: number, dState: number): Program {
+  const stage: Stage = {
+    ...{ kind: "lru", name: "lru", src: 0, dst: 1, dModel, dState },
+    params: hardParams(dModel, dState, 1),
+  };
+  return { architecture: "lru", slots: [dModel, dModel], stages: [stage], output: 1 };
+}
+
+/** Every kind of stage once. */
+function everything(
+  width: number,
+  params: LruParams,
+  dState: number,
+  mode: "mean" | "last" | "max",
+): Program {
+  const to = { name: "", src: 1, dst: 1, width };
+  const norm = { epsilon: 1e-5, scale: ones(width), bias: ones(width) };
+  const stages: Stage[] = [
+    { ...to, kind: "embedding", src: 0, vocabulary: 3, table: ones(3 * width) },
+    { ...to, kind: "lru", dst: 2, dModel: width, dState, params },
+    { ...to, kind: "dense", dst: 3, inWidth: width, outWidth: width, kernel: ones(width ** 2), bias: null },
+    { ...to, kind: "glu", gate: 3 },
+    { ...to, kind: "add", other: 2 },
+    { ...to, kind: "gelu" },
+    { ...to, ...norm, kind: "layerNorm" },
+    { ...to, ...norm, kind: "rmsNorm" },
+    { ...to, ...norm, kind: "batchNorm", mean: ones(width), variance: ones(width) },
+    { ...to, kind: "pool", mode },
+    { ...to, kind: "logSoftmax", group: width },
+  ];
+  return { architecture: "", slots: [1, width, width, width], stages, output: 1 };
+}
+
+/** One segment of rows of these lengths, and what the kernels read of its shape. */
+function segmentFor(plan: Plan, program: Program, lengths: number[], every = 1) {
+  const timeline = new Timeline({ state: new State(stateLayout(program), lengths.length), every });
+  const bounds = { areaBytes: 1e9, totalBytes: 1e9, flops: 1e15 };
+  const job = { batch: lengths.length, lengths: Int32Array.from(lengths) };
+  const [piece] = [...piecesOf(plan, job, timeline, bounds)];
+  const tables = tablesOf(piece as NonNullable<typeof piece>, timeline);
+  const given = new Map<number, Uint32Array>([
+    [plan.input, new Uint32Array((piece?.segment.tokens ?? 0) * plan.inputWidth).map((_, i) => i % 3)],
+    ...(plan.states[0]?.table ? [[plan.times, new Uint32Array(piece?.segment.tokens ?? 0)] as const] : []),
+    ...(["chunks", "rows", "wanted"] as const).map((name) => [plan.tables[name], tables[name]] as const),
+  ]);
+  return { segment: piece?.segment as Segment, given };
+}
+
+test("the count is what the shaders touch", async (context) => {
+  const opened = await openDevice();
+  if ("reason" in opened) return context.skip(opened.reason);
+  const adapter = await opened.device.gpu.requestAdapter();
+  opened.device.dispose();
+  const { maxStorageBuffersPerShaderStage } = (adapter as GPUAdapter).limits;
+  if (maxStorageBuffersPerShaderStage < BINDINGS)
+    return context.skip(`this adapter binds ${maxStorageBuffersPerShaderStage} storage buffers`);
+  const device = await (adapter as GPUAdapter).requestDevice({
+    requiredLimits: { maxStorageBuffersPerShaderStage },
+  });
+  const compiled = countingKernels(device);
+  const stack = (mode: "mean" | "last" | "max") => everything(7, hardParams(7, 5, 1), 5, mode);
+  const unpooled = (program: Program) => {
+    const stages = program.stages.filter(({ kind }) => kind !== "pool");
+    return { ...program, stages };
+  };
+  for (const { program, lengths, timed = false, every = 1 } of [
+    { program: lruProgram(67, 65), lengths: [70, 32] },
+    { program: lruProgram(3, 9), lengths: [1] },
+    { program: lruProgram(2, 9), lengths: [T * 67, 1, 65] },
+    { program: lruProgram(3, 9), lengths: [40, 70], timed: true },
+    { program: stack("mean"), lengths: [33, 7] },
+    { program: stack("last"), lengths: [33, 7] },
+    { program: stack("max"), lengths: [64] },
+    { program: unpooled(stack("mean")), lengths: [50, 80], every: 3 },
+  ]) {
+    const plan = makePlan(program, timed);
+    const { segment, given } = segmentFor(plan, program, lengths, every);
+    const counted = await countAccesses(device, compiled, plan, segment, given);
+    const { dispatches, kernels } = trafficOf(plan, segment);
+    expect(dispatches).toBe(counted.length);
+    counted.forEach(({ dispatch, arrays }, i) => {
+      const { kernel, touches } = kernels[i] as (typeof kernels)[number];
+      expect(kernel).toBe(dispatch.kernel);
+      arrays.forEach((mine, n) => {
+        const { read, written, loads } = touches[n] as (typeof touches)[number];
+        const array = dispatch.arrays[n];
+        const what = `${kernel}, array ${n}, lengths ${lengths}, every ${every}`;
+        expect(written, what).toBe(mine.written);
+        expect(mine.stores, what).toBe(mine.written);
+        // Of weights and of tables by state, and of carries of thinned tokens, the count says what they have at most.
+        const isBound = typeof array !== "number" || array === plan.states[0]?.table || every > 1;
+        if (isBound) expect(read, what).toBeGreaterThanOrEqual(mine.read);
+        else expect(read, what).toBe(mine.read);
+        expect(loads, what).toBe(mine.loads);
+      });
+    });
+  }
+  device.destroy();
+});
+
+test("an LRU takes three dispatches a segment and 12H + 16N bytes a token", () => {
+  for (const [H, N] of [
+    [256, 256],
+    [1, 3],
+    [100, 17],
+  ] as const) {
+    const plan = makePlan(lruProgram(H, N));
+    const bytes = (segment: Segment) => {
+      const { read, written, dispatches, copies } = trafficOf(plan, segment);
+      expect([dispatches, copies]).toEqual([3, 0]);
+      return read + written;
+    };
+    const [small, large] = [segmentOf(2, T * 1000), segmentOf(2, T * 3000)];
+    const chunks = large.chunks - small.chunks;
+    const tokens = large.tokens - small.tokens;
+    expect(bytes(large) - bytes(small)).toBe(tokens * (12 * H + 16 * N) + chunks * (32 * N + 24));
+    expect(bytes({ ...small, rows: 3 }) - bytes(small)).toBe(24 * N + 16);
+  }
+});
+
+test("a stack of layers takes three dispatches for each LRU, and one for each other stage", () => {
+  const { stages, slots } = everything(7, hardParams(7, 5, 1), 5, "mean");
+  const plan = makePlan({ architecture: "", slots, stages, output: 1 });
+  expect(trafficOf(plan, segmentOf(2, 100)).dispatches).toBe(stages.length + 2);
+});
