@@ -25,8 +25,16 @@ export interface ForwardJob {
   readonly resets?: readonly Int32Array[] | undefined;
   /** Only tokens every, 2 every, ... since the state's origin give an output (1). */
   readonly every?: number | undefined;
-  /** The initial state, a private copy: it holds the final state when the promise fulfils, and anything if it rejects. */
+  /**
+   * The initial state, a private copy: it holds the final state when the promise fulfils. If it rejects, the rows that
+   * `done` counts tokens of are where those have brought them, and the others hold anything.
+   */
   readonly state: State;
+  /**
+   * [batch] tokens of each row that are done for good, whatever comes: their outputs are in y, and the row of `state` is
+   * advanced past them. Zeros at first; a backend that works in pieces commits each here.
+   */
+  readonly done?: Int32Array | undefined;
   /** Worker threads to use, 0 for the calling thread only. For the backend "wasm"; the others have no such choice. */
   readonly threads: number;
   readonly signal: StopSignal | undefined;

@@ -6,7 +6,8 @@ import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
 import { Chain } from "./chain.js";
-import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
+import { allocating, LinrecError } from "./errors.js";
+import { Failover } from "./failover.js";
 import { type BackendOption, backendNames } from "./forwardOptions.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
 import { readSafetensors } from "./io/safetensors.js";
@@ -30,7 +31,7 @@ import {
 import { partsOf, segmentTokens } from "./rates.js";
 import type { Host, Prepared, Stepper } from "./recurrent.js";
 import { runReference } from "./reference.js";
-import { choose, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
+import { type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import { type Run, runSelfTest, type SelfTestReport } from "./selfTest.js";
 import { abortedError, Stop } from "./signal.js";
 import type { State } from "./state.js";
@@ -163,9 +164,11 @@ export class Engine {
   /** Runs every backend that is here against the float64 reference, and stops using one that is wrong. Takes a second or so. */
   async selfTest(): Promise<SelfTestReport> {
     this.#checkUsable();
-    const run: Run = async (program, job, backend, threads) => {
+    const run: Run = async (program, job, name, threads) => {
       const prepared = this.#prepare(program);
       try {
+        const backend = this.#machine.backend(name);
+        if (!backend) throw noBackend([name], this.#machine);
         await (await this.#runner(prepared, backend)).forward({ ...job, threads });
       } finally {
         this.#release(prepared);
@@ -216,40 +219,28 @@ export class Engine {
     job: Omit<ForwardJob, "threads">,
     option: BackendOption | undefined,
   ): Promise<State> {
-    const preference = this.#preferenceFor(option);
-    const demanded = preference !== "auto" && preference.length === 1;
+    const preference = option === undefined ? this.#preference : toPreference(option);
+    const host = {
+      machine: this.#machine,
+      runner: (backend: Backend) => this.#runner(prepared, backend),
+      tell: this.#tell,
+    };
     const work = workOf(prepared.program, job.batch, job.seqLen);
-    const failed = new Set<BackendName>();
-    const next = () => choose("forward", work, this.#machine.hardware(failed), preference);
-    for (let candidate = next(); candidate; ) {
-      const { backend, threads } = candidate;
-      try {
-        const step = backend === "wasm" && threads === 0 && isStep(prepared.program, job);
-        if (!step) return await this.#attempt(prepared, backend, { ...job, threads });
-        prepared.stepper.step(job.x, job.y, job.state, job.timesteps);
-      } catch (error) {
-        if (error instanceof Stopped) throw error.cause;
-        if (demanded) throw asOutOfMemory("a forward", error);
-        failed.add(backend);
-        const able = !isLinrecError(error) || error.code !== "unsupported";
-        if (backend === "webgpu" && able) this.#machine.giveUp(backend, messageOf(error));
-        candidate = next();
-        if (!candidate) throw asOutOfMemory("a forward", error);
-        this.#tell(backend, candidate.backend, messageOf(error));
-        continue;
-      }
-      job.onProgress?.(job.batch);
-      return job.state;
-    }
-    throw this.#nothingRuns(preference);
+    const failover = new Failover(host, preference, work);
+    const { candidate } = failover;
+    if (!candidate) throw this.#nothingRuns(preference);
+    const alone = candidate.backend === "wasm" && candidate.threads === 0;
+    if (!alone || !isStep(prepared.program, job)) return this.#stoppable(prepared, job, failover);
+    allocating("a step", () => prepared.stepper.step(job.x, job.y, job.state, job.timesteps));
+    job.onProgress?.(job.batch);
+    return job.state;
   }
 
   /**
-   * One try on one backend. Rejects with Stopped at once when the caller's signal fires, or the layer or the engine is
-   * disposed of; the backend then hears of it through its own signal, and may go on for a moment.
+   * Rejects at once when the caller's signal fires, or the layer or the engine is disposed of; the backend then hears of
+   * it through its own signal, and may go on for a moment.
    */
-  async #attempt(prepared: Prepared, backend: BackendName, job: ForwardJob): Promise<State> {
-    const state = job.state.clone();
+  async #stoppable(prepared: Prepared, job: Omit<ForwardJob, "threads">, failover: Failover): Promise<State> {
     const stop = new Stop();
     const abort = () => stop.abort(abortedError(job.signal));
     const onProgress = (done: number) => {
@@ -257,7 +248,7 @@ export class Engine {
     };
     job.signal?.addEventListener("abort", abort);
     this.#stops.add(stop);
-    const work = this.#run(prepared, backend, { ...job, state, signal: stop, onProgress });
+    const work = failover.run(prepared.program, { ...job, signal: stop, onProgress }, stop);
     prepared.underWay.set(stop, work);
     work
       .catch(() => {})
@@ -266,15 +257,8 @@ export class Engine {
         this.#stops.delete(stop);
         job.signal?.removeEventListener("abort", abort);
       });
-    try {
-      await untilAborted(work, stop);
-      return state;
-    } catch (error) {
-      // An error of the caller's own callback stops the work as its signal does.
-      const own = isLinrecError(error) && error.code === "aborted";
-      if (stop.aborted || own) throw new Stopped(stop.aborted ? stop.reason : error);
-      throw error;
-    }
+    await untilAborted(work, stop);
+    return job.state;
   }
 
   #release(prepared: Prepared): void {
@@ -297,10 +281,6 @@ export class Engine {
     return noBackend(preference === "auto" ? backendNames : preference, this.#machine);
   }
 
-  #preferenceFor(option: BackendOption | undefined): Preference {
-    return option === undefined ? this.#preference : toPreference(option);
-  }
-
   async #read(source: BytesSource, spec: ModelSpec | undefined): Promise<Network> {
     const { tensors, metadata } = readSafetensors(await loadBytes(source));
     this.#checkUsable(); // loading took a while
@@ -308,7 +288,7 @@ export class Engine {
   }
 
   #prepare(program: Network): Prepared {
-    const runners = new Map<BackendName, Promise<Runner>>();
+    const runners = new Map<Backend, Promise<Runner>>();
     const onlyReference =
       this.#preference !== "auto" && this.#preference.every((name) => name === "reference");
     const backend = onlyReference ? undefined : this.#machine.wasm;
@@ -318,7 +298,7 @@ export class Engine {
         program,
         allocating("a model's weights", () => partsOf(program).map((part) => backend.prepare(part))),
       );
-    if (wasm) runners.set("wasm", Promise.resolve(wasm));
+    if (backend && wasm) runners.set(backend, Promise.resolve(wasm));
     const oracle = chained(program, partsOf(program).map(referenceStepper), true);
     // Asked at every step: kernels that turn out to be wrong are not stepped with any more.
     const trusted = () => (this.#machine.wasm ? wasm : undefined) ?? oracle;
@@ -326,27 +306,17 @@ export class Engine {
     return { program, runners, stepper, underWay: new Map() };
   }
 
-  async #runner(prepared: Prepared, name: BackendName): Promise<Runner> {
-    let runner = prepared.runners.get(name);
+  async #runner(prepared: Prepared, backend: Backend): Promise<Runner> {
+    const { runners, program } = prepared;
+    let runner = runners.get(backend);
     if (!runner) {
-      const backend = this.#machine.backend(name);
-      if (!backend) throw noBackend([name], this.#machine);
-      runner = prepareParts(backend, prepared.program);
-      prepared.runners.set(name, runner);
-      runner.catch(() => prepared.runners.delete(name));
+      // A GPU that failed has taken what was on it with it.
+      for (const other of runners.keys()) if (other.name === backend.name) runners.delete(other);
+      runner = prepareParts(backend, program);
+      runners.set(backend, runner);
+      runner.catch(() => runners.delete(backend));
     }
     return runner;
-  }
-
-  async #run(prepared: Prepared, backend: BackendName, job: ForwardJob): Promise<void> {
-    await (await this.#runner(prepared, backend)).forward(job);
-  }
-}
-
-/** The work was stopped by its caller, for the reason in `cause`: no backend is to blame, and none tries again. */
-class Stopped extends Error {
-  constructor(cause: unknown) {
-    super("stopped", { cause });
   }
 }
 

@@ -24,6 +24,12 @@ export interface BackendStatus {
   readonly software?: boolean;
 }
 
+/**
+ * A GPU that fails again so soon after it was opened anew is given up. Browsers keep a page from its GPU after two resets
+ * in two minutes, and one that hangs is noticed after four; a driver's update, or a laptop's sleep, comes hours apart.
+ */
+const RENEWAL_MS = 10 * 60_000;
+
 export class Machine {
   readonly #options: EngineOptions;
   readonly #backends = new Map<BackendName, Backend>([["reference", new ReferenceBackend()]]);
@@ -31,6 +37,10 @@ export class Machine {
   #wasm: WasmBackend | undefined;
   #webgpu: WebgpuBackend | undefined;
   #gpuRates = { gpu: 0, roundTripMs: 0 };
+  /** When the GPU was last opened anew, and the opening while it is under way. */
+  #renewed = Number.NEGATIVE_INFINITY;
+  #renewal: Promise<void> | undefined;
+  #disposed = false;
 
   private constructor(options: EngineOptions) {
     this.#options = options;
@@ -110,7 +120,35 @@ export class Machine {
     this.#unavailable.set(name, reason);
   }
 
+  /**
+   * Opens the GPU anew after `failed` has failed, once for all who ask; gives it up if that was the second time within
+   * ten minutes. Fulfils with whether there is a GPU now.
+   */
+  async renew(failed: Backend, error: unknown): Promise<boolean> {
+    if (this.#backends.get("webgpu") === failed) {
+      this.#renewal ??= this.#reopen(error).finally(() => {
+        this.#renewal = undefined;
+      });
+      await this.#renewal;
+    }
+    return this.#backends.has("webgpu");
+  }
+
+  async #reopen(error: unknown): Promise<void> {
+    this.#webgpu?.fail(error); // the forwards that are still on it come here too
+    const now = performance.now();
+    if (now - this.#renewed < RENEWAL_MS) {
+      const help = "Create a new engine to try it again.";
+      this.giveUp("webgpu", `it failed twice within ten minutes: ${messageOf(error)} ${help}`);
+      return;
+    }
+    this.#renewed = now;
+    await this.#openWebgpu();
+    if (this.#disposed) this.#webgpu?.dispose();
+  }
+
   async dispose(): Promise<void> {
+    this.#disposed = true;
     for (const backend of this.#backends.values()) await backend.dispose();
   }
 
@@ -130,18 +168,18 @@ export class Machine {
   async #openWebgpu(): Promise<void> {
     const opened = await openWebgpu(this.#options.gpu);
     if ("reason" in opened) {
-      this.#unavailable.set("webgpu", opened.reason);
+      this.giveUp("webgpu", opened.reason);
       return;
     }
     this.#webgpu = opened.backend;
     this.#backends.set("webgpu", opened.backend);
-    // A software adapter is never chosen for its speed, so there is nothing to measure.
-    if (opened.backend.software) return;
+    // A software adapter is never chosen for its speed, so there is nothing to measure; and once is enough.
+    if (opened.backend.software || this.#gpuRates.gpu > 0) return;
     try {
       const { roundTripMs, flopsPerSecond } = await opened.backend.measure();
       this.#gpuRates = { roundTripMs, gpu: flopsPerSecond / 1000 };
     } catch (error) {
-      this.giveUp("webgpu", `it failed its first piece of work: ${messageOf(error)}`);
+      await this.#reopen(error);
     }
   }
 }

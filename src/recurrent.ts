@@ -3,7 +3,7 @@
  * Arguments are checked here, before any side effect; the engine behind decides where the work runs.
  */
 import { type Memory, memoryOf } from "./analysis.js";
-import type { ForwardJob, Runner } from "./backend.js";
+import type { Backend, ForwardJob, Runner } from "./backend.js";
 import type { AnyCache } from "./cache.js";
 import { describeProgram } from "./describe.js";
 import { LinrecError } from "./errors.js";
@@ -39,7 +39,7 @@ import { checkChoice, checkCount, checkFunction, checkOptions, show } from "./va
 export interface Prepared {
   readonly program: Network;
   /** What runs it, by backend: made when first wanted. */
-  readonly runners: Map<BackendName, Promise<Runner>>;
+  readonly runners: Map<Backend, Promise<Runner>>;
   /** Runs single tokens on the calling thread. */
   readonly stepper: Stepper;
   /** Work that has not settled yet, by what stops it. */

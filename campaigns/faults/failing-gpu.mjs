@@ -51,8 +51,8 @@ export default {
   plants: [
     {
       says: "a GPU error does not fall back",
-      file: "src/engine.ts",
-      find: "failed.add(backend);",
+      file: "src/failover.ts",
+      find: "this.#failed.add(name);",
       replace: "throw error;",
     },
   ],

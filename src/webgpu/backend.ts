@@ -1,7 +1,7 @@
 /** WebGPU as a backend. Its states are float32: a split of a sequence may change the last bits (DESIGN section 2). */
 import type { Backend, Runner } from "../backend.js";
 import type { Program } from "../program.js";
-import { type Device, openDevice } from "./device.js";
+import { asGpuError, type Device, openDevice } from "./device.js";
 import { type Measurement, measureDevice } from "./measure.js";
 import { Pipelines } from "./pipelines.js";
 import { prepareRunner, SCRATCH_BYTES } from "./runner.js";
@@ -43,6 +43,11 @@ export class WebgpuBackend implements Backend {
   /** Times an empty round trip and a matrix product: a few milliseconds on a GPU, tens on a software adapter. */
   measure(): Promise<Measurement> {
     return this.#device.enqueue(() => measureDevice(this.#device, this.#pipelines));
+  }
+
+  /** Ends it: whoever waits for it, and whoever comes later, gets the error. */
+  fail(error: unknown): void {
+    this.#device.fail(asGpuError(error));
   }
 
   dispose(): void {

@@ -2,7 +2,7 @@
  * Finding a GPU, and the one object through which everything on it is awaited: it turns a lost device, an error scope
  * that is not clean and a map that never comes into a LinrecError, so that no promise is left pending.
  */
-import { LinrecError, messageOf } from "../errors.js";
+import { asOutOfMemory, LinrecError, messageOf } from "../errors.js";
 import { importLater } from "../importLater.js";
 import { Queue } from "../queue.js";
 
@@ -11,8 +11,6 @@ const ADAPTER_DEADLINE_MS = 5000;
 
 /** Software adapters call themselves so, where they do not say `isFallbackAdapter`. */
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe|softpipe|basic render|\bwarp\b/i;
-
-const AGAIN = "Create a new engine to use it again.";
 
 /** Innermost last: the order in which the scopes are pushed. */
 const FILTERS = ["internal", "out-of-memory", "validation"] as const;
@@ -105,7 +103,7 @@ export class Device {
     this.software = fallback || SOFTWARE.test(this.description);
     this.maxBinding = Math.min(handle.limits.maxStorageBufferBindingSize, handle.limits.maxBufferSize);
     handle.lost.then(({ reason, message }) => {
-      this.fail(new LinrecError("gpu-failed", `The GPU was lost (${message || reason}). ${AGAIN}`));
+      this.fail(new LinrecError("gpu-failed", `The GPU was lost (${message || reason}).`));
     });
   }
 
@@ -136,7 +134,7 @@ export class Device {
     return new Promise<V>((resolve, reject) => {
       const timer = setTimeout(() => {
         // What was submitted cannot be called back, so a GPU that hangs is not used again.
-        const message = `The GPU did not finish within ${Math.round(deadlineMs / 1000)} s. ${AGAIN}`;
+        const message = `The GPU did not finish within ${Math.round(deadlineMs / 1000)} s.`;
         this.fail(new LinrecError("timeout", message));
       }, deadlineMs);
       const settle = (): void => {
@@ -153,7 +151,7 @@ export class Device {
           settle();
           resolve(value);
         },
-        (error) => fail(asLinrecError(error)),
+        (error) => fail(asGpuError(error)),
       );
       if (this.#failure) fail(this.#failure);
     });
@@ -170,6 +168,8 @@ export class Device {
     let value: V;
     try {
       value = calls();
+    } catch (error) {
+      throw asGpuError(error);
     } finally {
       for (const filter of [...FILTERS].reverse()) {
         const errors = this.handle.popErrorScope().then((error) => {
@@ -199,7 +199,9 @@ function scopeError(filter: (typeof FILTERS)[number], what: string, cause: GPUEr
   return new LinrecError(code, `The GPU ${problem} while ${what}: ${cause.message}`, { cause });
 }
 
-function asLinrecError(error: unknown): LinrecError {
+/** As a LinrecError, whatever it is. */
+export function asGpuError(error: unknown): LinrecError {
   if (error instanceof LinrecError) return error;
+  if (error instanceof RangeError) return asOutOfMemory("the GPU's data", error) as LinrecError;
   return new LinrecError("gpu-failed", `The GPU failed: ${messageOf(error)}`, { cause: error });
 }

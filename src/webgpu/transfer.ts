@@ -85,19 +85,20 @@ function uploadStates(
 
 /** What comes back from a piece, in this order: its outputs or, after the last piece, its rows; then the states. */
 export function resultsOf(layout: Layout, { segment, isLast }: Piece): { area: number; floats: number }[] {
-  const rows = isLast ? segment.rows : 0;
-  const y = { area: layout.output, floats: layout.outputWidth * (layout.pool ? rows : segment.outputs) };
+  const { rows } = segment;
+  const outputs = layout.pool ? (isLast ? rows : 0) : segment.outputs;
+  const y = { area: layout.output, floats: layout.outputWidth * outputs };
   const states = layout.states.map(({ area, floats }) => ({ area, floats: floats * rows }));
   return [y, ...states].filter(({ floats }) => floats > 0);
 }
 
-/** Puts what came back (the arrays of {@link resultsOf}, one after the other) where the job wants it. */
+/** Puts what came back (the arrays of {@link resultsOf}, one after the other) where the job wants it, and commits it. */
 export function collectPiece(
   { layout, job, timeline }: Passage,
   { parts, isLast }: Piece,
   values: Float32Array,
 ): void {
-  const { y, state, lengths, batch } = job;
+  const { y, state, done, batch } = job;
   const width = layout.outputWidth;
   const rowFloats = y.length / batch;
   let at = 0;
@@ -110,7 +111,6 @@ export function collectPiece(
     // What is past the last output becomes zero only now: y may be the memory of x.
     if (isLast) y.fill(0, row * rowFloats + (given + count) * width, (row + 1) * rowFloats);
   }
-  if (!isLast) return;
   layout.states.forEach(({ size, isComplex, floats }, index) => {
     for (const { row } of parts) {
       const re = new Float32Array(size);
@@ -123,7 +123,10 @@ export function collectPiece(
       at += floats;
     }
   });
-  for (const { row } of parts) state.restartRow(row, timeline.count(row, lengths[row] as number));
+  for (const { row, end } of parts) {
+    state.restartRow(row, timeline.count(row, end));
+    if (done) done[row] = end;
+  }
 }
 
 function slotOf(job: ForwardJob, index: number): StateSlot {

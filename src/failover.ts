@@ -1,0 +1,88 @@
+/** Running a forward where the scheduler says, and what a backend leaves undone on what is next: never in silence. */
+import type { Backend, ForwardJob, Runner } from "./backend.js";
+import { asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
+import type { Machine } from "./machine.js";
+import type { BackendName, Network } from "./program.js";
+import { restsOf } from "./rest.js";
+import { type Candidate, choose, type Preference, type Work } from "./scheduler.js";
+import type { Stop } from "./signal.js";
+
+export interface FailoverHost {
+  readonly machine: Machine;
+  /** The program as a backend runs it. */
+  runner(backend: Backend): Promise<Runner>;
+  tell(from: string, to: string, reason: string): void;
+}
+
+/** One forward on its way. */
+export class Failover {
+  readonly #host: FailoverHost;
+  readonly #preference: Preference;
+  readonly #work: Work;
+  readonly #failed = new Set<BackendName>();
+  #candidate: Candidate | undefined;
+
+  constructor(host: FailoverHost, preference: Preference, work: Work) {
+    this.#host = host;
+    this.#preference = preference;
+    this.#work = work;
+    this.#choose();
+  }
+
+  /** Where it runs now; undefined where nothing may run it. */
+  get candidate(): Candidate | undefined {
+    return this.#candidate;
+  }
+
+  /** Advances job.state. Rejects with what the last backend failed with, or the reason of `stop`, a little late. */
+  async run(network: Network, job: Omit<ForwardJob, "threads">, stop: Stop): Promise<void> {
+    const { backend: name, threads } = this.#candidate as Candidate;
+    const whole = { ...job, threads };
+    const backend = this.#host.machine.backend(name);
+    const done = new Int32Array(job.batch);
+    const state = job.state.clone();
+    try {
+      if (!backend) throw new LinrecError("backend-unavailable", this.#host.machine.reason(name));
+      await (await this.#host.runner(backend)).forward({ ...whole, state, done });
+      job.state.copyFrom(state);
+      return;
+    } catch (error) {
+      if (stop.aborted) throw stop.reason;
+      // An error of the caller's own callback stops the work as its signal does.
+      if (isLinrecError(error) && error.code === "aborted") throw error;
+      await this.#leave(backend, name, error);
+    }
+    for (const rest of restsOf(network, whole, done, state)) {
+      if (stop.aborted) throw stop.reason;
+      await this.run(network, rest.job, stop);
+      for (let i = 0; i < rest.job.batch; i++) state.copyRow(rest.row + i, rest.job.state, i);
+    }
+    job.state.copyFrom(state);
+  }
+
+  /** Goes on: on the GPU, if it failed and could be opened anew, else on the next candidate. Throws if there is none. */
+  async #leave(backend: Backend | undefined, name: BackendName, error: unknown): Promise<void> {
+    const { machine, tell } = this.#host;
+    const reason = messageOf(error);
+    if (backend && name === "webgpu" && isFault(error) && (await machine.renew(backend, error))) {
+      tell(name, name, `${reason} The GPU was opened anew, and the forward goes on there.`);
+      return;
+    }
+    if (this.#preference !== "auto" && this.#preference.length === 1) throw asOutOfMemory("a forward", error);
+    this.#failed.add(name);
+    this.#choose();
+    if (!this.#candidate) throw asOutOfMemory("a forward", error);
+    tell(name, this.#candidate.backend, reason);
+  }
+
+  #choose(): void {
+    const hardware = this.#host.machine.hardware(this.#failed);
+    this.#candidate = choose("forward", this.#work, hardware, this.#preference);
+  }
+}
+
+/** The GPU itself is to blame, not what was asked of it. */
+function isFault(error: unknown): boolean {
+  if (error instanceof RangeError) return false;
+  return !isLinrecError(error) || (error.code !== "unsupported" && error.code !== "out-of-memory");
+}

@@ -1,0 +1,47 @@
+/** The GPU of this machine with changes: devices that are small, get lost, or are watched. */
+import { openDevice } from "../../src/webgpu/device.js";
+
+/** What is done to each device before it is used; `nth` counts from 0. */
+export type Change = (handle: GPUDevice, nth: number) => void;
+
+/** A `GPU` for `createEngine({ gpu })`, or the reason why there is none. Its devices have the default limits. */
+export async function changedGpu(change: Change): Promise<{ gpu: object } | { reason: string }> {
+  const real = await openDevice();
+  if ("reason" in real) return real;
+  const { gpu } = real.device;
+  real.device.dispose();
+  let nth = 0;
+  return {
+    gpu: {
+      async requestAdapter() {
+        const adapter = (await gpu.requestAdapter()) as GPUAdapter;
+        return {
+          limits: adapter.limits,
+          info: adapter.info,
+          async requestDevice() {
+            const handle = await adapter.requestDevice();
+            change(handle, nth++);
+            return handle;
+          },
+        };
+      },
+    },
+  };
+}
+
+/** Lets no binding be larger, so that a forward of little runs in many pieces. */
+export function shrink(handle: GPUDevice, bytes: number): void {
+  Object.defineProperty(handle, "limits", {
+    value: { maxBufferSize: bytes, maxStorageBufferBindingSize: bytes },
+  });
+}
+
+/** Calls `before` ahead of each submit, with the number of those before it. */
+export function onSubmit({ queue }: GPUDevice, before: (nth: number) => void): void {
+  const submit = queue.submit.bind(queue);
+  let nth = 0;
+  queue.submit = (commands) => {
+    before(nth++);
+    return submit(commands);
+  };
+}
