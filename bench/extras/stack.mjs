@@ -11,6 +11,9 @@ const SPEC = { architecture: "minimal-lru/stacked-encoder", prenorm: true, norm:
 const PRODUCTS = 2 * H * H + LAYERS * (8 * H * N + 8 * N + 2 * H + 2 * 2 * H * H);
 const FLOPS_A_TOKEN = PRODUCTS + LAYERS * H * (6 + 24 + 24 + 6);
 
+/** For bench/gpu. */
+export const stackModel = { bytes: checkpoint, spec: SPEC, flopsPerToken: FLOPS_A_TOKEN };
+
 const tensorNames = {
   ...{ nuLog: "nu_log", thetaLog: "theta_log", gammaLog: "gamma_log" },
   ...{ BRe: "B_re", BIm: "B_im", CRe: "C_re", CIm: "C_im" },

@@ -107,12 +107,12 @@ function lengths(sweep) {
   )}`;
 }
 
-function table(head, rows) {
+export function table(head, rows) {
   const line = (cells) => `| ${cells.join(" | ")} |`;
   return `${[line(head), line(head.map((_, i) => (i === 0 ? "---" : "---:"))), ...rows.map(line)].join("\n")}\n`;
 }
 
-const percent = (part) => `${(100 * part).toFixed(0)} %`;
+export const percent = (part) => `${(100 * part).toFixed(0)} %`;
 
 export function ms(value) {
   if (value === undefined) return "—";

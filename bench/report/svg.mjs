@@ -1,6 +1,6 @@
 /** Two plots, as SVG text: no library, no fonts of its own, readable on white and on dark. */
 
-const colours = [
+export const colours = [
   "#d62728",
   "#ff9896",
   "#1f77b4",
@@ -11,13 +11,13 @@ const colours = [
   "#8c564b",
   "#bcbd22",
 ];
-const INK = "#666";
+export const INK = "#666";
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-const text = (x, y, content, more = "") =>
+export const text = (x, y, content, more = "") =>
   `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" fill="${INK}" ${more}>${escaped(content)}</text>`;
-const line = (x1, y1, x2, y2, more = "") =>
+export const line = (x1, y1, x2, y2, more = "") =>
   `<line x1="${x1.toFixed(1)}" y1="${y1.toFixed(1)}" x2="${x2.toFixed(1)}" y2="${y2.toFixed(1)}" stroke="${INK}" ${more}/>`;
-const page = (width, height, parts) =>
+export const page = (width, height, parts) =>
   `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12">\n${parts.join("\n")}\n</svg>\n`;
 
 /** Time against length, both logarithmic, with the least that flops / peak allows. */
