@@ -21,8 +21,21 @@ async function bundle({ build }) {
     ...{ bundle: true, format: "esm", platform: "node", target: "node20", logLevel: "warning" },
     external: ["webgpu"],
     plugins: [shaders],
+    banner: { js: globFiles },
+    define: { "import.meta.glob": "globFiles" },
   });
 }
+
+/** What Vite's `import.meta.glob` is to test/support, for files of one folder: each as a function that gives its data: URL. */
+const globFiles = `import globbed from "node:fs";
+function globFiles(pattern) {
+  const [folder, ending] = pattern.split("*");
+  const url = new URL(folder, new URL("../../test/support/", import.meta.url));
+  const names = globbed.existsSync(url) ? globbed.readdirSync(url).filter((name) => name.endsWith(ending)) : [];
+  const read = (name) => async () => "data:;base64," + globbed.readFileSync(new URL(name, url)).toString("base64");
+  return Object.fromEntries(names.map((name) => [folder + name, read(name)]));
+}
+`;
 
 /** `import text from "./kernel.wgsl?raw"`, as the library's own build reads it. */
 const shaders = {

@@ -1,2 +1,13 @@
-/** What bench/gpu takes from the library's sources, since the package does not export it: internals.mjs bundles this file. */
+/**
+ * What bench/gpu takes from the library's sources and the suite, since the package does not export it: internals.mjs
+ * bundles this file.
+ */
+
+export { toLruParams } from "../../src/models/lru.js";
 export { linearLimit } from "../../src/selfTest.js";
+export { goldenNames, initialState, loadGolden, relativeError } from "../../test/support/golden.js";
+export { loadLrnnx } from "../../test/support/lrnnx.js";
+
+import cases from "../../test/fixtures/lrnnx/cases.json" with { type: "json" };
+
+export const lrnnxNames = cases.map(({ name }) => name);
