@@ -173,8 +173,8 @@ export class Machine {
     }
     this.#webgpu = opened.backend;
     this.#backends.set("webgpu", opened.backend);
-    // A software adapter is never chosen for its speed, so there is nothing to measure; and once is enough.
-    if (opened.backend.software || this.#gpuRates.gpu > 0) return;
+    // A software adapter is never chosen for its speed, so there is nothing to measure.
+    if (opened.backend.software) return;
     try {
       const { roundTripMs, flopsPerSecond } = await opened.backend.measure();
       this.#gpuRates = { roundTripMs, gpu: flopsPerSecond / 1000 };

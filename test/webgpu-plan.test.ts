@@ -7,7 +7,7 @@ import { Timeline } from "../src/timeline.js";
 import type { Dispatch } from "../src/webgpu/dispatches.js";
 import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
 import { type Segment, spread, T } from "../src/webgpu/pipelines.js";
-import { areaBytes, makePlan } from "../src/webgpu/plan.js";
+import { areaBytes, makePlan, READBACKS } from "../src/webgpu/plan.js";
 
 const width = 3;
 const gelu = (src: number, dst: number): Stage => ({ kind: "gelu", name: "gelu", src, dst, width });
@@ -66,7 +66,11 @@ test("pieces keep within their bounds, hold every token once and in order, and a
       every,
     );
     const bounds = { areaBytes: totalBytes / 2, totalBytes, flops: 1e12 };
-    const bytes = (segment: Segment) => plan.areas.reduce((sum, area) => sum + areaBytes(area, segment), 0);
+    const bytes = (segment: Segment) =>
+      plan.areas.reduce(
+        (sum, area, i) => sum + (i === plan.readback ? READBACKS : 1) * areaBytes(area, segment),
+        0,
+      );
     const read = rows.map(() => 0);
     let previous = 0;
     for (const piece of piecesOf(plan, job, timeline, bounds)) {
@@ -107,7 +111,7 @@ test("pieces keep within their bounds, hold every token once and in order, and a
 test("rows of different lengths cost their tokens, not those of the longest", () => {
   const plan = planOf(2, [gelu(0, 1)], 1);
   const { job, timeline } = rowsOf([10_000, ...Array(1000).fill(10)]);
-  const bounds = { areaBytes: 1e6, totalBytes: 1e6, flops: 1e12 };
+  const bounds = { areaBytes: 1e6, totalBytes: 1.1e6, flops: 1e12 };
   const pieces = [...piecesOf(plan, job, timeline, bounds)];
   expect(pieces).toHaveLength(1);
   expect(pieces[0]?.segment).toMatchObject({

@@ -7,12 +7,14 @@ import { runReference } from "../src/reference.js";
 import { State, stateLayout } from "../src/state.js";
 import { outputsOf, Timeline } from "../src/timeline.js";
 import { openWebgpu, type WebgpuBackend } from "../src/webgpu/backend.js";
+import { changedGpu, poison } from "./support/gpus.js";
 
 let backend: WebgpuBackend | undefined;
 let reason = "";
 
 beforeAll(async () => {
-  const opened = await openWebgpu();
+  const poisoned = await changedGpu(poison);
+  const opened = "gpu" in poisoned ? await openWebgpu(poisoned.gpu) : poisoned;
   if ("reason" in opened) reason = opened.reason;
   else backend = opened.backend;
 });

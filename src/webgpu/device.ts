@@ -86,6 +86,8 @@ export class Device {
   readonly description: string;
   /** Bytes that one binding may have. */
   readonly maxBinding: number;
+  /** What it computes in a millisecond: a careful guess until it is measured. */
+  flopsPerMs: number;
   /** Held, so that it is not collected before its device. */
   readonly gpu: GPU;
   #failure: LinrecError | undefined;
@@ -101,6 +103,7 @@ export class Device {
     const fallback =
       (adapter as { isFallbackAdapter?: boolean }).isFallbackAdapter ?? info?.isFallbackAdapter ?? false;
     this.software = fallback || SOFTWARE.test(this.description);
+    this.flopsPerMs = this.software ? 4e5 : 2e8;
     this.maxBinding = Math.min(handle.limits.maxStorageBufferBindingSize, handle.limits.maxBufferSize);
     handle.lost.then(({ reason, message }) => {
       this.fail(new LinrecError("gpu-failed", `The GPU was lost (${message || reason}).`));

@@ -3,7 +3,7 @@ import type { ForwardJob } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import { lastAt, type Timeline } from "../timeline.js";
 import { type Segment, segmentOf, T } from "./pipelines.js";
-import { type Area, areaBytes, type Layout, noBytes } from "./plan.js";
+import { type Area, areaBytes, type Layout, noBytes, READBACKS } from "./plan.js";
 
 /** Some tokens of one row, [start, end). Parts stand one after the other in a piece, and so do their chunks and outputs. */
 export interface Part {
@@ -81,11 +81,15 @@ export function* piecesOf(
   if (parts.length > 0) yield { parts, segment: size, room: size, isLast: true };
 }
 
-function limitsOf({ areas, flopsPerToken }: Layout, bounds: Bounds): { area: Area; bound: number }[] {
+function limitsOf(
+  { areas, readback, flopsPerToken }: Layout,
+  bounds: Bounds,
+): { area: Area; bound: number }[] {
   const total: Area = { ...noBytes };
-  for (const area of areas) {
-    for (const key of Object.keys(total) as (keyof Area)[]) total[key] += area[key];
-  }
+  areas.forEach((area, i) => {
+    const copies = i === readback ? READBACKS : 1;
+    for (const key of Object.keys(total) as (keyof Area)[]) total[key] += copies * area[key];
+  });
   // A short chunk costs a whole one.
   const flops = { ...noBytes, perChunk: flopsPerToken * T };
   return [
@@ -145,6 +149,17 @@ function furthest(
   timeline: Timeline,
   fits: (segment: Segment) => boolean,
 ): number {
+  // Without resets every chunk is like the others, and there may be millions.
+  if (timeline.resets(row).length === 0) {
+    let [most, few] = [Math.ceil((length - start) / T), 0];
+    while (few < most) {
+      const chunks = Math.ceil((few + most) / 2);
+      const end = Math.min(start + chunks * T, length);
+      if (fits(sizeOf({ row, start, end }, timeline, chunks))) few = chunks;
+      else most = chunks - 1;
+    }
+    if (few > 0) return Math.min(start + few * T, length);
+  }
   let chunks = 0;
   let reached = start;
   for (const chunk of chunksOf(timeline.resets(row), start, length)) {

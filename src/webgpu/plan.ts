@@ -22,6 +22,9 @@ import { type Dispatch, localDispatch, lruDispatches, poolDispatch, thinDispatch
 import type { Segment } from "./pipelines.js";
 import { MOST_VALUES } from "./timesteps.js";
 
+/** One is read while the next piece is computed, which is copied to another. */
+export const READBACKS = 2;
+
 /** A piece of GPU memory that grows with what is run, in bytes. */
 export interface Area {
   fixed: number;
@@ -67,7 +70,7 @@ export interface Layout {
   readonly counts: number;
   /** The area of [tokens] uint32: each token's timestep, as a row of the tables. */
   readonly times: number;
-  /** The area that y and, at the end, the states are copied to, to be read by the CPU. */
+  /** The area that y and the states are copied to, to be read by the CPU. There are {@link READBACKS} of it. */
   readonly readback: number;
   readonly flopsPerToken: number;
 }

@@ -4,10 +4,10 @@ import { LinrecError } from "../errors.js";
 import type { Program } from "../program.js";
 import { throwIfAborted } from "../signal.js";
 import { Timeline } from "../timeline.js";
-import type { Device } from "./device.js";
-import { type Bounds, type Part, type Piece, piecesOf } from "./pieces.js";
+import { asGpuError, type Device } from "./device.js";
+import { type Part, type Piece, piecesOf } from "./pieces.js";
 import { type Pipelines, type Segment, T } from "./pipelines.js";
-import { type Layout, makePlan } from "./plan.js";
+import { type Layout, makePlan, READBACKS } from "./plan.js";
 import { type Timesteps, timestepsOf } from "./timesteps.js";
 import { collectPiece, type Passage, resultsOf, uploadPiece } from "./transfer.js";
 import { type LoadedKernels, loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
@@ -15,8 +15,8 @@ import { type LoadedKernels, loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspac
 /** Scratch that a runner may keep: enough tokens to fill a large GPU at any width, little next to any GPU's memory. */
 export const SCRATCH_BYTES = 64 * 2 ** 20;
 
-/** Work in one submit: about 0.1 s of an integrated GPU. Browsers reset a GPU that is busy for seconds. */
-const SUBMIT_FLOPS = 2e10;
+/** About how long a submit may take. Browsers reset a GPU that is busy for seconds; a page wants it for its pictures. */
+const SUBMIT_MS = 50;
 
 /** A submit may take longer than the least deadline by this: more than a hundred times what a software adapter takes. */
 const SLOWEST_FLOPS_PER_MS = 1e5;
@@ -57,11 +57,19 @@ export async function prepareRunner(
   };
 }
 
+/** A piece on its way through the GPU. Once `done`, what comes of it is in the first `bytes` of `readback`, mapped. */
+interface Submitted {
+  readonly piece: Piece;
+  readonly done: Promise<unknown>;
+  readonly readback: GPUBuffer;
+  readonly bytes: number;
+}
+
 class GpuRunner {
   readonly #device: Device;
   readonly #layout: Layout;
   readonly #loaded: LoadedKernels;
-  readonly #bounds: Bounds;
+  readonly #scratchBytes: number;
   #workspace: Workspace | undefined;
   #disposed = false;
 
@@ -69,18 +77,35 @@ class GpuRunner {
     this.#device = device;
     this.#layout = layout;
     this.#loaded = loaded;
-    this.#bounds = { areaBytes: device.maxBinding, totalBytes: scratchBytes, flops: SUBMIT_FLOPS };
+    this.#scratchBytes = scratchBytes;
   }
 
+  /**
+   * While a piece is computed the next one is uploaded and waits behind it, and what the one before it gave is read: the
+   * queue never runs dry. What is carried from piece to piece of a row stays on the GPU.
+   */
   async run(job: ForwardJob, timesteps: Timesteps | undefined): Promise<void> {
     const { batch, seqLen, lengths, y } = job;
     this.check(job);
     const passage = { job, timesteps, timeline: new Timeline(job), layout: this.#layout };
-    for (const piece of piecesOf(this.#layout, job, passage.timeline, this.#bounds)) {
-      this.check(job);
-      const [{ row, start }] = piece.parts as [Part];
-      if (row + start > 0) job.onProgress?.(row * seqLen + start);
-      await this.#runPiece(passage, piece);
+    const { maxBinding: areaBytes, flopsPerMs } = this.#device;
+    const bounds = { areaBytes, totalBytes: this.#scratchBytes, flops: SUBMIT_MS * flopsPerMs };
+    const submitted: Submitted[] = [];
+    const land = () => this.#land(passage, submitted.shift() as Submitted);
+    try {
+      let count = 0;
+      for (const piece of piecesOf(this.#layout, job, passage.timeline, bounds)) {
+        const grows = () => this.#workspace?.fits(this.#layout, piece.room) === false;
+        while (submitted.length === READBACKS || (submitted.length > 0 && grows())) await land();
+        const workspace = await this.#workspaceFor(piece.room);
+        this.check(job);
+        submitted.push(this.#submit(workspace, passage, piece, count++ % READBACKS));
+      }
+      while (submitted.length > 0) await land();
+    } catch (error) {
+      // Some of it may be mapped, or about to be: the next forward starts with a new one.
+      this.#dropWorkspace();
+      throw asGpuError(error);
     }
     const rowFloats = y.length / batch;
     for (let row = 0; row < batch; row++)
@@ -88,23 +113,20 @@ class GpuRunner {
     job.onProgress?.(batch * seqLen);
   }
 
-  /** What is carried from piece to piece of a row stays on the GPU. */
-  async #runPiece(passage: Passage, piece: Piece): Promise<void> {
-    try {
-      const workspace = await this.#workspaceFor(piece.room);
-      const { value: read, clean } = this.#device.scoped("running a model", () =>
-        this.#submit(workspace, passage, piece),
-      );
-      const deadline = SUBMIT_DEADLINE_MS + slowestMs(piece.segment, this.#layout.flopsPerToken);
-      const [values] = await this.#device.wait(Promise.all([read, clean]), deadline);
-      this.check(passage.job); // before y is written: its owner may have gone on
-      collectPiece(passage, piece, values);
-      workspace.area(this.#layout.readback).unmap();
-    } catch (error) {
-      // It may be mapped, or about to be: the next forward starts with a new one.
-      this.#dropWorkspace();
-      throw error;
-    }
+  /** Waits for the oldest piece under way, and commits it. */
+  async #land(passage: Passage, { piece, done, readback, bytes }: Submitted): Promise<void> {
+    const { job } = passage;
+    const { batch, seqLen, lengths } = job;
+    const deadline = SUBMIT_DEADLINE_MS + slowestMs(piece.segment, this.#layout.flopsPerToken);
+    await this.#device.wait(done, deadline);
+    this.check(job); // before y is written: its owner may have gone on
+    // Not before now: a device that is destroyed takes its mapped memory with it at once.
+    const values = bytes > 0 ? new Float32Array(readback.getMappedRange(0, bytes)) : new Float32Array(0);
+    collectPiece(passage, piece, values);
+    readback.unmap();
+    const { row, end } = piece.parts.at(-1) as Part;
+    const tokens = row * seqLen + (end === lengths[row] ? seqLen : end);
+    if (tokens < batch * seqLen) job.onProgress?.(tokens);
   }
 
   async #workspaceFor(segment: Segment): Promise<Workspace> {
@@ -120,23 +142,27 @@ class GpuRunner {
     return workspace;
   }
 
-  /** Uploads a piece, runs it and maps what comes back. Within `Device.scoped`. */
-  #submit(workspace: Workspace, passage: Passage, piece: Piece): Promise<Float32Array> {
-    const { queue } = this.#device.handle;
-    uploadPiece(this.#device, passage, workspace, piece);
-    const encoder = this.#device.handle.createCommandEncoder();
-    workspace.encode(encoder, piece.segment, piece.isLast, passage.timeline.every > 1);
-    const readback = workspace.area(this.#layout.readback);
+  /** Uploads a piece, has it run, and what comes of it mapped. */
+  #submit(workspace: Workspace, passage: Passage, piece: Piece, nth: number): Submitted {
+    const { handle } = this.#device;
     let bytes = 0;
-    for (const { area, floats } of resultsOf(this.#layout, piece)) {
-      encoder.copyBufferToBuffer(workspace.area(area), 0, readback, bytes, 4 * floats);
-      bytes += 4 * floats;
-    }
-    queue.submit([encoder.finish()]);
-    if (bytes === 0) return queue.onSubmittedWorkDone().then(() => new Float32Array(0));
-    return readback
-      .mapAsync(MAP_READ, 0, bytes)
-      .then(() => new Float32Array(readback.getMappedRange(0, bytes)));
+    const submit = () => {
+      const readback = workspace.readback(nth);
+      uploadPiece(this.#device, passage, workspace, piece);
+      const encoder = handle.createCommandEncoder();
+      workspace.encode(encoder, piece.segment, piece.isLast, passage.timeline.every > 1);
+      for (const { area, floats } of resultsOf(this.#layout, piece)) {
+        encoder.copyBufferToBuffer(workspace.area(area), 0, readback, bytes, 4 * floats);
+        bytes += 4 * floats;
+      }
+      handle.queue.submit([encoder.finish()]);
+      const done = bytes > 0 ? readback.mapAsync(MAP_READ, 0, bytes) : handle.queue.onSubmittedWorkDone();
+      return { readback, done };
+    };
+    const { value, clean } = this.#device.scoped("running a model", submit);
+    const done = Promise.all([value.done, clean]);
+    done.catch(() => {}); // nobody looks at it if an earlier piece fails
+    return { piece, done, readback: value.readback, bytes };
   }
 
   check(job: ForwardJob): void {

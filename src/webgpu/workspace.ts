@@ -11,6 +11,7 @@ const COPY_SRC = 4;
 const COPY_DST = 8;
 const UNIFORM = 64;
 const STORAGE = 128;
+const READBACK = COPY_DST | MAP_READ;
 
 /** WebGPU has no bindings of zero bytes. */
 const WORD_BYTES = 4;
@@ -105,6 +106,8 @@ export class Workspace {
   readonly #kernels: readonly Kernel[];
   readonly #sizes: readonly number[];
   readonly #areas: readonly GPUBuffer[];
+  readonly #readbacks: GPUBuffer[];
+  readonly #readbackBytes: number;
   readonly #segments: Readonly<Record<Over, GPUBuffer>>;
   readonly #groups: readonly GPUBindGroup[];
 
@@ -124,9 +127,11 @@ export class Workspace {
       return Math.min(2 ** Math.ceil(Math.log2(bytes)), device.maxBinding);
     });
     this.#areas = this.#sizes.map((size, i) => {
-      const usage = i === plan.readback ? COPY_DST | MAP_READ : STORAGE | COPY_SRC | COPY_DST;
+      const usage = i === plan.readback ? READBACK : STORAGE | COPY_SRC | COPY_DST;
       return device.handle.createBuffer({ size, usage });
     });
+    this.#readbacks = [this.area(plan.readback)];
+    this.#readbackBytes = this.#size(plan.readback);
     const uniform = () => device.handle.createBuffer({ size: UNIFORM_BYTES, usage: UNIFORM | COPY_DST });
     this.#segments = { tokens: uniform(), outputs: uniform(), rows: uniform() };
     this.#groups = kernels.map((kernel) => this.#bind(kernel));
@@ -156,6 +161,13 @@ export class Workspace {
     return this.#areas[index] as GPUBuffer;
   }
 
+  /** One of the buffers that are read by the CPU: the first is the layout's area, others are made when wanted. */
+  readback(nth: number): GPUBuffer {
+    const { handle } = this.#device;
+    this.#readbacks[nth] ??= handle.createBuffer({ size: this.#readbackBytes, usage: READBACK });
+    return this.#readbacks[nth];
+  }
+
   /** Encodes the dispatches of a segment, and if it is the last one those of the rows. Within `Device.scoped`. */
   encode(encoder: GPUCommandEncoder, tokens: Segment, isLast: boolean, isThinned = false): void {
     const segments = segmentsOf(tokens, isThinned);
@@ -179,6 +191,7 @@ export class Workspace {
   }
 
   destroy(): void {
-    for (const buffer of [...this.#areas, ...Object.values(this.#segments)]) buffer.destroy();
+    const all = [...this.#areas, ...this.#readbacks.slice(1), ...Object.values(this.#segments)];
+    for (const buffer of all) buffer.destroy();
   }
 }

@@ -45,3 +45,13 @@ export function onSubmit({ queue }: GPUDevice, before: (nth: number) => void): v
     return submit(commands);
   };
 }
+
+/** Fills every buffer with NaN before anybody else writes to it: zeros, which a new one holds, hide what is never written. */
+export function poison(handle: GPUDevice): void {
+  const create = handle.createBuffer.bind(handle);
+  handle.createBuffer = (descriptor) => {
+    const buffer = create(descriptor);
+    handle.queue.writeBuffer(buffer, 0, new Float32Array(descriptor.size / 4).fill(Number.NaN));
+    return buffer;
+  };
+}
