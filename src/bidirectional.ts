@@ -1,9 +1,10 @@
 /** An LRU that reads each row from both ends. */
 import type { Memory } from "./analysis.js";
+import { describeProgram } from "./describe.js";
 import { LinrecError } from "./errors.js";
 import type { ForwardOptions, Progress } from "./forwardOptions.js";
 import type { Lru } from "./lru.js";
-import type { BackendName } from "./program.js";
+import type { BackendName, Network } from "./program.js";
 import type { Plan } from "./scheduler.js";
 import { checkFunction, checkOptions } from "./validate.js";
 
@@ -59,6 +60,19 @@ export class BidirectionalLru {
   explain(verb: "forward", problem: { batch?: number; seqLen?: number } = {}): Plan {
     if (verb !== "forward") throw unsupported(`${verb}`);
     return this.#forward.explain(verb, problem);
+  }
+
+  /** @internal */
+  get directions(): { readonly forward: Network; readonly backward: Network } {
+    return { forward: this.#forward.program, backward: this.#backward.program };
+  }
+
+  /** What it is made of, as a table for a console: a line for either direction, and their sums. */
+  describe(): string {
+    const stages = Object.entries(this.directions).flatMap(([name, { stages }]) =>
+      stages.map((stage) => ({ ...stage, name })),
+    );
+    return describeProgram({ ...this.#forward.program, architecture: "bidirectional", stages });
   }
 
   /** Eigenvalues, and how long each state remembers, of either direction. */

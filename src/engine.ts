@@ -10,11 +10,11 @@ import { allocating, LinrecError } from "./errors.js";
 import { Failover } from "./failover.js";
 import { type BackendOption, backendNames } from "./forwardOptions.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
-import { readSafetensors } from "./io/safetensors.js";
+import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { Lru } from "./lru.js";
 import { type BackendStatus, Machine } from "./machine.js";
 import type { ModelSpec } from "./models/architecture.js";
-import { buildProgram } from "./models/build.js";
+import { buildDirections, buildProgram } from "./models/build.js";
 import { Model } from "./models/model.js";
 import { type PlainLru, type PlainTensors, toLruProgram, toTensors } from "./models/plain.js";
 import { checkEngineOptions, type EngineOptions } from "./options.js";
@@ -119,17 +119,25 @@ export class Engine {
     const program = isBytesSource(source)
       ? await this.#read(source, { architecture: "lrnnx/lru" })
       : toLruProgram(source);
-    return new Lru(this.#host, this.#prepare(program));
+    return this.#lru(program);
   }
 
   /**
-   * A layer that reads each row from both ends, from what {@link lru} takes for either direction, of one dModel.
+   * A layer that reads each row from both ends, from what {@link lru} takes for either direction, of one dModel; or from a
+   * .safetensors checkpoint with the tensors of both, under "forward." and "backward.", as `writeModel` writes it.
    * Rejects as {@link lru} does.
    */
-  async bidirectional(layers: { forward: LruSource; backward: LruSource }): Promise<BidirectionalLru> {
-    checkOptions("bidirectional's layers", layers, ["forward", "backward"]);
-    const forward = await this.lru(layers.forward);
-    const backward = await this.lru(layers.backward).catch((error) => {
+  async bidirectional(
+    source: { forward: LruSource; backward: LruSource } | BytesSource,
+  ): Promise<BidirectionalLru> {
+    this.#checkUsable();
+    if (isBytesSource(source)) {
+      const { forward, backward } = buildDirections(await this.#load(source));
+      return new BidirectionalLru(this.#lru(forward), this.#lru(backward));
+    }
+    checkOptions("bidirectional's layers", source, ["forward", "backward"]);
+    const forward = await this.lru(source.forward);
+    const backward = await this.lru(source.backward).catch((error) => {
       forward.dispose();
       throw error;
     });
@@ -281,10 +289,19 @@ export class Engine {
     return noBackend(preference === "auto" ? backendNames : preference, this.#machine);
   }
 
-  async #read(source: BytesSource, spec: ModelSpec | undefined): Promise<Network> {
-    const { tensors, metadata } = readSafetensors(await loadBytes(source));
+  async #load(source: BytesSource): Promise<SafetensorsFile> {
+    const file = readSafetensors(await loadBytes(source));
     this.#checkUsable(); // loading took a while
+    return file;
+  }
+
+  async #read(source: BytesSource, spec: ModelSpec | undefined): Promise<Network> {
+    const { tensors, metadata } = await this.#load(source);
     return buildProgram(tensors, metadata, spec);
+  }
+
+  #lru(program: Network): Lru {
+    return new Lru(this.#host, this.#prepare(program));
   }
 
   #prepare(program: Network): Prepared {

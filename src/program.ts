@@ -71,7 +71,7 @@ export interface DenseStage extends StageBase {
   readonly outWidth: number;
   /** [inWidth, outWidth] row-major */
   readonly kernel: Float32Array;
-  /** [outWidth], or null for none */
+  /** [outWidth], or shorter and repeated (a transposed convolution's), or null for none */
   readonly bias: Float32Array | null;
 }
 

@@ -141,10 +141,11 @@ function lruCell(stage: LruStage, u: Float64Array, y: Float64Array, slot: StateS
 function denseCell(stage: DenseStage, src: Float64Array, dst: Float64Array): Cell {
   const { inWidth, outWidth } = stage;
   const kernel = wide(stage.kernel);
-  const bias = wide(stage.bias ?? new Float32Array(outWidth));
+  const { bias } = stage;
+  const initial = new Float64Array(outWidth).map((_, j) => bias?.[j % bias.length] ?? 0);
   return {
     apply() {
-      dst.set(bias);
+      dst.set(initial);
       for (let i = 0; i < inWidth; i++) {
         for (let j = 0, k = i * outWidth; j < outWidth; j++, k++)
           dst[j] = at(dst, j) + at(src, i) * at(kernel, k);

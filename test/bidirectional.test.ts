@@ -1,6 +1,14 @@
 /** A layer that reads from both ends: against the float64 reference reversed by hand, and bit for bit however it is run. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { createEngine, type Engine } from "../src/index.js";
+import {
+  createEngine,
+  type Engine,
+  fromLruParams,
+  readSafetensors,
+  type Tensor,
+  writeModel,
+  writeSafetensors,
+} from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
 import type { LruParams } from "../src/program.js";
 import { runReference } from "../src/reference.js";
@@ -164,6 +172,40 @@ describe.each(builds)("%s SIMD", (build) => {
     expect(done.at(-1)).toBe(300);
     layer.dispose();
   });
+});
+
+test("as a file: the tensors of both directions, and back, bit for bit", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const [forward, backward] = [hardParams(4, 5, 1), hardParams(4, 7, 2)];
+  const layer = await engine.bidirectional({ forward, backward });
+  const bytes = writeModel(layer, { metadata: { format: "pt" } });
+  const { tensors, metadata } = readSafetensors(bytes);
+  expect(metadata["format"]).toBe("pt");
+  for (const [name, params] of Object.entries({ forward, backward })) {
+    for (const [own, tensor] of fromLruParams(params, `${name}.`)) expect(tensors.get(own)).toEqual(tensor);
+  }
+  expect(tensors.size).toBe(16);
+  const again = await engine.bidirectional(bytes);
+  expectSameBits(writeModel(again), bytes, "written twice");
+  const x = floats(4 * 60, 3);
+  expectSameBits((await again.forward(x)).y, (await layer.forward(x)).y, "y");
+  // Of a file with other dtypes and spellings, too.
+  const half: Tensor = { dtype: "F16", shape: [4], data: Uint16Array.of(0x3c00, 0, 0x8000, 0xb555) };
+  const other = new Map([...tensors].map(([name, tensor]) => [name.replace(".", ".seq/"), tensor]));
+  other.set("backward.seq/D", half);
+  const third = await engine.bidirectional(writeSafetensors(other));
+  expect(readSafetensors(writeModel(third)).tensors).toEqual(
+    readSafetensors(writeSafetensors(other)).tensors,
+  );
+  expectLinrecError(await errorOf(() => engine.lru(bytes)), "unknown-model", /engine\.bidirectional/);
+  expectLinrecError(await errorOf(() => engine.model(bytes)), "unknown-model", /engine\.bidirectional/);
+  tensors.set("sideways.D", tensors.get("forward.D") as Tensor);
+  expectLinrecError(
+    await errorOf(() => engine.bidirectional(writeSafetensors(tensors))),
+    "unknown-model",
+    /sideways\.D is under neither/,
+  );
+  await engine.dispose();
 });
 
 test("what it cannot do, and what it will not take", async () => {

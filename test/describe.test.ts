@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { describeProgram } from "../src/describe.js";
-import { createEngine, initLru, writeSafetensors } from "../src/index.js";
+import { createEngine, initLru, type LruParams, writeSafetensors } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
 import { countParameters, flopsPerToken } from "../src/program.js";
 import { checkpointNames, loadCheckpoint } from "./support/checkpoints.js";
@@ -31,6 +31,37 @@ test("a model: a line for each of its stages", async () => {
   expect(lines[0]).toMatch(/^minimal-lru\/classification: x \[batch, seqLen, \d+\] -> y \[batch, 5\]$/);
   expect(lines.slice(4, -2).map((line) => line.split(/ {2,}/).slice(0, 2))).toEqual(
     program.stages.map(({ kind, name }) => [kind, name]),
+  );
+  await engine.dispose();
+});
+
+test.each(checkpointNames.filter((name) => name.startsWith("unet")))(
+  "parameters are those of the checkpoint, each counted once: %s",
+  async (name) => {
+    const { checkpoint, spec } = await loadCheckpoint(name);
+    const held = [...checkpoint.values()].reduce((sum, { data }) => sum + data.length, 0);
+    expect(countParameters(buildProgram(checkpoint, {}, spec))).toBe(held);
+  },
+);
+
+test("a bidirectional layer: a line for either direction", async () => {
+  const engine = await createEngine({ threads: 0 });
+  const [forward, backward] = [8, 16].map((dState) => initLru({ dModel: 8, dState })) as [
+    LruParams,
+    LruParams,
+  ];
+  const layer = await engine.bidirectional({ forward, backward });
+  expect(layer.describe()).toBe(
+    [
+      "bidirectional: x [batch, seqLen, 8] -> y [batch, seqLen, 8]",
+      "",
+      "stage  name      shape         parameters  flops/token",
+      "-----  --------  ------------  ----------  -----------",
+      "lru    forward   8, dState 8          288          592",
+      "lru    backward  8, dState 16         568        1,168",
+      "-----  --------  ------------  ----------  -----------",
+      "total                                 856        1,760",
+    ].join("\n"),
   );
   await engine.dispose();
 });

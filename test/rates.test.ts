@@ -8,6 +8,7 @@ import {
   type Engine,
   type EngineOptions,
   type Model,
+  type Tensor,
   writeModel,
   writeSafetensors,
 } from "../src/index.js";
@@ -134,6 +135,40 @@ describe.each(candidates)("$name", ({ name: title, backend, options, limit }) =>
     const { y } = await model.forward(x, { batch, backend, ...(lengths && { lengths }) });
     check(relativeError(y, golden.y), name);
     model.dispose();
+  });
+
+  test.for([true, false])("embeddings in place of ids (projected: %s)", async (projected, context) => {
+    need(context);
+    const golden = await loadLrnnx("cls_03_tokens_proj_max_mean_lengths");
+    const { batch, lengths } = golden;
+    const name = "embedding.token_embedding.weight";
+    const checkpoint = new Map(golden.checkpoint);
+    const own = (checkpoint.get("embed_proj.weight") as Tensor).shape[1] as number;
+    let table = checkpoint.get(name) as Tensor;
+    if (!projected) {
+      const width = (checkpoint.get("final_block.lrnn.D") as Tensor).shape[0] as number;
+      table = { dtype: "F32", shape: [20, width], data: floats(20 * width, 1) };
+      checkpoint.set(name, table);
+      for (const part of ["weight", "bias"]) checkpoint.delete(`embed_proj.${part}`);
+    }
+    const width = table.shape[1] as number;
+    expect(projected ? own : width).toBe(width);
+    const ids = (golden.x as Int32Array).map((id) => id % (table.shape[0] as number));
+    const x = Float32Array.from({ length: ids.length * width }, (_, i) => {
+      return table.data[(ids[Math.floor(i / width)] as number) * width + (i % width)] as number;
+    });
+    const bytes = writeSafetensors(checkpoint);
+    const model = await engine.model(bytes, { ...golden.spec, embedded: true });
+    expect([model.inputWidth, model.vocabulary]).toEqual([width, undefined]);
+    const options = { batch, backend, ...(lengths && { lengths }) };
+    const { y } = await model.forward(x, options);
+    const reads = await engine.model(bytes, golden.spec);
+    check(relativeError(y, (await reads.forward(ids, options)).y), "of ids");
+    if (projected) check(relativeError(y, golden.y), "the source's own");
+    // The table is not lost.
+    expect(readSafetensors(writeModel(model)).tensors.get(name)?.data).toEqual(table.data);
+    model.dispose();
+    reads.dispose();
   });
 
   test.for([1, 2, 3, 4, 5, 6])("a classifier at random, ragged (%i)", async (seed, context) => {
@@ -351,7 +386,7 @@ describe("what cannot be", () => {
     expect(buildProgram(checkpoint).architecture).toBe(spec.architecture);
     const model = await engine.model(writeSafetensors(checkpoint), spec);
     const { tensors, metadata } = readSafetensors(writeModel(model));
-    expect(JSON.parse(metadata["linrec"] as string)).toEqual({ ...spec });
+    expect(JSON.parse(metadata["linrec"] as string)).toMatchObject({ ...spec });
     expect(tensors.size).toBe(checkpoint.size);
     for (const [key, tensor] of checkpoint) expect(tensors.get(key), key).toEqual(tensor);
     model.dispose();

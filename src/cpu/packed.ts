@@ -193,9 +193,9 @@ function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): Packe
       return { kind: "embedding", src, dst, vocabulary, table: image.append(table) };
     }
     case "dense": {
-      const { inWidth, outWidth, kernel } = stage;
+      const { inWidth, outWidth, kernel, bias } = stage;
       const W = image.panels(inWidth, outWidth, (k, o) => kernel[k * outWidth + o] as number);
-      const b = image.floats(pad4(outWidth), (o) => stage.bias?.[o] ?? 0);
+      const b = image.floats(pad4(outWidth), (o) => (o < outWidth ? (bias?.[o % bias.length] ?? 0) : 0));
       return { kind: "dense", src, dst, inWidth, outWidth: pad4(outWidth), W, b };
     }
     case "layerNorm":

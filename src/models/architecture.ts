@@ -21,6 +21,8 @@ export interface ModelSpec {
   readonly intermediatePooling?: WindowPooling | readonly WindowPooling[];
   /** 2; one for all blocks, or one for each. */
   readonly poolingFactor?: number | readonly number[];
+  /** Where there is a table of embeddings x are already such, float32 [batch, seqLen, width], and no ids; false (the default). */
+  readonly embedded?: boolean;
   /** What comes up in a U-Net is one row late at each level (true, the default). */
   readonly causal?: boolean;
   /** Log-softmax runs over groups of this many outputs; 1 (the default): over all of them. */
@@ -84,6 +86,7 @@ const rules: Rules = {
   multidim: count,
   intermediatePooling: oneOrList<WindowPooling>(oneOf("none", "stride", "mean", "max")),
   poolingFactor: oneOrList({ ...count, initial: 2 }),
+  embedded: flag(false),
   causal: flag(true),
   normEpsilon: {
     initial: 1e-5,

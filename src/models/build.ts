@@ -1,5 +1,6 @@
 /** From a checkpoint's tensors to a program: which architecture it is, and its options. */
 import { LinrecError, messageOf } from "../errors.js";
+import type { SafetensorsFile } from "../io/safetensors.js";
 import { type Tensor, typeName } from "../io/tensor.js";
 import type { Network } from "../program.js";
 import { type Architecture, type ModelSpec, resolveOptions } from "./architecture.js";
@@ -53,6 +54,25 @@ export function buildProgram(
   const linrec = JSON.stringify({ architecture, ...full });
   return { ...program, checkpoint: { metadata: { ...metadata, linrec }, tensors: reader.origins } };
 }
+
+/** Both directions of a bidirectional layer: all tensors are under "forward." or "backward.". Throws what {@link buildProgram} does. */
+export function buildDirections({ tensors, metadata }: SafetensorsFile): Record<Direction, Network> {
+  const parts = { forward: new Map<string, Tensor>(), backward: new Map<string, Tensor>() };
+  for (const [name, tensor] of tensors) {
+    const [, direction, own] = /^(forward|backward)[./](.+)$/s.exec(name) ?? [];
+    if (own === undefined) {
+      throw new LinrecError(
+        "unknown-model",
+        `${name} is under neither "forward." nor "backward.", the two layers of a bidirectional one.`,
+      );
+    }
+    parts[direction as Direction].set(own, tensor);
+  }
+  const build = (part: Map<string, Tensor>) => buildProgram(part, metadata, { architecture: "lrnnx/lru" });
+  return { forward: build(parts.forward), backward: build(parts.backward) };
+}
+
+type Direction = "forward" | "backward";
 
 function checkSpec(spec: unknown): ModelSpec {
   const { architecture } = (spec ?? {}) as Partial<ModelSpec>;

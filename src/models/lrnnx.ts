@@ -27,7 +27,8 @@ export const lrnnxLru: Architecture = {
       const list = prefixes.map((prefix) => `"${prefix}"`).join(", ");
       throw new LinrecError(
         "unknown-model",
-        `lrnnx/lru is one layer, and this checkpoint has several, under ${list}. Read one with toLruParams(tensors, prefix).`,
+        `lrnnx/lru is one layer, and this checkpoint has several, under ${list}. Read one with toLruParams(tensors, prefix), ` +
+          "or both directions of a bidirectional layer with engine.bidirectional.",
       );
     }
     const prefix = prefixes[0] ?? "";

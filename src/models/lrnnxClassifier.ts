@@ -6,14 +6,15 @@ import { layerNorm, linear, listed, type Stages } from "./lrnnx.js";
 import { checkLruParams, takeLru } from "./lru.js";
 
 /**
- * x [batch, seqLen, features], or token ids where there is an embedding -> y [batch, classes]. A block is LayerNorm(x + LRU(x)), then (the last one too) its
+ * x [batch, seqLen, features], or token ids where there is an embedding -> y [batch, classes]; with `embedded`, x are rows of
+ * that embedding's table, or what else has their width, and the table is only kept. A block is LayerNorm(x + LRU(x)), then (the last one too) its
  * `intermediatePooling` over windows of its `poolingFactor` tokens: their "mean" or "max", or the first of each ("stride").
  * Mean and maximum leave out a last window that is not full. Of a row that is shorter than seqLen (`lengths`) the window
  * that it ends in counts, as in lrnnx: its missing tokens are zeros to the mean, and nothing to the maximum.
  */
 export const lrnnxClassifier: Architecture = {
   name: "lrnnx/classifier",
-  options: ["pooling", "intermediatePooling", "poolingFactor"],
+  options: ["pooling", "intermediatePooling", "poolingFactor", "embedded"],
   rules: { pooling: oneOf("last", "mean", "max") },
   infer: (tensors) => (tensors.has("final_block.lrnn.nu_log") ? {} : undefined),
 
@@ -23,32 +24,22 @@ export const lrnnxClassifier: Architecture = {
     // 0 x, 1 the stream, 2 work, 3 what is pooled, 4 y, 5 embeddings of another width
     const slots = [0, width ?? 0, width ?? 0, width ?? 0, 0, 0];
     const table = "embedding.token_embedding.weight";
-    const [ids, projects] = [reader.has(table), reader.has("embed_proj.weight")];
+    const [hasTable, projects] = [reader.has(table), reader.has("embed_proj.weight")];
+    const ids = hasTable && !options.embedded;
+    const [vocabulary, own] = [reader.size(table, 0), projects ? reader.size(table, 1) : width];
+    const values = hasTable ? reader.take(table, [vocabulary, own]) : new Float32Array();
+    // What the projection reads: embeddings, or x.
+    const from = ids ? 5 : 0;
+    slots[from] = own ?? 0;
     if (ids) {
-      const [vocabulary, own = 0] = [reader.size(table, 0), projects ? reader.size(table, 1) : width];
-      const values = reader.take(table, [vocabulary, own]);
-      const dst = projects ? 5 : 1;
-      [slots[0], slots[5]] = [1, own];
-      stages.push({
-        kind: "embedding",
-        name: table,
-        src: 0,
-        dst,
-        width: own,
-        vocabulary: vocabulary ?? 0,
-        table: values,
-      });
+      slots[0] = 1;
+      const embedding = { width: own ?? 0, vocabulary: vocabulary ?? 0, table: values };
+      stages.push({ kind: "embedding", name: table, src: 0, dst: projects ? 5 : 1, ...embedding });
     }
-    if (projects || !ids) {
-      const input = linear(
-        reader,
-        ids ? "embed_proj" : "input_proj",
-        ids ? 5 : 0,
-        1,
-        slots[5] || undefined,
-        width,
-      );
-      slots[ids ? 5 : 0] = input.inWidth;
+    if (projects || !hasTable) {
+      const name = hasTable ? "embed_proj" : "input_proj";
+      const input = linear(reader, name, from, 1, hasTable ? own : undefined, width);
+      slots[from] = input.inWidth;
       stages.push(input);
     }
     const prefixes = [...listed(reader, "blocks."), "final_block."];
@@ -56,10 +47,11 @@ export const lrnnxClassifier: Architecture = {
     for (const [i, prefix] of prefixes.entries()) {
       const h = width ?? 0;
       const params = takeLru(reader, `${prefix}lrnn.`, width);
-      const lru = { name: `${prefix}lrnn`, src: 1, dst: 2, dModel: h, dState: params.nuLog.length, params };
+      const src = stages.length === 0 ? 0 : 1; // embeddings of the stream's width are the stream
+      const lru = { name: `${prefix}lrnn`, src, dst: 2, dModel: h, dState: params.nuLog.length, params };
       stages.push(
         { kind: "lru", ...lru },
-        { kind: "add", name: `${prefix}skip`, src: 2, other: 1, dst: 1, width: h },
+        { kind: "add", name: `${prefix}skip`, src: 2, other: src, dst: 1, width: h },
         layerNorm(reader, `${prefix}norm`, 1, width),
       );
       const { mode, factor } = windows[i] as (typeof windows)[number];

@@ -79,8 +79,7 @@ export const lrnnxUnet: Architecture = {
         [2 * width || undefined, width || undefined, factor],
         [0, 2, 1],
       );
-      const one = reader.take(`${name}.bias`, [width || undefined]);
-      const bias = new Float32Array(factor * width).map((_, j) => one[j % width] as number);
+      const bias = reader.take(`${name}.bias`, [width || undefined]);
       at = reshape(`${prefix}.unfold`, dense(name, at, kernel, bias, factor * width), width);
       if (causal) stages.push({ kind: "shift", name: `${prefix}.shift`, src: at, dst: at, width });
       const other = skips.pop() as number;

@@ -1,9 +1,10 @@
 /** From a layer or model back to a checkpoint. */
+import type { BidirectionalLru } from "../bidirectional.js";
 import { LinrecError } from "../errors.js";
 import { writeSafetensors } from "../io/safetensors.js";
 import { fromFloat32, permute, type Tensor, typeName } from "../io/tensor.js";
 import type { Lru } from "../lru.js";
-import { type LruStage, lruStages, type Origin } from "../program.js";
+import type { LruStage, Origin } from "../program.js";
 import { checkOptions } from "../validate.js";
 import { fromLruParams } from "./lru.js";
 import type { Model } from "./model.js";
@@ -16,13 +17,20 @@ export interface WriteModelOptions {
 /**
  * A layer or model as a .safetensors file: the names, orientation and dtypes of the checkpoint it was read from, bit for
  * bit, so that the framework it comes from loads it; a layer made from plain parameters under the names of lrnnx. The
- * metadata entry `linrec` holds the spec: `engine.model` reads the file without one.
+ * metadata entry `linrec` holds the spec: `engine.model` reads the file without one. A bidirectional layer's tensors go by
+ * "forward." and "backward.", and `engine.bidirectional` reads the file.
  *
  * Throws `invalid-argument` for what is no layer or model, and what `writeSafetensors` throws for metadata.
  */
-export function writeModel(model: Lru | Model, options: WriteModelOptions = {}): Uint8Array<ArrayBuffer> {
-  const program = (model as Partial<Lru> | null | undefined)?.program;
-  if (!program) {
+export function writeModel(
+  model: Lru | Model | BidirectionalLru,
+  options: WriteModelOptions = {},
+): Uint8Array<ArrayBuffer> {
+  const { program, directions } = (model ?? {}) as Partial<
+    Pick<Lru, "program"> & Pick<BidirectionalLru, "directions">
+  >;
+  const programs = directions ? Object.entries(directions) : program ? [["", program] as const] : [];
+  if (programs.length === 0) {
     const remedy = "Pass what engine.lru or engine.model gave; LruParams go through fromLruParams.";
     throw new LinrecError(
       "invalid-argument",
@@ -30,12 +38,16 @@ export function writeModel(model: Lru | Model, options: WriteModelOptions = {}):
     );
   }
   checkOptions("writeModel's options", options, ["metadata"]);
-  const { architecture, checkpoint } = program;
-  const linrec = checkpoint?.metadata["linrec"] ?? JSON.stringify({ architecture });
-  const tensors = checkpoint
-    ? checkpoint.tensors.map((origin): [string, Tensor] => [origin.name, restore(origin)])
-    : fromLruParams((lruStages(program)[0] as LruStage).params);
-  return writeSafetensors(tensors, { ...checkpoint?.metadata, ...options.metadata, linrec });
+  const metadata: Record<string, string> = {};
+  const tensors = programs.flatMap(([prefix, { architecture, checkpoint, stages }]) => {
+    Object.assign(metadata, { linrec: JSON.stringify({ architecture }) }, checkpoint?.metadata);
+    const own = checkpoint
+      ? checkpoint.tensors.map((origin): [string, Tensor] => [origin.name, restore(origin)])
+      : [...fromLruParams((stages[0] as LruStage).params)];
+    return own.map(([name, tensor]): [string, Tensor] => [prefix ? `${prefix}.${name}` : name, tensor]);
+  });
+  const { linrec } = metadata as { linrec: string };
+  return writeSafetensors(tensors, { ...metadata, ...options.metadata, linrec });
 }
 
 function restore({ dtype, shape, data, axes }: Origin): Tensor {

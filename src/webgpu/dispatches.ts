@@ -168,11 +168,11 @@ export function localDispatch(
 ): Dispatch {
   const kernel = stage.kind === "rmsNorm" ? "layerNorm" : stage.kind;
   if (stage.kind === "dense") {
-    const { inWidth, outWidth } = stage;
+    const { inWidth, outWidth, bias } = stage;
     return {
       kernel,
       sizes: [inWidth, outWidth],
-      arrays: [y, x, stage.kernel, stage.bias ?? new Float32Array(outWidth)],
+      arrays: [y, x, stage.kernel, new Float32Array(outWidth).map((_, o) => bias?.[o % bias.length] ?? 0)],
       workgroups: ({ tokens }) => Math.ceil(tokens / T) * Math.ceil(outWidth / 64),
     };
   }
