@@ -1,6 +1,7 @@
 /** Inference caches: the state of a layer or model, in the hands of its user. */
 import { LinrecError } from "./errors.js";
-import type { State, StateSlot } from "./state.js";
+import { type Hidden, hiddenSlots, readHidden, writeHidden } from "./halves.js";
+import type { State } from "./state.js";
 import { checkCount, checkFloat32, show } from "./validate.js";
 
 /** h of one LRU, for every row of a batch. */
@@ -12,8 +13,7 @@ export interface HiddenState {
 }
 
 /** An LRU's slot, and the state that it is in: the parts of a chain have states of their own. */
-interface LayerSlot {
-  readonly slot: StateSlot;
+interface LayerSlot extends Hidden {
   readonly state: State;
 }
 
@@ -88,17 +88,18 @@ abstract class InferenceCache {
 
   protected lruSlots(): LayerSlot[] {
     return [this.state, ...this.state.parts].flatMap((state) =>
-      state.layout.slots.filter(({ stage }) => stage.kind === "lru").map((slot) => ({ slot, state })),
+      hiddenSlots(state).map((hidden) => ({ ...hidden, state })),
     );
   }
 
-  protected read({ slot, state }: LayerSlot): HiddenState {
-    const re = new Float32Array(this.batch * slot.size);
-    const im = new Float32Array(this.batch * slot.size);
+  protected read(layer: LayerSlot): HiddenState {
+    const { size, state } = layer;
+    const re = new Float32Array(this.batch * size);
+    const im = new Float32Array(this.batch * size);
     for (let row = 0; row < this.batch; row++) {
-      const h = state.read(slot, row);
-      re.set(h.re, row * slot.size);
-      im.set(h.im, row * slot.size);
+      const h = readHidden(state, layer, row);
+      re.set(h.re, row * size);
+      im.set(h.im, row * size);
     }
     return { re, im };
   }
@@ -113,23 +114,23 @@ abstract class InferenceCache {
         `set() got the states of ${layers.length} layers; this model has ${slots.length}.`,
       );
     }
-    for (const [i, { slot }] of slots.entries()) {
+    for (const [i, { size }] of slots.entries()) {
       const layer: Partial<HiddenState> | null | undefined = layers[i];
-      checkPart(`re of layer ${i}`, layer?.re, this.batch, slot);
-      checkPart(`im of layer ${i}`, layer?.im, this.batch, slot);
+      checkPart(`re of layer ${i}`, layer?.re, this.batch, size);
+      checkPart(`im of layer ${i}`, layer?.im, this.batch, size);
     }
     for (let row = 0; row < this.batch; row++) {
       this.state.resetRow(row);
-      for (const [i, { slot, state }] of slots.entries()) {
+      for (const [i, slot] of slots.entries()) {
         const { re, im } = layers[i] as HiddenState;
         const [from, to] = [row * slot.size, (row + 1) * slot.size];
-        state.write(slot, row, re.subarray(from, to), im.subarray(from, to));
+        writeHidden(slot.state, slot, row, re.subarray(from, to), im.subarray(from, to));
       }
     }
   }
 }
 
-function checkPart(name: string, values: unknown, batch: number, { size }: StateSlot): void {
+function checkPart(name: string, values: unknown, batch: number, size: number): void {
   checkFloat32(name, values);
   if (values.length !== batch * size) {
     throw new LinrecError(

@@ -9,6 +9,7 @@ import { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
 import { Failover } from "./failover.js";
 import { type BackendOption, backendNames } from "./forwardOptions.js";
+import { Halved, halvesOf } from "./halves.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { Lru } from "./lru.js";
@@ -34,7 +35,7 @@ import { runReference } from "./reference.js";
 import { type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import { type Run, runSelfTest, type SelfTestReport } from "./selfTest.js";
 import { abortedError, Stop } from "./signal.js";
-import type { State } from "./state.js";
+import { type State, stateLayout } from "./state.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
 
 /** One LRU: its own parameters, arrays of other kinds, or a checkpoint. */
@@ -311,16 +312,14 @@ export class Engine {
     const backend = onlyReference ? undefined : this.#machine.wasm;
     const wasm =
       backend &&
-      chained(
-        program,
-        allocating("a model's weights", () => partsOf(program).map((part) => backend.prepare(part))),
-      );
+      assemble(program, false, (part) => allocating("a model's weights", () => backend.prepare(part)));
     if (backend && wasm) runners.set(backend, Promise.resolve(wasm));
-    const oracle = chained(program, partsOf(program).map(referenceStepper), true);
+    const oracle = assemble(program, true, referenceStepper);
     // Asked at every step: kernels that turn out to be wrong are not stepped with any more.
     const trusted = () => (this.#machine.wasm ? wasm : undefined) ?? oracle;
     const stepper: Stepper = { step: (...args) => trusted().step(...args) };
-    return { program, runners, stepper, underWay: new Map() };
+    const layout = stateLayout(halvesOf(program)?.full ?? program);
+    return { program, layout, runners, stepper, underWay: new Map() };
   }
 
   async #runner(prepared: Prepared, backend: Backend): Promise<Runner> {
@@ -341,21 +340,30 @@ function toPreference(option: BackendOption): Preference {
   return typeof option === "string" ? (option === "auto" ? option : [option]) : option;
 }
 
-/** What runs a network, of what runs its parts: that one, or a chain of them. */
-function chained<Part extends Partial<Runner & Stepper>>(
+/** What runs a network, of what runs its programs. */
+function assemble<Part extends Partial<Runner & Stepper>>(
   program: Network,
-  parts: readonly Part[],
-  exact = false,
-): Part | Chain<Part> {
-  return partsOf(program)[0] === program ? (parts[0] as Part) : new Chain(program, parts, exact);
+  exact: boolean,
+  prepare: (part: Program) => Part,
+  /** What only some states want. */
+  prepareLater: (part: Program) => Part | Promise<Part> = prepare,
+): Part | Chain<Part> | Halved<Part> {
+  const halves = halvesOf(program);
+  if (halves) return new Halved(halves, prepare(halves.lean), () => prepareLater(halves.full));
+  const parts = partsOf(program);
+  return parts[0] === program ? prepare(parts[0]) : new Chain(program, parts.map(prepare), exact);
 }
 
 async function prepareParts(backend: Backend, program: Network): Promise<Runner> {
-  const parts = partsOf(program).map(async (part) => backend.prepare(part));
+  const halves = halvesOf(program);
+  const parts = halves ? [halves.lean] : partsOf(program);
+  const runners = parts.map(async (part) => [part, await backend.prepare(part)] as const);
   try {
-    return chained(program, await Promise.all(parts), backend.name === "reference");
+    const ready = new Map(await Promise.all(runners));
+    const prepared = (part: Program) => ready.get(part) as Runner;
+    return assemble(program, backend.name === "reference", prepared, (part) => backend.prepare(part));
   } catch (error) {
-    for (const part of parts) part.then((runner) => runner.dispose()).catch(() => {});
+    for (const runner of runners) runner.then(([, made]) => made.dispose()).catch(() => {});
     throw error;
   }
 }
@@ -367,7 +375,8 @@ function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJo
   );
 }
 
-function workOf(program: Network, batch: number, seqLen: number): Work {
+function workOf(whole: Network, batch: number, seqLen: number): Work {
+  const program = halvesOf(whole)?.lean ?? whole;
   return {
     batch,
     seqLen,

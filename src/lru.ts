@@ -9,9 +9,10 @@ import {
 } from "./analysis.js";
 import { LruCache } from "./cache.js";
 import { errorBound } from "./errorBound.js";
+import { type Hidden, hiddenSlots, readHidden } from "./halves.js";
 import type { LruStage } from "./program.js";
 import { Recurrent } from "./recurrent.js";
-import type { State, StateSlot } from "./state.js";
+import type { State } from "./state.js";
 import { checkCount, checkOptions } from "./validate.js";
 
 /**
@@ -79,8 +80,8 @@ export class Lru extends Recurrent<LruCache> {
     checkOptions("errorBound's options", options, ["batch", "state"]);
     const { values, batch } = this.checkInput(x, options);
     const start = this.startOf(options.state, batch);
-    const slot = start.layout.slots[0] as StateSlot;
-    return errorBound(this.#stage.params, values, batch, (row) => start.read(slot, row));
+    const slot = hiddenSlots(start)[0] as Hidden;
+    return errorBound(this.#stage.params, values, batch, (row) => readHidden(start, slot, row));
   }
 
   /** Eigenvalues, and how long each state remembers. */

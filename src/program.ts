@@ -37,6 +37,14 @@ export interface LruParams {
   D: Float32Array;
 }
 
+/** Which states of a whole layer a merged one has: see `halves.ts`. */
+export interface Pairs {
+  /** In their order. */
+  readonly kept: readonly number[];
+  /** Each pair: the one that is kept, and the one that is its conjugate. */
+  readonly twins: readonly (readonly [n: number, m: number])[];
+}
+
 interface StageBase {
   /** Where it comes from in the checkpoint, for people: "encoder.layers_0.seq". */
   readonly name: string;
@@ -62,6 +70,8 @@ export interface LruStage extends StageBase {
   readonly dModel: number;
   readonly dState: number;
   readonly params: LruParams;
+  /** Of a layer in which each state stands for a pair: they are a user's states. */
+  readonly pairs?: Pairs;
 }
 
 /** dst = src * kernel + bias. dst differs from src. */

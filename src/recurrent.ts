@@ -29,7 +29,7 @@ import { decodeState, encodeState } from "./io/state.js";
 import { type BackendName, type Input, lruStages, type Network, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { type Stop, throwIfAborted } from "./signal.js";
-import { State, type StateLayout, stateLayout } from "./state.js";
+import { State, type StateLayout } from "./state.js";
 import { asForward, checkSteps, type Steps, stepOf, turned } from "./steps.js";
 import { Feed, readThrough, type StreamChunk, type StreamSource, transformThrough } from "./stream.js";
 import { Timeline } from "./timeline.js";
@@ -38,6 +38,8 @@ import { checkChoice, checkCount, checkFunction, checkOptions, show } from "./va
 /** A program in the hands of an engine. */
 export interface Prepared {
   readonly program: Network;
+  /** Of its states. */
+  readonly layout: StateLayout;
   /** What runs it, by backend: made when first wanted. */
   readonly runners: Map<Backend, Promise<Runner>>;
   /** Runs single tokens on the calling thread. */
@@ -104,7 +106,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.inputWidth = this.#inputs.inputWidth;
     this.outputWidth = this.#inputs.outputWidth;
     this.vocabulary = this.#inputs.vocabulary;
-    this.#layout = stateLayout(prepared.program);
+    this.#layout = prepared.layout;
   }
 
   protected abstract wrap(state: State): Cache;

@@ -155,6 +155,12 @@ export class State {
     return new Float64Array(this.bytes.buffer, row * this.layout.rowBytes + slot.carry, length);
   }
 
+  /** All that a slot of a row holds: carry, then loc. */
+  block({ carry, loc, padded }: StateSlot, row: number): Uint8Array<ArrayBuffer> {
+    const start = row * this.layout.rowBytes;
+    return this.bytes.subarray(start + carry, start + loc + 8 * padded);
+  }
+
   /** loc of an LRU slot (a pool's is float64: see {@link poolLoc}). */
   loc(slot: StateSlot, row: number): Float32Array<ArrayBuffer> {
     return new Float32Array(this.bytes.buffer, row * this.layout.rowBytes + slot.loc, 2 * slot.padded);

@@ -5,6 +5,7 @@ import { Model } from "../src/models/model.js";
 import type { Program, Stage } from "../src/program.js";
 import type { Host, Prepared } from "../src/recurrent.js";
 import { runReference } from "../src/reference.js";
+import { stateLayout } from "../src/state.js";
 import { expectSameBits } from "./support/bits.js";
 import { relativeError } from "./support/golden.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
@@ -89,7 +90,13 @@ describe("a model that reads ids", () => {
       state.copyFrom(result.state);
     },
   };
-  const model = new Model(host, { program: reads, runners: new Map(), stepper, underWay: new Map() });
+  const model = new Model(host, {
+    program: reads,
+    runners: new Map(),
+    stepper,
+    underWay: new Map(),
+    layout: stateLayout(reads),
+  });
 
   test("forward, step and stepSync take an Int32Array", async () => {
     const ids = idsOf(2 * 7, 3);

@@ -1,6 +1,7 @@
 /**
  * State files: a State as .safetensors, with each value under a name that other tools can read. Slots are numbered in
- * stage order; every bit that matters is kept, so a state that went through a file continues as if it had not.
+ * stage order; every bit that matters is kept, so a state that went through a file continues as if it had not. A layer with
+ * conjugate pairs has two slots: see `halves.ts`.
  *
  *   slots.0.carry  F64 [batch, 2, dState], re then im, of an LRU; F64 [batch, width] of anything else
  *   slots.0.loc    F32 [batch, 2, dState]                       ; F64 [batch, width]

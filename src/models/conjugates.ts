@@ -1,12 +1,15 @@
 /** States that are each other's mirror image: one of two is enough. */
-import type { LruParams } from "../program.js";
+import type { LruParams, Pairs } from "../program.js";
 import { checkLruParams } from "./lru.js";
 
 /**
  * The same layer with fewer states. Where state m is the conjugate of state n, bit for bit (|lambda| and gamma equal, theta and
  * B_im negated), h_m stays conj(h_n), and both together give Re((C_n + conj(C_m)) h_n): n alone does, with that C. A layer
- * that comes from a real matrix has such pairs, and then half the states and half the cost; its cache holds the states that
+ * that comes from a real matrix has such pairs, and then half the states; its cache holds the states that
  * stay. What is not paired is kept, in its order; a layer with `thetaLog` has no negative angles, and no pairs.
+ *
+ * `engine.lru` and `engine.model` run such layers at half their cost as they are, with all states in the cache: this is for
+ * parameters that are to be small.
  *
  * y is the same but for the rounding of C_n + conj(C_m), which is none where C has the same symmetry. An initial state without
  * it has no form here: such a layer has to keep all its states.
@@ -15,38 +18,66 @@ import { checkLruParams } from "./lru.js";
  */
 export function mergeConjugates(params: LruParams): LruParams {
   checkLruParams(params);
-  const partners = pairUp(params);
-  const dModel = params.D.length;
+  return merge(params, pairUp(params));
+}
+
+/** What `halves.ts` runs in place of a layer; undefined where no two of its states are a pair, or their C have no sum. */
+export function splitPairs(params: LruParams): (Pairs & Record<"merged" | "rest", LruParams>) | undefined {
+  const pairs = pairUp(params);
+  if (pairs.size === 0) return undefined;
+  const twins = [...pairs];
+  const merged = merge(params, pairs);
+  if (![merged.CRe, merged.CIm].every((C) => C.every(Number.isFinite))) return undefined;
+  const dropped = twins.map(([, m]) => m);
+  const D = params.D.map(() => 0);
+  const B = new Float32Array(dropped.length * D.length);
+  const rest = { ...pick(params, dropped), BRe: B, BIm: B, D };
+  return { kept: keptOf(params, dropped), twins, merged, rest };
+}
+
+function keptOf({ nuLog }: LruParams, dropped: readonly number[]): number[] {
+  const gone = new Set(dropped);
+  return [...nuLog.keys()].filter((n) => !gone.has(n));
+}
+
+function merge(params: LruParams, partners: ReadonlyMap<number, number>): LruParams {
+  const kept = keptOf(params, [...partners.values()]);
   const dState = params.nuLog.length;
-  const dropped = new Set(partners.values());
-  const kept = [...params.nuLog.keys()].filter((n) => !dropped.has(n));
-  const states = (values: Float32Array) => Float32Array.from(kept, (n) => values[n] as number);
-  const rows = (B: Float32Array) =>
-    Float32Array.from({ length: kept.length * dModel }, (_, i) => {
-      return B[(kept[Math.floor(i / dModel)] as number) * dModel + (i % dModel)] as number;
-    });
   /** [dModel, kept]: C_n + sign C_m */
   const columns = (C: Float32Array, sign: 1 | -1) =>
-    Float32Array.from({ length: dModel * kept.length }, (_, i) => {
+    Float32Array.from({ length: params.D.length * kept.length }, (_, i) => {
       const n = kept[i % kept.length] as number;
       const row = Math.floor(i / kept.length) * dState;
       const m = partners.get(n);
       return (C[row + n] as number) + (m === undefined ? 0 : sign * (C[row + m] as number));
     });
+  return { ...pick(params, kept), CRe: columns(params.CRe, 1), CIm: columns(params.CIm, -1) };
+}
+
+/** The layer with these of its states alone, copied. */
+function pick(params: LruParams, states: readonly number[]): LruParams {
+  const dModel = params.D.length;
+  const dState = params.nuLog.length;
+  const each = (values: Float32Array) => Float32Array.from(states, (n) => values[n] as number);
+  const rows = (B: Float32Array) =>
+    Float32Array.from({ length: states.length * dModel }, (_, i) => {
+      return B[(states[Math.floor(i / dModel)] as number) * dModel + (i % dModel)] as number;
+    });
+  const columns = (C: Float32Array) =>
+    Float32Array.from({ length: dModel * states.length }, (_, i) => {
+      return C[Math.floor(i / states.length) * dState + (states[i % states.length] as number)] as number;
+    });
   return {
-    nuLog: states(params.nuLog),
-    ...(params.theta
-      ? { theta: states(params.theta) }
-      : { thetaLog: states(params.thetaLog as Float32Array) }),
-    gammaLog: states(params.gammaLog),
+    nuLog: each(params.nuLog),
+    ...(params.theta ? { theta: each(params.theta) } : { thetaLog: each(params.thetaLog as Float32Array) }),
+    gammaLog: each(params.gammaLog),
     BRe: rows(params.BRe),
     BIm: rows(params.BIm),
-    CRe: columns(params.CRe, 1),
-    CIm: columns(params.CIm, -1),
+    CRe: columns(params.CRe),
+    CIm: columns(params.CIm),
     D: params.D.slice(),
   };
 }
-
 /** Each state that has a conjugate, and which: every state is in one pair at most. */
 function pairUp({ nuLog, theta, gammaLog, BRe, BIm, D }: LruParams): Map<number, number> {
   const partners = new Map<number, number>();

@@ -1,0 +1,341 @@
+/**
+ * Layers whose states come in conjugate pairs run at half their cost by themselves, and nobody can tell: against the float64
+ * reference of the whole layer on every backend, and every promise to the bit, from states that are conjugate and others.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  createEngine,
+  type Engine,
+  type Lru,
+  type LruCache,
+  type LruParams,
+  mergeConjugates,
+  type Tensor,
+  writeModel,
+  writeSafetensors,
+} from "../src/index.js";
+import { fingerprint } from "../src/io/fingerprint.js";
+import { buildProgram } from "../src/models/build.js";
+import { fromLruParams, lruProgram } from "../src/models/lru.js";
+import type { BackendName, Program } from "../src/program.js";
+import { runReference } from "../src/reference.js";
+import { linearLimit } from "../src/selfTest.js";
+import { State, type StateSlot, stateLayout } from "../src/state.js";
+import { expectSameBits, expectSameState } from "./support/bits.js";
+import { apart, paired } from "./support/conjugates.js";
+import { builds, createEngines, type NamedEngine } from "./support/engines.js";
+import { loadGolden, relativeError } from "./support/golden.js";
+import { floats, hardParams } from "./support/problems.js";
+import { cut, join, rows, stepThrough } from "./support/sequences.js";
+
+/** 2 x 7 states in pairs that stand apart, and two that have none, of which one is real. */
+function layerOf(dModel: number): LruParams {
+  const pairs = paired(hardParams(dModel, 7, 1), "another C", apart);
+  const alone = hardParams(dModel, 2, 9);
+  (alone.theta as Float32Array)[1] = 0;
+  const both = (name: "nuLog" | "theta" | "gammaLog" | "BRe" | "BIm") =>
+    Float32Array.from([...(pairs[name] as Float32Array), ...(alone[name] as Float32Array)]);
+  const columns = (name: "CRe" | "CIm") =>
+    Float32Array.from({ length: 16 * dModel }, (_, i) => {
+      const [o, n] = [Math.floor(i / 16), i % 16];
+      return (n < 14 ? pairs[name][o * 14 + n] : alone[name][o * 2 + n - 14]) as number;
+    });
+  const B = { BRe: both("BRe"), BIm: both("BIm") };
+  const C = { CRe: columns("CRe"), CIm: columns("CIm") };
+  return { nuLog: both("nuLog"), theta: both("theta"), gammaLog: both("gammaLog"), ...B, ...C, D: alone.D };
+}
+
+const dState = 16;
+
+/** Sets the last rows' states to anything, and the second row's to zeros but for one part of one state. */
+function disturb(cache: LruCache): void {
+  const [re, im] = [1, 2].map((seed) => floats(cache.batch * dState, seed)) as [Float32Array, Float32Array];
+  re.fill(0, 0, 2 * dState);
+  im.fill(0, 0, 2 * dState);
+  if (cache.batch > 1) re[dState + 3] = 0.5;
+  cache.set(re, im);
+}
+
+const starts = { zeros: () => undefined, "any states": disturb } as const;
+
+describe.each(["reference", "wasm", "webgpu"] as const)("on %s", (backend: BackendName) => {
+  let engine: Engine;
+  beforeAll(async () => {
+    engine = await createEngine({ backend: [backend, "reference"], threads: 0 });
+  });
+  afterAll(() => engine.dispose());
+
+  test.for(
+    (["zeros", "any states"] as const).flatMap((start) =>
+      (["plain", "timesteps", "resets"] as const).map((kind) => [start, kind] as const),
+    ),
+  )("as the whole layer: from %s, %s", async ([start, kind], context) => {
+    const { available, reason } = engine.backends[backend];
+    if (!available) context.skip(reason);
+    const [dModel, batch, seqLen, lengths] = [5, 3, 131, [131, 77, 120]];
+    const params = layerOf(dModel);
+    const x = floats(batch * seqLen * dModel, 11);
+    const lru = await engine.lru(params);
+    const cache = lru.allocateInferenceCache(batch);
+    starts[start](cache);
+    const timesteps = kind === "timesteps" ? floats(batch * seqLen, 6).map(Math.abs) : undefined;
+    const reset = Array.from({ length: batch * seqLen }, (_, i) => i % 100 === 60);
+    const options = {
+      ...(timesteps && { integrationTimesteps: timesteps }),
+      ...(kind === "resets" && { reset }),
+    };
+    const { y, state } = await lru.forward(x, { batch, lengths, state: cache, backend, ...options });
+
+    const program = lruProgram(params);
+    const given = new State(stateLayout(program), batch);
+    const slot = given.layout.slots[0] as StateSlot;
+    const before = cache.get();
+    for (let row = 0; row < batch; row++) {
+      const part = ({ re, im }: typeof before) =>
+        [re, im].map((all) => all.subarray(row * dState, (row + 1) * dState)) as [Float32Array, Float32Array];
+      given.write(slot, row, ...part(before));
+    }
+    const resets = Array.from({ length: batch }, (_, row) =>
+      Int32Array.from([...Array(lengths[row]).keys()].filter((t) => t > 0 && reset[row * seqLen + t])),
+    );
+    const expected = runReference(program, {
+      x,
+      batch,
+      seqLen,
+      lengths,
+      timesteps,
+      state: given,
+      ...(kind === "resets" && { resets }),
+    });
+    const limit = linearLimit(params, x, batch, seqLen, given, timesteps);
+    expect(relativeError(y, expected.y)).toBeLessThanOrEqual(limit);
+    const after = state.get();
+    for (let row = 0; row < batch; row++) {
+      const h = expected.state.read(slot, row);
+      const at = (values: Float32Array) => values.subarray(row * dState, (row + 1) * dState);
+      expect(relativeError([...at(after.re), ...at(after.im)], [...h.re, ...h.im])).toBeLessThan(1e-4);
+    }
+    lru.dispose();
+  });
+});
+
+describe.each(builds)("bit for bit, %s SIMD", (build) => {
+  let engines: NamedEngine[] = [];
+  beforeAll(async () => {
+    engines = await createEngines(build, [0, 2], [0, 2]);
+  });
+  afterAll(() => Promise.all(engines.map((named) => named.engine.dispose())));
+  const first = () => (engines[0] as NamedEngine).engine;
+  const [dModel, batch, seqLen, lengths] = [5, 4, 150, [150, 31, 96, 149]];
+  const params = layerOf(dModel);
+  const x = floats(batch * seqLen * dModel, 3);
+
+  async function begin(engine: Engine, start: keyof typeof starts): Promise<[Lru, LruCache]> {
+    const lru = await engine.lru(params);
+    const cache = lru.allocateInferenceCache(batch);
+    starts[start](cache);
+    return [lru, cache];
+  }
+
+  describe.each(["zeros", "any states"] as const)("from %s", (start) => {
+    test("steps, cuts and a file", async () => {
+      const [lru, cache] = await begin(first(), start);
+      const whole = await lru.forward(x, { state: cache });
+      for (const at of [1, 47, 48, 100]) {
+        const head = await lru.forward(cut(x, batch, dModel, 0, at), { state: cache });
+        const state = lru.deserializeState(lru.serializeState(head.state));
+        expectSameState([lru, state], [lru, head.state], "through a file");
+        const tail = await lru.forward(cut(x, batch, dModel, at, seqLen), { state });
+        expectSameBits(join([head.y, tail.y], batch), whole.y, `cut at ${at}`);
+        expectSameState([lru, tail.state], [lru, whole.state], `cut at ${at}`);
+      }
+      const stepped = cache.clone();
+      expectSameBits(join(stepThrough(lru, x, stepped), batch), whole.y, "steps");
+      expectSameState([lru, stepped], [lru, whole.state], "steps");
+      lru.dispose();
+    });
+
+    test("threads, memories, an order of rows, rows by themselves, resets", async () => {
+      const reset = Array.from({ length: batch * seqLen }, (_, i) => i % 97 === 55);
+      const [lru, cache] = await begin(first(), start);
+      const options = { lengths, reset, state: cache };
+      const whole = await lru.forward(x, options);
+      for (const { name, engine } of engines) {
+        const [other, from] = await begin(engine, start);
+        const { y, state } = await other.forward(x, { ...options, state: from });
+        expectSameBits(y, whole.y, name);
+        expectSameState([other, state], [lru, whole.state], name);
+        other.dispose();
+      }
+      const { re, im } = cache.get();
+      for (const order of [[2, 0, 3, 1], [0], [1], [3]]) {
+        const some = lru.allocateInferenceCache(order.length);
+        some.set(rows(re, batch, order), rows(im, batch, order));
+        const masks = order.flatMap((row) => reset.slice(row * seqLen, (row + 1) * seqLen));
+        const { y } = await lru.forward(rows(x, batch, order), {
+          state: some,
+          lengths: order.map((row) => lengths[row] as number),
+          reset: masks,
+        });
+        expectSameBits(y, rows(whole.y, batch, order), `rows ${order}`);
+      }
+      // What follows a reset is a sequence of its own.
+      const at = [...Array(150).keys()].find((t) => t > 0 && reset[t]) as number;
+      const next = [...Array(150).keys()].find((t) => t > at && reset[t]) as number;
+      const alone = await lru.forward(x.slice(at * dModel, next * dModel));
+      expectSameBits(whole.y.slice(at * dModel, next * dModel), alone.y, "after a reset");
+      lru.dispose();
+    });
+  });
+
+  test("from zeros it is the merged layer to the bit: the others are not computed", async () => {
+    const lru = await first().lru(params);
+    const merged = await first().lru(mergeConjugates(params));
+    expect(merged.dState).toBe(9);
+    const [there, here] = [await merged.forward(x, { batch }), await lru.forward(x, { batch })];
+    expectSameBits(here.y, there.y, "y");
+    const costs = [lru, merged].map((layer) => layer.explain("forward", { seqLen: 1e5 }).candidates[0]?.ms);
+    expect(costs[0]).toBe(costs[1]);
+    lru.dispose();
+    merged.dispose();
+  });
+});
+
+describe("what is seen of it", () => {
+  let engine: Engine;
+  beforeAll(async () => {
+    engine = await createEngine({ backend: "wasm", threads: 0 });
+  });
+  afterAll(() => engine.dispose());
+
+  test("dState, description, fingerprint and file are the whole layer's", async () => {
+    const params = layerOf(5);
+    const lru = await engine.lru(params);
+    expect(lru.dState).toBe(dState);
+    expect(lru.describe()).toMatch(/dState 16/);
+    expect(lru.inspect().radius.length).toBe(dState);
+    expect(lru.discretize().lambda.re.length).toBe(dState);
+    expect(fingerprint(lru.program)).toBe(fingerprint(lruProgram(params)));
+    expectSameBits(
+      writeModel(lru),
+      writeSafetensors(fromLruParams(params), { linrec: '{"architecture":"lrnnx/lru"}' }),
+      "file",
+    );
+    lru.dispose();
+  });
+
+  test("a cache gives back what it was set to, and conjugates after a forward from zeros", async () => {
+    const lru = await engine.lru(layerOf(5));
+    const cache = lru.allocateInferenceCache(3);
+    const [re, im] = [floats(3 * dState, 1), floats(3 * dState, 2)];
+    cache.set(re, im);
+    expect(cache.get()).toEqual({ re, im });
+    const { state } = await lru.forward(floats(500, 5));
+    const h = state.get();
+    // Pairs stand apart: 0, 2, ... from the left, their conjugates from the right.
+    for (let i = 0; i < 7; i++) {
+      expect(h.re[13 - i]).toBe(h.re[i]);
+      expect(h.im[13 - i]).toBe(-(h.im[i] as number));
+      expect(h.im[i]).not.toBe(0);
+    }
+    // Set to these it goes on with them.
+    const other = lru.allocateInferenceCache();
+    other.set(h.re, h.im);
+    const xt = floats(5, 8);
+    expect(relativeError(lru.stepSync(xt, other), lru.stepSync(xt, state))).toBeLessThan(1e-6);
+    lru.dispose();
+  });
+
+  test("the error bound holds, from any state", async () => {
+    const params = layerOf(4);
+    const lru = await engine.lru(params);
+    const cache = lru.allocateInferenceCache(3);
+    disturb(cache);
+    const x = floats(3 * 60 * 4, 2);
+    const bound = lru.errorBound(x, { state: cache });
+    const { y } = await lru.forward(x, { state: cache });
+    const program = lruProgram(params);
+    const state = new State(stateLayout(program), 3);
+    const { re, im } = cache.get();
+    for (let row = 0; row < 3; row++) {
+      const [from, to] = [row * dState, (row + 1) * dState];
+      state.write(state.layout.slots[0] as StateSlot, row, re.subarray(from, to), im.subarray(from, to));
+    }
+    const exact = runReference(program, { x, batch: 3, seqLen: 60, state }).y;
+    for (const [i, value] of y.entries())
+      expect(Math.abs(value - (exact[i] as number))).toBeLessThanOrEqual(bound[i] as number);
+    lru.dispose();
+  });
+
+  test("C whose sum is no float32 stay apart", async () => {
+    const params = layerOf(2);
+    for (const C of [params.CRe, params.CIm]) C.fill(3e38);
+    const x = new Float32Array(2 * 20);
+    x[0] = 1e-38;
+    const lru = await engine.lru(params);
+    const { y } = await lru.forward(x);
+    const expected = runReference(lruProgram(params), { x, batch: 1, seqLen: 20 }).y;
+    expect(relativeError(y, expected)).toBeLessThan(1e-4);
+    lru.dispose();
+  });
+
+  test("a model: what follows the layer sees what it saw, from any state", async () => {
+    const golden = await loadGolden("tf_res_01_default");
+    const checkpoint = new Map(golden.checkpoint);
+    // Every second state becomes the conjugate of the one before it.
+    for (const [name, { dtype, shape, data }] of golden.checkpoint) {
+      const own = name.slice(name.search(/[^./]*(:0)?$/)).replace(/:0$/, "");
+      const axis = { lambda_nu: 0, lambda_theta: 0, gamma_log: 0, B_re: 1, B_im: 1 }[own];
+      if (axis === undefined) continue;
+      const negated = own === "lambda_theta" || own === "B_im";
+      const size = shape[axis] as number;
+      const values = (data as Float32Array).map((value, i) => {
+        if ((i % size) % 2 === 0) return value;
+        return (data[i - 1] as number) * (negated ? -1 : 1);
+      });
+      checkpoint.set(name, { dtype, shape, data: values } as Tensor);
+    }
+    const program = buildProgram(checkpoint, {}, golden.spec) as Program;
+    const model = await engine.model(writeSafetensors(checkpoint), golden.spec);
+    const { batch, seqLen, x } = golden;
+    const cache = model.allocateInferenceCache(batch);
+    const state = new State(stateLayout(program), batch);
+    const slot = state.layout.slots[0] as StateSlot;
+    for (const seed of [0, 1]) {
+      const [re, im] = [1, 2].map((other) => floats(batch * slot.size, seed * other, seed));
+      cache.set([{ re: re as Float32Array, im: im as Float32Array }]);
+      for (let row = 0; row < batch; row++) {
+        const [from, to] = [row * slot.size, (row + 1) * slot.size];
+        state.write(slot, row, re?.subarray(from, to) ?? [], im?.subarray(from, to) ?? []);
+      }
+      const { y } = await model.forward(x, { state: cache });
+      expect(relativeError(y, runReference(program, { x, batch, seqLen, state }).y)).toBeLessThan(1e-5);
+    }
+    model.dispose();
+  });
+
+  test("a state goes from the CPU to the GPU and back", async (context) => {
+    const both = await createEngine({ backend: ["wasm", "webgpu"] });
+    const { available, reason } = both.backends.webgpu;
+    if (!available) {
+      await both.dispose();
+      context.skip(reason);
+    }
+    const lru = await both.lru(layerOf(5));
+    const x = floats(3 * 100 * 5, 2);
+    for (const start of ["zeros", "any states"] as const) {
+      const cache = lru.allocateInferenceCache(3);
+      starts[start](cache);
+      const whole = await lru.forward(x, { state: cache, backend: "wasm" });
+      let state = cache;
+      const parts: Float32Array[] = [];
+      for (const [i, backend] of (["wasm", "webgpu", "wasm", "webgpu"] as const).entries()) {
+        const part = await lru.forward(cut(x, 3, 5, 25 * i, 25 * (i + 1)), { state, backend });
+        parts.push(part.y);
+        state = part.state;
+      }
+      expect(relativeError(join(parts, 3), whole.y)).toBeLessThan(1e-5);
+    }
+    await both.dispose();
+  });
+});
