@@ -185,6 +185,97 @@ test("a GPU that does not come back: the CPU finishes, and an abort does not wai
   });
 });
 
+/** What the CPU gives by itself. */
+async function onCpu() {
+  const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 0 });
+  engines.push(engine);
+  return (await engine.lru(params)).forward(x, ragged);
+}
+
+test("kernels that do not compile: the CPU works, and says what the compiler said", async (context) => {
+  const { lru, told, devices, engine } = await open(context, (handle) => {
+    handle.createComputePipelineAsync = () => Promise.reject(new Error("register spill in projectScan"));
+  });
+  expectSameBits((await lru.forward(x, ragged)).y, (await onCpu()).y, "y");
+  expect(told).toEqual([
+    expect.stringMatching(/anew/),
+    expect.stringMatching(/^webgpu -> wasm: .*refused.*spill/),
+  ]);
+  expect(devices()).toBe(2);
+  expect(engine.backends.webgpu.reason).toMatch(/register spill/);
+});
+
+test("a forward that is too large for the GPU's memory is the CPU's, the others stay the GPU's", async (context) => {
+  let full = false;
+  const { lru, told, devices, engine } = await open(context, (handle) => {
+    const pop = handle.popErrorScope.bind(handle);
+    let nth = 0;
+    handle.popErrorScope = async () => {
+      const error = await pop();
+      // The second of three scopes is that of memory.
+      return nth++ % 3 === 1 && full ? ({ message: "no room" } as GPUError) : error;
+    };
+  });
+  const small = x.subarray(0, 8 * dModel);
+  const { y } = await lru.forward(small);
+  full = true;
+  expectSameBits((await lru.forward(x, ragged)).y, (await onCpu()).y, "y");
+  full = false;
+  expectSameBits((await lru.forward(small)).y, y, "y of the next forward");
+  expect(told).toEqual([expect.stringMatching(/^webgpu -> wasm: .*out of memory.*no room/)]);
+  expect(devices()).toBe(1);
+  expect(engine.backends.webgpu.available).toBe(true);
+});
+
+test("a GPU that is lost while it is measured is measured again", async (context) => {
+  for (const times of [1, 2]) {
+    const changed = await changedGpu((handle, device) => {
+      if (device < times) onSubmit(handle, () => handle.destroy());
+    });
+    if ("reason" in changed) return context.skip(changed.reason);
+    const { requestAdapter } = changed.gpu as GPU;
+    const hardware = async () => ({ ...(await requestAdapter()), info: { vendor: "hard" } });
+    const engine = await createEngine({ threads: 0, gpu: { requestAdapter: hardware } });
+    engines.push(engine);
+    const reason = times === 1 ? "hard" : expect.stringMatching(/failed twice.*lost/);
+    expect(engine.backends.webgpu).toMatchObject({ available: times === 1, reason });
+  }
+});
+
+test("whatever is asked of the GPU is asked between error scopes, and nothing else comes up", async (context) => {
+  const outside: string[] = [];
+  const uncaptured: string[] = [];
+  const { lru } = await open(context, (handle) => {
+    let depth = 0;
+    const watch = <Target extends object>(target: Target, names: (keyof Target)[]) => {
+      for (const name of names) {
+        const call = (target[name] as (...args: unknown[]) => unknown).bind(target);
+        const watched = (...args: unknown[]) => {
+          if (depth !== 3) outside.push(String(name));
+          return call(...args);
+        };
+        Object.assign(target, { [name]: watched });
+      }
+    };
+    watch(handle, ["createBuffer", "createBindGroup", "createShaderModule", "createCommandEncoder"]);
+    watch(handle.queue, ["writeBuffer", "submit"]);
+    const [push, pop] = [handle.pushErrorScope.bind(handle), handle.popErrorScope.bind(handle)];
+    handle.pushErrorScope = (filter) => {
+      depth++;
+      push(filter);
+    };
+    handle.popErrorScope = () => {
+      depth--;
+      return pop();
+    };
+    handle.addEventListener("uncapturederror", ({ error }) => uncaptured.push(error.message));
+  });
+  await lru.forward(x, ragged);
+  lru.dispose();
+  expect(outside).toEqual([]);
+  expect(uncaptured).toEqual([]);
+});
+
 test("what is left of a forward gives what the whole gives", async () => {
   const options = { threads: 0, sharedMemory: false, workerUrl: undefined, wasm: undefined };
   const backend = await openWasm({ simd: "baseline", ...options, onTrouble: () => {} });

@@ -5,6 +5,7 @@ import type { Program } from "../src/program.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu } from "../src/webgpu/backend.js";
 import { type Device, openDevice } from "../src/webgpu/device.js";
+import { type Change, changedGpu } from "./support/gpus.js";
 
 const program: Program = {
   architecture: "dense",
@@ -35,30 +36,10 @@ function makeJob(): ForwardJob {
   };
 }
 
-/** Opens the GPU that is there with `change` made to its device. Undefined where there is none. */
-async function openChanged(
-  change: (handle: GPUDevice) => void,
-): Promise<Awaited<ReturnType<typeof openWebgpu>>> {
-  const real = await openDevice();
-  if ("reason" in real) return real;
-  const { gpu } = real.device;
-  real.device.dispose();
-  const stub = {
-    async requestAdapter() {
-      const adapter = (await gpu.requestAdapter()) as GPUAdapter;
-      return {
-        limits: adapter.limits,
-        info: adapter.info,
-        // Default limits: everything has to work with them.
-        async requestDevice() {
-          const handle = await adapter.requestDevice();
-          change(handle);
-          return handle;
-        },
-      };
-    },
-  };
-  return openWebgpu(stub);
+/** Opens the GPU that is there, with the default limits and with `change` made to its device. */
+async function openChanged(change: Change): Promise<Awaited<ReturnType<typeof openWebgpu>>> {
+  const changed = await changedGpu(change);
+  return "reason" in changed ? changed : openWebgpu(changed.gpu);
 }
 
 describe("a GPU that cannot be had gives a reason", () => {
@@ -90,10 +71,14 @@ describe("a GPU that cannot be had gives a reason", () => {
     expect(opened).toEqual({ reason: expect.stringMatching(/npm install no-such-webgpu/) });
   });
 
-  test("an adapter that never comes", async () => {
+  const never = () => new Promise(() => undefined);
+  test.each([
+    ["an adapter", { requestAdapter: never }],
+    ["a device", { requestAdapter: async () => ({ limits: {}, requestDevice: never }) }],
+  ])("%s that never comes", async (_, gpu) => {
     vi.useFakeTimers();
     try {
-      const opened = openWebgpu({ requestAdapter: () => new Promise(() => undefined) });
+      const opened = openWebgpu(gpu);
       await vi.advanceTimersByTimeAsync(6000);
       expect(await opened).toEqual({ reason: expect.stringMatching(/within 5 s/) });
     } finally {
