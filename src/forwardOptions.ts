@@ -25,18 +25,21 @@ export interface ForwardOptions<Cache> {
   lengths?: ArrayLike<number> | undefined;
   /**
    * [batch, seqLen] how far each token is from the one before it, finite and at least 0; all 1 if left out. Every LRU
-   * layer's lambda becomes lambda^Delta for the token. The GPU takes up to 1024 different values (`unsupported`).
+   * layer's lambda becomes lambda^Delta for the token. Where the rate changes, time does not: a slower token is as far from
+   * the one before it as the mean of those that it stands for. The GPU takes up to 1024 different values (`unsupported`).
    */
   integrationTimesteps?: Float32Array | undefined;
   /**
    * [batch, seqLen]: where it is true or not 0, the row's state is zeroed before that token, as if a new sequence began
-   * there: several documents or episodes in one row. A pooling model gives the pooled row of the last of them.
+   * there: several documents or episodes in one row. A pooling model gives the pooled row of the last of them. Windows and
+   * strides start anew there too.
    */
   reset?: ArrayLike<number | boolean> | undefined;
   /**
    * Only every k-th output is computed (1): those at tokens k, 2k, ... of each row, counted on from its state (see
    * `tokens` of a cache) and anew from a reset. y is [batch, outputs, outputWidth] with as many outputs as the row gives
-   * that gives most without resets: floor((tokens + seqLen) / k) - floor(tokens / k). A row that gives fewer ends in zeros.
+   * that gives most without resets: floor((tokens + seqLen) / k) - floor(tokens / k). A row that gives fewer ends in zeros. A model
+   * that pools has one output for each row, and none to leave out (`unsupported`).
    */
   every?: number | undefined;
   /** Where to write y: Float32Array of just its size, not overlapping x. A new array if left out. */

@@ -99,14 +99,6 @@ export class Inputs {
     );
   }
 
-  checkOneRate(option: string): void {
-    if (partsOf(this.#network)[0] === this.#network) return;
-    throw new LinrecError(
-      "unsupported",
-      `${this.#network.architecture} with these options changes the rate of its tokens, and cannot take ${option}. Leave it out.`,
-    );
-  }
-
   /** A network that joins rows to one and takes them apart again gives nothing until it has read all of them. */
   checkStreams(what: string): void {
     if (!this.#network.stages.some(({ kind }) => kind === "reshape")) return;
@@ -116,16 +108,22 @@ export class Inputs {
     );
   }
 
-  checkWindows(initial: State, seqLen: number): void {
+  /** Throws where a row, or what is left of it after its last reset, is too short to pool. */
+  checkWindows(initial: State, seqLen: number, resets: readonly Int32Array[] | undefined): void {
     const least = shortestOf(this.#network);
     if (seqLen === 0 || least === 1) return;
-    const short = initial.count.findIndex((count) => count + seqLen < least);
-    if (short < 0) return;
-    const before = initial.count[short] ? `, after ${initial.count[short]} before` : "";
-    throw new LinrecError(
-      "invalid-argument",
-      `x has ${seqLen} tokens a row${before} (row ${short}); this model pools windows of windows, and needs ${least} for its first output. Give longer sequences, or read these with step.`,
-    );
+    for (let row = 0; row < initial.batch; row++) {
+      const reset = resets?.[row]?.at(-1);
+      const before = reset === undefined ? (initial.count[row] as number) : 0;
+      const tokens = seqLen - (reset ?? 0);
+      if (before + tokens >= least) continue;
+      const after = before > 0 ? `, after ${before} before` : "";
+      const what = reset === undefined ? `a row${after}` : `from the reset at token ${reset} on`;
+      throw new LinrecError(
+        "invalid-argument",
+        `x has ${tokens} tokens ${what} (row ${row}); this model pools windows of windows, and needs ${least} for its first output. Give longer sequences, or read these with step.`,
+      );
+    }
   }
 
   checkEvery(every: number): void {
@@ -136,7 +134,6 @@ export class Inputs {
         `every is ${every}, and this model pools over time: it has one output for each row. Leave \`every\` out.`,
       );
     }
-    if (every > 1) this.checkOneRate("every");
   }
 
   /** Rows of y for each row of x. */

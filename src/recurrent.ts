@@ -159,16 +159,12 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const { values, batch, seqLen, lengths } = this.checkInput(x, options);
     this.#inputs.checkPooled(lengths);
     const timesteps = options.integrationTimesteps;
-    if (timesteps !== undefined) {
-      checkTimesteps(timesteps, lengths, seqLen);
-      this.#inputs.checkOneRate("integrationTimesteps");
-    }
+    if (timesteps !== undefined) checkTimesteps(timesteps, lengths, seqLen);
     this.#inputs.checkEvery(every);
     const initial = this.startOf(options.state, batch);
     const y = this.#inputs.output(values, batch, this.#inputs.outputs(initial, seqLen, every), options.out);
     const resets = readResets(options.reset, lengths, seqLen, initial);
-    if (options.reset !== undefined) this.#inputs.checkOneRate("reset");
-    if (!goesOn) this.#inputs.checkWindows(initial, seqLen);
+    if (!goesOn) this.#inputs.checkWindows(initial, seqLen, resets);
     checkFunction("onProgress", onProgress);
     checkSignal(signal);
     if (options.backend !== undefined) checkBackendOption(options.backend);
@@ -201,7 +197,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * `forward`'s options do. The source is read only when a result is awaited, and closed when the loop is left.
    *
    * Throws what `forward` rejects with before any work; a result rejects with `shape-mismatch` if the source ends within
-   * a token or a chunk that must be whole tokens is not, `invalid-argument`, `wrong-dtype` and `detached` for chunks, what `forward` rejects with later, and what the source throws.
+   * a token or a chunk that must be whole tokens is not, `invalid-argument`, `wrong-dtype` and `detached` for chunks, what
+   * `forward` rejects with later, and what the source throws.
    */
   forwardStream(
     source: StreamSource,

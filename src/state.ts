@@ -4,7 +4,7 @@
  * An LRU's h is kept in two parts, so that any backend and any split of a sequence gives the same bits (DESIGN section 2):
  * `carry` float64, h at the start of the current chunk, and `loc` float32, what the chunk has added since:
  * h = loc + lambda^k carry, with k tokens of the chunk done. A pool is the same with lambda = 1, both parts float64; where it
- * takes the maximum, nothing is -Infinity. What a chain of programs carries between them is a `carry` without `loc`.
+ * takes the maximum, nothing is -Infinity. What a chain of programs carries between them is a `carry`, without `loc`: a window's holds the time since its last token.
  *
  * In memory a row is one block of `rowBytes`, laid out as the CPU kernels read it: states in groups of four,
  * [re x 4 | im x 4], the last group padded with zeros.
@@ -65,9 +65,7 @@ function layoutOf(stages: readonly (Stage | RateLink)[]): StateLayout {
 function carries(stage: Stage | RateLink): stage is StateSlot["stage"] {
   const { kind } = stage;
   if (kind === "pool") return stage.mode !== "last";
-  return (
-    kind === "lru" || kind === "shift" || kind === "hold" || (kind === "window" && stage.mode !== "stride")
-  );
+  return kind === "lru" || kind === "shift" || kind === "hold" || kind === "window";
 }
 
 /** What a slot holds of no token. */

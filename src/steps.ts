@@ -35,10 +35,7 @@ export function checkSteps(
   const { values, steps } = inputs.checkTokens(x, streams, many);
   const size = steps * streams * inputs.outputWidth;
   if (out !== undefined) inputs.checkOut(out, values, steps * streams, size);
-  if (timesteps !== undefined) {
-    checkTimesteps(timesteps, new Int32Array(steps * streams).fill(1), 1);
-    inputs.checkOneRate("integrationTimesteps");
-  }
+  if (timesteps !== undefined) checkTimesteps(timesteps, new Int32Array(steps * streams).fill(1), 1);
   checkReset(reset, steps * streams, many ? "[steps, streams]" : "[batch]");
   return { x: values, y: out ?? new Float32Array(size), steps, streams, rows, timesteps, reset };
 }

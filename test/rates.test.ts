@@ -403,17 +403,6 @@ describe("what cannot be", () => {
     expect(said[0]?.every(Number.isNaN)).toBe(true);
     expectSameBits(said.at(-1) as Float32Array, (await model.forward(x)).y, "the last");
   });
-
-  test("integrationTimesteps and reset where the rate changes", async () => {
-    const model = await load("cls_04_dense_last_maxpool");
-    for (const options of [
-      { integrationTimesteps: new Float32Array(16).fill(1) },
-      { reset: new Uint8Array(16) },
-    ]) {
-      const call = () => model.forward(new Float32Array(48), options);
-      expectLinrecError(await errorOf(call), "unsupported", /rate/);
-    }
-  });
 });
 
 describe("what it costs", () => {

@@ -18,6 +18,9 @@ export interface Sequence {
   readonly rows: number;
   readonly length: number;
   readonly values: Float64Array;
+  /** How far each of the rows is from the one before it, and how many of them stand for tokens of x: the others are 1. */
+  readonly times?: Float64Array | undefined;
+  readonly known?: number;
 }
 
 export interface Input {
@@ -25,10 +28,11 @@ export interface Input {
   readonly batch: number;
   readonly seqLen: number;
   readonly lengths?: ArrayLike<number> | null | undefined;
+  readonly timesteps?: ArrayLike<number> | undefined;
 }
 
 /** y [batch, seqLen, width] or [batch, width], and what each stage gave for each row, by the stage's name and kind. */
-export function runNetwork(network: Network, { x, batch, seqLen, lengths }: Input) {
+export function runNetwork(network: Network, { x, batch, seqLen, lengths, timesteps }: Input) {
   const width = slotWidth(network, 0);
   const pools = network.stages.some(({ kind }) => kind === "pool");
   const outWidth = outputWidth(network);
@@ -37,7 +41,8 @@ export function runNetwork(network: Network, { x, batch, seqLen, lengths }: Inpu
   for (let row = 0; row < batch; row++) {
     const length = lengths?.[row] ?? seqLen;
     const own = Array.from({ length: seqLen * width }, (_, i) => x[row * seqLen * width + i] as number);
-    const trace = runRow(network, own, seqLen, length);
+    const deltas = timesteps && Array.from({ length }, (_, t) => timesteps[row * seqLen + t] as number);
+    const trace = runRow(network, own, seqLen, length, deltas);
     traces.push(trace);
     const end = [...trace.values()].at(-1) as Sequence;
     if (pools) y.set(end.values, row * outWidth);
@@ -51,6 +56,7 @@ function runRow(
   x: readonly number[],
   seqLen: number,
   length: number,
+  deltas: readonly number[] | undefined,
 ): Map<string, Sequence> {
   const trace = new Map<string, Sequence>();
   const slots: Sequence[] = [];
@@ -65,7 +71,11 @@ function runRow(
   const rows = padding === 1 ? seqLen : Math.ceil(length / padding) * padding;
   const values = new Float64Array(rows * width);
   values.set(x.slice(0, (padding === 1 ? rows : length) * width));
-  slots[0] = { width, rows, length: padding === 1 ? length : rows, values };
+  const times = deltas && new Float64Array(rows).fill(1);
+  times?.set(deltas as number[]);
+  slots[0] = { width, rows, length: padding === 1 ? length : rows, values, times, known: length };
+  /** Those that a rate had on the way down. */
+  const timesOf = new Map([[rows, slots[0]]]);
   for (const stage of network.stages) {
     const [from, other] = readsOf(stage).map((slot) => slots[slot]) as [Sequence, Sequence?];
     const to = slotWidth(network, stage.dst);
@@ -74,6 +84,9 @@ function runRow(
     else if (stage.kind === "reshape") {
       const change = stage.inWidth / stage.outWidth;
       result = { ...from, width: to, rows: from.rows * change, length: from.length * change };
+      const known = change < 1 ? slower(from, Math.round(1 / change)) : timesOf.get(result.rows);
+      result = { ...result, times: known?.times, known: known?.known as number };
+      timesOf.set(result.rows, result);
     } else if (stage.kind === "shift") {
       const shifted = new Float64Array(from.values.length);
       shifted.set(from.values.subarray(0, from.values.length - to), to);
@@ -94,8 +107,20 @@ function runRow(
   return trace;
 }
 
+/** The mean of the times of those of each `factor` rows that stand for tokens of x. */
+function slower({ rows, times, known = rows }: Sequence, factor: number) {
+  const means =
+    times &&
+    Float64Array.from({ length: Math.floor(rows / factor) }, (_, i) => {
+      const own = times.subarray(i * factor, Math.min((i + 1) * factor, known));
+      return own.length === 0 ? 1 : own.reduce((sum, delta) => sum + delta, 0) / own.length;
+    });
+  return { times: means, known: Math.ceil(known / factor) };
+}
+
 /** A stage of one rate, as a program of its own. */
-function single(stage: Stage, { width, rows, length, values }: Sequence, to: number): Sequence {
+function single(stage: Stage, from: Sequence, to: number): Sequence {
+  const { width, rows, length, values, times } = from;
   const program = {
     architecture: "one stage",
     slots: [width, to],
@@ -108,11 +133,12 @@ function single(stage: Stage, { width, rows, length, values }: Sequence, to: num
     return { width, rows: 1, length: 1, values: y };
   }
   const x = stage.kind === "embedding" ? Int32Array.from(values) : values;
-  const { y } = runReference(program, { x, batch: 1, seqLen: rows });
-  return { width: to, rows, length, values: y };
+  const { y } = runReference(program, { x, batch: 1, seqLen: rows, timesteps: times });
+  return { ...from, width: to, values: y };
 }
 
-function pool({ mode, factor }: WindowStage, { width, rows, length, values }: Sequence): Sequence {
+function pool({ mode, factor }: WindowStage, from: Sequence): Sequence {
+  const { width, rows, length, values, times } = from;
   const stride = mode === "stride";
   const count = stride ? Math.ceil(rows / factor) : Math.floor(rows / factor);
   const pooled = new Float64Array(count * width);
@@ -127,5 +153,14 @@ function pool({ mode, factor }: WindowStage, { width, rows, length, values }: Se
       pooled[i * width + j] = stride ? first : mode === "max" ? Math.max(...window) : mean;
     }
   }
-  return { width, rows: count, length: Math.min(count, Math.ceil(length / factor)), values: pooled };
+  const own = Math.min(count, Math.ceil(length / factor));
+  // From the first token of a window to the first of the next.
+  const apart =
+    times &&
+    Float64Array.from({ length: count }, (_, i) => {
+      const since = times.subarray(Math.max(0, (i - 1) * factor + 1), Math.min(i * factor, length - 1) + 1);
+      return i < own ? since.reduce((sum, delta) => sum + delta, 0) / since.length : 1;
+    });
+  const time = stride ? { times: apart, known: own } : slower({ ...from, known: length }, factor);
+  return { width, rows: count, length: own, values: pooled, ...time };
 }
