@@ -3,7 +3,8 @@
  * bits however the sequence is cut, on any number of threads.
  */
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, type TestContext, test, vi } from "vitest";
+import { TileRunner } from "../src/cpu/tiles.js";
 import { createEngine, type Engine, type Lru, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
 import { runReference } from "../src/reference.js";
@@ -12,6 +13,7 @@ import type { StateSlot } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createEngines, type NamedEngine } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
+import { randomClassifier } from "./support/lrnnx.js";
 import { detached, errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams, problem, random, sizes } from "./support/problems.js";
 import { cut, join, rows } from "./support/sequences.js";
@@ -207,6 +209,43 @@ describe.each(builds)("%s SIMD", (build) => {
     });
     expectSameBits(y, rows(first.y, batch, order), "y in another order");
     for (const { lru } of results) lru.dispose();
+  });
+
+  test("workers with memories of their own scan a row's spans in turn, over resets and a pool", async () => {
+    const { checkpoint, spec } = randomClassifier(6);
+    const bytes = writeSafetensors(checkpoint);
+    const [batch, seqLen] = [3, 40_000]; // several spans a row
+    const timesteps = timestepsOf(batch * seqLen, 8);
+    const next = random(2);
+    const reset = Uint8Array.from({ length: batch * seqLen }, () => (next() < 1e-4 ? 1 : 0));
+    const lengths = [seqLen, 17, 20_001];
+    const commits = vi.spyOn(TileRunner.prototype, "commit");
+    const advances = vi.spyOn(TileRunner.prototype, "advance");
+    const read = async ({ name, engine }: NamedEngine) => {
+      const [model, lru] = [await engine.model(bytes, spec), await engine.lru(hardParams(3, 5, 1))];
+      const x = floats(batch * seqLen * model.inputWidth, 3);
+      const u = floats(batch * seqLen * 3, 4);
+      commits.mockClear();
+      advances.mockClear();
+      const pooled = await model.forward(x, { batch, lengths, reset, integrationTimesteps: timesteps });
+      const every = 5;
+      const tokens = await lru.forward(u, { batch, lengths, reset, every, integrationTimesteps: timesteps });
+      const here = commits.mock.calls.length + advances.mock.calls.length;
+      return { name, model, lru, pooled, tokens, here };
+    };
+    const named = (name: string) => engines.find((other) => other.name === name) as NamedEngine;
+    const alone = await read(named("0 threads, shared memory"));
+    expect(alone.here).toBeGreaterThan(0);
+    for (const name of ["2 threads, private memories", "2 threads, shared memory"]) {
+      const other = await read(named(name));
+      expect(other.here, `of ${name}, on the calling thread`).toBe(0);
+      expectSameBits(other.pooled.y, alone.pooled.y, name);
+      expectSameBits(other.tokens.y, alone.tokens.y, name);
+      expectSameState([other.model, other.pooled.state], [alone.model, alone.pooled.state], name);
+      expectSameState([other.lru, other.tokens.state], [alone.lru, alone.tokens.state], name);
+    }
+    commits.mockRestore();
+    advances.mockRestore();
   });
 
   test.each(["ml_cls_01_mean_prenorm", "ml_cls_03_last", "ml_seq_04_batchnorm_eval"])(
