@@ -2,7 +2,7 @@
 import type { Memory } from "./analysis.js";
 import { describeProgram } from "./describe.js";
 import { LinrecError } from "./errors.js";
-import type { ForwardOptions, Progress } from "./forwardOptions.js";
+import type { ForwardOptions, ProblemSize, Progress } from "./forwardOptions.js";
 import type { Lru } from "./lru.js";
 import type { BackendName, Network } from "./program.js";
 import type { Plan } from "./scheduler.js";
@@ -57,7 +57,7 @@ export class BidirectionalLru {
   }
 
   /** What would run a forward, and why; the costs are one direction's. */
-  explain(verb: "forward", problem: { batch?: number; seqLen?: number } = {}): Plan {
+  explain(verb: "forward", problem: ProblemSize = {}): Plan {
     if (verb !== "forward") throw unsupported(`${verb}`);
     return this.#forward.explain(verb, problem);
   }

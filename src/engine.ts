@@ -8,7 +8,7 @@ import { untilAborted } from "./breaker.js";
 import { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
 import { Failover } from "./failover.js";
-import { type BackendOption, backendNames } from "./forwardOptions.js";
+import { type BackendOption, backendNames, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
 import { Halved, halvesOf } from "./halves.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
@@ -28,6 +28,7 @@ import {
   type Network,
   outputWidth,
   type Program,
+  statesPerToken,
 } from "./program.js";
 import { partsOf, segmentTokens } from "./rates.js";
 import type { Host, Prepared, Stepper } from "./recurrent.js";
@@ -42,11 +43,7 @@ import { checkChoice, checkCount, checkOptions } from "./validate.js";
 export type LruSource = LruParams | PlainLru | BytesSource;
 
 /** The sizes of some work, for {@link Engine.explain}. */
-export interface Problem {
-  /** 1 */
-  batch?: number;
-  /** 1 for a step */
-  seqLen?: number;
+export interface Problem extends ProblemSize {
   dModel: number;
   dState: number;
   /** LRU layers (1) */
@@ -97,7 +94,7 @@ export class Engine {
     this.#host = {
       nonFinite,
       checkUsable: () => this.#checkUsable(),
-      plan: (verb, program, batch, seqLen) => this.#plan(verb, workOf(program, batch, seqLen)),
+      plan: (verb, program, ...sizes) => this.#plan(verb, workOf(program, ...sizes)),
       forward: (prepared, job, option) => this.#forward(prepared, job, option),
       release: (prepared) => this.#release(prepared),
     };
@@ -161,13 +158,13 @@ export class Engine {
   explain(verb: Verb, problem: Problem): Plan {
     this.#checkUsable();
     checkChoice("verb", verb, ["forward", "step"]);
-    checkOptions("problem", problem, ["batch", "seqLen", "dModel", "dState", "layers"]);
-    const { batch = 1, seqLen = 1, dModel, dState, layers = 1 } = problem;
-    for (const [name, value] of Object.entries({ batch, seqLen, dModel, dState, layers })) {
-      checkCount(name, value, name === "batch" || name === "seqLen" ? 0 : 1);
-    }
+    checkOptions("problem", problem, [...sizeNames, "dModel", "dState", "layers"]);
+    const { batch, seqLen, timed } = readSize(problem);
+    const { dModel, dState, layers = 1 } = problem;
+    for (const [name, value] of Object.entries({ dModel, dState, layers })) checkCount(name, value, 1);
     const flops = layers * lruFlops(dModel, dState);
-    return this.#plan(verb, { batch, seqLen, flopsPerToken: flops, bytesPerToken: 8 * dModel });
+    const timedStates = timed ? layers * dState : 0;
+    return this.#plan(verb, { batch, seqLen, flopsPerToken: flops, timedStates, bytesPerToken: 8 * dModel });
   }
 
   /** Runs every backend that is here against the float64 reference, and stops using one that is wrong. Takes a second or so. */
@@ -234,7 +231,7 @@ export class Engine {
       runner: (backend: Backend) => this.#runner(prepared, backend),
       tell: this.#tell,
     };
-    const work = workOf(prepared.program, job.batch, job.seqLen);
+    const work = workOf(prepared.program, job.batch, job.seqLen, job.timesteps !== undefined);
     const failover = new Failover(host, preference, work);
     const { candidate } = failover;
     if (!candidate) throw this.#nothingRuns(preference);
@@ -375,12 +372,13 @@ function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJo
   );
 }
 
-function workOf(whole: Network, batch: number, seqLen: number): Work {
+function workOf(whole: Network, batch: number, seqLen: number, timed = false): Work {
   const program = halvesOf(whole)?.lean ?? whole;
   return {
     batch,
     seqLen,
     flopsPerToken: flopsPerToken(program),
+    timedStates: timed ? statesPerToken(program) : 0,
     bytesPerToken: 4 * (inputWidth(program) + outputWidth(program)),
     calls: partsOf(program).length * Math.ceil(seqLen / segmentTokens(program, batch)),
   };

@@ -3,7 +3,7 @@ import { allocating, LinrecError, messageOf } from "./errors.js";
 import { typeName } from "./io/tensor.js";
 import type { BackendName } from "./program.js";
 import type { State } from "./state.js";
-import { checkChoice, checkFloat32, show } from "./validate.js";
+import { checkChoice, checkCount, checkFloat32, show } from "./validate.js";
 
 export type BackendOption = "auto" | BackendName | readonly BackendName[];
 
@@ -86,6 +86,29 @@ export interface ForwardResult<Cache> {
   readonly y: Float32Array;
   /** The state after each row's last token, for `forward` or `step` to go on from. */
   readonly state: Cache;
+}
+
+/** The size of some work, for `explain`. */
+export interface ProblemSize {
+  /** 1 */
+  batch?: number;
+  /** 1 */
+  seqLen?: number;
+  /** Whether its tokens have timesteps (false): they cost more, on the CPU. */
+  integrationTimesteps?: boolean;
+}
+
+export const sizeNames = ["batch", "seqLen", "integrationTimesteps"];
+
+export function readSize({ batch = 1, seqLen = 1, integrationTimesteps: timed = false }: ProblemSize) {
+  checkCount("batch", batch, 0);
+  checkCount("seqLen", seqLen, 0);
+  if (typeof timed !== "boolean")
+    throw new LinrecError(
+      "invalid-argument",
+      `integrationTimesteps must be true or false; got ${show(timed)}.`,
+    );
+  return { batch, seqLen, timed };
 }
 
 export const forwardOptionNames = [

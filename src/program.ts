@@ -285,16 +285,31 @@ export function lruFlops(dModel: number, dState: number): number {
  */
 export function flopsPerToken(program: Network): number {
   let flops = 0;
-  let rate = 1; // rows to a token
-  for (const stage of program.stages) {
-    if (stage.kind === "pool") break;
+  for (const [stage, rate] of atRates(program)) {
     if (stage.kind === "lru") flops += rate * lruFlops(stage.dModel, stage.dState);
     else if (stage.kind === "dense") flops += rate * 2 * stage.inWidth * stage.outWidth;
-    else if (stage.kind === "reshape") rate *= stage.inWidth / stage.outWidth;
-    else flops += rate * (stage.kind === "gelu" || stage.kind === "glu" ? 24 : 6) * stage.width;
-    if (stage.kind === "window") rate /= stage.factor;
+    else if (stage.kind !== "reshape")
+      flops += rate * (stage.kind === "gelu" || stage.kind === "glu" ? 24 : 6) * stage.width;
   }
   return flops;
+}
+
+/** States of all LRUs that are advanced for one token. */
+export function statesPerToken(program: Network): number {
+  let states = 0;
+  for (const [stage, rate] of atRates(program)) if (stage.kind === "lru") states += rate * stage.dState;
+  return states;
+}
+
+/** The stages up to a pool, with the rows that each reads for one token. */
+function* atRates({ stages }: Network): Generator<[Stage | RateStage, number]> {
+  let rate = 1;
+  for (const stage of stages) {
+    if (stage.kind === "pool") return;
+    yield [stage, rate];
+    if (stage.kind === "reshape") rate *= stage.inWidth / stage.outWidth;
+    if (stage.kind === "window") rate /= stage.factor;
+  }
 }
 
 /** The slots that a stage reads. */

@@ -17,10 +17,13 @@ import {
   type ForwardOptions,
   type ForwardResult,
   forwardOptionNames,
+  type ProblemSize,
   readResets,
+  readSize,
   resetRows,
   type StepOptions,
   type StreamOptions,
+  sizeNames,
   streamOptionNames,
 } from "./forwardOptions.js";
 import { Inputs } from "./inputs.js";
@@ -57,7 +60,7 @@ export interface Stepper {
 export interface Host {
   readonly nonFinite: "propagate" | "reject";
   checkUsable(): void;
-  plan(verb: Verb, program: Network, batch: number, seqLen: number): Plan;
+  plan(verb: Verb, program: Network, batch: number, seqLen: number, timed?: boolean): Plan;
   /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
   forward(
     prepared: Prepared,
@@ -126,15 +129,13 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   /** What would run a forward of [batch, seqLen], or a step of `batch` streams, why, and each candidate's predicted cost. */
-  explain(verb: Verb, problem: { batch?: number; seqLen?: number } = {}): Plan {
+  explain(verb: Verb, problem: ProblemSize = {}): Plan {
     this.checkUsable();
     checkChoice("verb", verb, ["forward", "step"]);
-    checkOptions("problem", problem, ["batch", "seqLen"]);
-    const { batch = 1, seqLen = 1 } = problem;
-    checkCount("batch", batch, 0);
-    checkCount("seqLen", seqLen, 0);
+    checkOptions("problem", problem, sizeNames);
+    const { batch, seqLen, timed } = readSize(problem);
     if (verb === "step") this.#inputs.checkStreams(verb);
-    return this.#host.plan(verb, this.program, batch, seqLen);
+    return this.#host.plan(verb, this.program, batch, seqLen, timed);
   }
 
   /**

@@ -13,6 +13,8 @@ export interface Work {
   readonly flopsPerToken: number;
   /** Of x and y together. */
   readonly bytesPerToken: number;
+  /** States that an LRU of tokens with timesteps scans for each of them (0: the tokens have none). */
+  readonly timedStates?: number;
   /** How often a backend is called: more than once where the rate changes on the way (1 if left out). */
   readonly calls?: number;
 }
@@ -78,6 +80,11 @@ const REFERENCE_FLOPS_PER_MS = 5e5;
 const SOFTWARE_FLOPS_PER_MS = 4e5;
 /** Two threads are never quite two: memory and clocks are shared. */
 const THREAD_EFFICIENCY = 0.92;
+/**
+ * Deriving lambda^Delta of a state for one token, and scanning it in float64, takes a thread 12-16 ns where all timesteps
+ * differ (which is not looked into beforehand): as long as so many flops of a product. A row's tokens take turns at it.
+ */
+const TIMED_STATE_FLOPS = 300;
 /** Tokens that keep a thread busy: two chunks. Shorter sequences cannot be shared in time. */
 const TOKENS_PER_THREAD = 64;
 
@@ -160,7 +167,8 @@ function priceWasm(
   { wasm, ...hardware }: Hardware,
 ): Candidate[] {
   if (!wasm) return [missing("wasm", { wasm, ...hardware })];
-  const alone = flops / wasm.flopsPerMs + copies;
+  const timed = (work.batch * work.seqLen * (work.timedStates ?? 0) * TIMED_STATE_FLOPS) / wasm.flopsPerMs;
+  const alone = flops / wasm.flopsPerMs + timed + copies;
   const calling = (available: boolean, reason: string): Candidate => ({
     backend: "wasm",
     threads: 0,
@@ -175,7 +183,11 @@ function priceWasm(
   const shared: Candidate = {
     backend: "wasm",
     threads: wasm.threads,
-    ms: (work.calls ?? 1) * wasm.hopMs + flops / (wasm.flopsPerMs * speedup) + copies,
+    ms:
+      (work.calls ?? 1) * wasm.hopMs +
+      flops / (wasm.flopsPerMs * speedup) +
+      timed / Math.max(1, Math.min(wasm.threads, work.batch)) +
+      copies,
     available: true,
     reason: "waking the workers would cost more than they save",
   };

@@ -117,6 +117,7 @@ describe("an engine", () => {
     ["explain an unknown verb", "invalid-argument", /verb must be one of "forward", "step"; got "train"/, () => engine.explain(wrong("train"), { dModel: 1, dState: 1 })],
     ["explain nothing", "invalid-argument", /problem must be an object; got undefined/, () => engine.explain("forward", wrong(undefined))],
     ["explain without dModel", "invalid-argument", /dModel must be an integer of at least 1; got undefined/, () => engine.explain("step", wrong({ dState: 1 }))],
+    ["explain timesteps themselves", "invalid-argument", /integrationTimesteps must be true or false/, () => engine.explain("step", wrong({ dModel: 1, dState: 1, integrationTimesteps: new Float32Array(1) }))],
     ["explain a misspelt problem", "invalid-argument", /problem has no option "dmodel".*dModel/, () => engine.explain("step", wrong({ dmodel: 1 }))],
     ["a cache of -1 rows", "invalid-argument", /batch must be an integer of at least 0; got -1/, () => lru.allocateInferenceCache(-1)],
     ["a state from rubbish", "malformed-file", /./, () => lru.deserializeState(new Uint8Array(20))],

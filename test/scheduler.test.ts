@@ -41,6 +41,21 @@ const choose = (...args: Parameters<typeof plan>) => {
   return result && { backend: result.backend, threads: result.threads };
 };
 
+test("timesteps cost time for each state, which the rows of a batch share among the threads and one row does not", () => {
+  const ms = (work: Work) => plan("forward", work, without("webgpu"), "auto")?.candidates.map(({ ms }) => ms);
+  for (const batch of [1, 8]) {
+    const [plain, timed] = [ms(work(1000, batch)), ms({ ...work(1000, batch), timedStates: 64 })];
+    const more = (timed ?? []).map((value, i) => value - (plain?.[i] as number));
+    const alone = (1000 * batch * 64 * 300) / wasm.flopsPerMs;
+    expect(more[0]).toBeCloseTo(alone);
+    expect(more[1]).toBeCloseTo(batch === 1 ? alone : alone / 2);
+  }
+  expect(choose("forward", { ...work(40), timedStates: 5000 }, all, "auto")).toMatchObject({
+    backend: "webgpu",
+  });
+  expect(choose("forward", work(40), all, "auto")).toMatchObject({ backend: "wasm", threads: 0 });
+});
+
 describe("auto", () => {
   test("small work stays on the calling thread", () => {
     expect(choose("forward", small, all, "auto")).toEqual({ backend: "wasm", threads: 0 });
@@ -217,6 +232,8 @@ describe("an engine", () => {
       verb: "forward",
     });
     expect(engine.explain("step", problem)).toMatchObject({ backend: "wasm", threads: 0, verb: "step" });
+    const timed = { ...problem, integrationTimesteps: true };
+    expect(engine.explain("forward", timed).ms).toBeGreaterThan(engine.explain("forward", problem).ms);
     const costs = [1, 2, 4].map((layers) => engine.explain("forward", { ...problem, layers }).ms);
     expect(costs).toEqual([...costs].sort((a, b) => a - b));
     expect(costs[2]).toBeGreaterThan(costs[0] as number);
