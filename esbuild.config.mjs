@@ -1,4 +1,5 @@
-// Builds the library: AssemblyScript kernels and worker, inside one file each for ESM and CommonJS -> size table.
+// Builds the library: AssemblyScript kernels and worker, inside a first file with parts beside it, and inside one file for
+// everything -> size table.
 // `node esbuild.config.mjs` builds everything; `--quiet` leaves out the size table.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -7,7 +8,7 @@ import { basename, dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { deflateRawSync, gzipSync } from "node:zlib";
 import { build, transform } from "esbuild";
-import { minifySync } from "rolldown/utils";
+import { bundleSplit, bundleWhole, partNames } from "./tools/bundle.mjs";
 import { wgslMinifier } from "./tools/minify-wgsl.mjs";
 
 // Paths below are relative to the project, whatever folder the command is run from.
@@ -65,32 +66,14 @@ const kernels = JSON.stringify({
   memoryFlags,
 });
 
-// The library and the worker have much in common. It is minified once and put in front of both, so that within the library
-// gzip finds the worker's text to be a copy of what stands before it.
-const { outputFiles } = await build({
-  ...{ bundle: true, splitting: true, minify: true, write: false, outdir: ".", chunkNames: "shared" },
-  ...{ entryPoints: { index: "src/index.ts", worker: "workers/worker.ts" } },
-  ...{ format: "esm", platform: "neutral", mainFields: ["module", "main"], target: "es2022" },
-  ...{
-    external: ["node:*", "webgpu"],
-    plugins: [rawText, embedded],
-    logLevel: "warning",
-    legalComments: "none",
-  },
-});
-const [index, worker, shared] = ["index.js", "worker.js", "shared.js"].map((name) =>
-  minified(outputFiles.find(({ path }) => basename(path) === name).text),
-);
 const licence = "/*! Contains Comlink, Copyright 2019 Google LLC, Apache-2.0 */\n";
-const workerSource = `${withShared(worker).join("")}`;
-const { names, rest: library } = takeImport(index, "embedded");
-const [common, body] = withShared(library);
-const code = withBundlerComments(
-  `${common}const ${names.workerSource}=${quote(workerSource)};${body}const ${names.kernels}=${kernels};`,
-);
-save("dist/worker.js", licence + workerSource);
-save("dist/index.js", licence + code);
-save("dist/index.cjs", licence + (await transform(code, { format: "cjs", minifyWhitespace: true })).code);
+const plugins = [rawText, embedded];
+const { files, worker } = await bundleSplit(kernels, plugins);
+for (const [name, text] of files) save(`dist/${name}.js`, (name === "index" ? licence : "") + text);
+const whole = await bundleWhole(kernels, plugins);
+save("dist/linrec.min.js", licence + whole);
+save("dist/index.cjs", licence + (await transform(whole, { format: "cjs", minifyWhitespace: true })).code);
+save("dist/worker.js", licence + worker);
 save("dist/kernels.wasm", readFileSync("build/baseline.wasm"));
 save("dist/comlink.LICENSE", readFileSync("node_modules/comlink/LICENSE")); // bundled, so its licence travels along
 save(
@@ -99,7 +82,7 @@ save(
 // worker, inside the library so that no bundler has an asset to lose. Not committed; edit the sources instead.
 // \`deflated\` is base64 of the module; \`memoryFlags\` the offset of the byte that makes it take shared memory (3) or private (1).
 export const kernels: { deflated: string; memoryFlags: number } = ${kernels};
-export const workerSource: string = ${JSON.stringify(workerSource)};
+export const workerSource: string = ${JSON.stringify(worker)};
 `,
 );
 
@@ -115,55 +98,6 @@ if (!process.argv.includes("--quiet")) printSizes();
 function wgslPrelude() {
   const [, prelude] = /const prelude = `([^`]*)`/.exec(readFileSync("src/webgpu/pipelines.ts", "utf8")) ?? [];
   return prelude?.replace(/\/\/.*/g, "") ?? fail("src/webgpu/pipelines.ts has no prelude");
-}
-
-/** Oxc finds some per cent that esbuild leaves. */
-function minified(text) {
-  const { code, errors } = minifySync("bundle.js", text, {
-    module: true,
-    mangle: { toplevel: true },
-    compress: { target: "es2022" },
-  });
-  if (errors.length > 0) fail(`a bundle could not be minified: ${errors[0].message}`);
-  return code;
-}
-
-/** Puts back what minifying drops from src/importLater.ts: without the comments users' bundlers warn, or follow the import. */
-function withBundlerComments(code) {
-  const marked = code.replace(/\bimport\((?=\w+\))/g, "import(/* webpackIgnore: true */ /* @vite-ignore */ ");
-  if (marked === code) fail("dist/index.js has no import(name) to mark: has src/importLater.ts changed?");
-  return marked;
-}
-
-/**
- * Takes each `import{a as b}from"path"` out of a bundle's text.
- * @returns {{ names: Record<string, string>, rest: string }} the local names by the imported ones, and the text without them
- */
-function takeImport(text, path) {
-  const names = {};
-  const rest = text.replace(new RegExp(`import\\{([^}]*)\\}from"${path}";`, "g"), (_, list) => {
-    for (const entry of list.split(",")) {
-      const [name, local = name] = entry.split(" as ");
-      names[name] = local;
-    }
-    return "";
-  });
-  if (rest === text) fail(`a bundle does not import ${path}`);
-  return { names, rest };
-}
-
-/** What both have in common, in a scope of its own, and then what one of them has alone. */
-function withShared(text) {
-  const [exported, list] = /export\{([^}]*)\};\s*$/.exec(shared);
-  const locals = list.split(",").map((entry) => entry.replace(/^(\S+) as (\S+)$/, "$2:$1"));
-  const { names, rest } = takeImport(text, "./shared.js");
-  const wanted = Object.entries(names).map(([name, local]) => `${name}:${local}`);
-  return [`const{${wanted}}=(()=>{${shared.replace(exported, "")}return{${locals}}})();`, rest];
-}
-
-/** A string literal in the quotes that leave the text most alike. */
-function quote(text) {
-  return `'${text.replace(/[\\']/g, "\\$&").replace(/\n/g, "\\n")}'`;
 }
 
 /** Imports a TypeScript module of the project. */
@@ -260,6 +194,8 @@ function printSizes() {
   const files = [
     ...builds.map((simd) => `build/${simd}.wasm`),
     ...["dist/worker.js", "dist/kernels.wasm", "dist/index.js"],
+    ...partNames.map((name) => `dist/${name}.js`),
+    "dist/linrec.min.js",
   ];
   console.log(`${"file".padEnd(30)}${"raw".padStart(10)}${"gzip".padStart(10)}`);
   for (const file of files) {

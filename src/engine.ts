@@ -3,9 +3,9 @@
  * scheduler picks, falling back where that is allowed and never in silence.
  */
 import type { Backend, ForwardJob, Runner } from "./backend.js";
-import { BidirectionalLru } from "./bidirectional.js";
+import type { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
-import { Chain } from "./chain.js";
+import type { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
 import { Failover } from "./failover.js";
 import { type BackendOption, backendNames, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
@@ -15,10 +15,11 @@ import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { Lru } from "./lru.js";
 import { type BackendStatus, Machine } from "./machine.js";
 import type { ModelSpec } from "./models/architecture.js";
-import { buildDirections, buildProgram } from "./models/build.js";
-import { Model } from "./models/model.js";
-import { type PlainLru, type PlainTensors, toLruProgram, toTensors } from "./models/plain.js";
+import { readLru } from "./models/lrnnxLru.js";
+import type { Model } from "./models/model.js";
+import { copied, type PlainLru, type PlainTensors, toLruProgram, toTensors } from "./models/plain.js";
 import { checkEngineOptions, type EngineOptions } from "./options.js";
+import { parts } from "./parts.js";
 import {
   type BackendName,
   flopsPerToken,
@@ -32,9 +33,9 @@ import {
 } from "./program.js";
 import { partsOf, segmentTokens } from "./rates.js";
 import type { Host, Prepared, Stepper } from "./recurrent.js";
-import { runReference } from "./reference.js";
+import type { runReference } from "./reference.js";
 import { type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
-import { type Run, runSelfTest, type SelfTestReport } from "./selfTest.js";
+import type { Run, SelfTestReport } from "./selfTest.js";
 import { abortedError, Stop } from "./signal.js";
 import { type State, stateLayout } from "./state.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
@@ -84,6 +85,8 @@ export class Engine {
   readonly #host: Host;
   /** One for each forward under way. */
   readonly #stops = new Set<Stop>();
+  /** Loaded with the first model; a bare layer is never one. */
+  #Chain: typeof Chain | undefined;
   #disposed = false;
 
   /** @internal Use {@link createEngine}. */
@@ -114,9 +117,7 @@ export class Engine {
    */
   async lru(source: LruSource): Promise<Lru> {
     this.#checkUsable();
-    const program = isBytesSource(source)
-      ? await this.#read(source, { architecture: "lrnnx/lru" })
-      : toLruProgram(source);
+    const program = isBytesSource(source) ? await this.#load(source).then(readLru) : toLruProgram(source);
     return this.#lru(program);
   }
 
@@ -130,16 +131,20 @@ export class Engine {
   ): Promise<BidirectionalLru> {
     this.#checkUsable();
     if (isBytesSource(source)) {
-      const { forward, backward } = buildDirections(await this.#load(source));
+      const loading = [this.#load(source), parts.bidirectional()] as const;
+      const [file, { BidirectionalLru, buildDirections }] = await Promise.all(loading);
+      const { forward, backward } = buildDirections(file);
       return new BidirectionalLru(this.#lru(forward), this.#lru(backward));
     }
     checkOptions("bidirectional's layers", source, ["forward", "backward"]);
-    const forward = await this.lru(source.forward);
-    const backward = await this.lru(source.backward).catch((error) => {
-      forward.dispose();
+    const made = [this.lru(source.forward), this.lru(source.backward)] as const;
+    try {
+      const [forward, backward, { BidirectionalLru }] = await Promise.all([...made, parts.bidirectional()]);
+      return new BidirectionalLru(forward, backward);
+    } catch (error) {
+      for (const layer of made) layer.then((lru) => lru.dispose()).catch(() => {});
       throw error;
-    });
-    return new BidirectionalLru(forward, backward);
+    }
   }
 
   /**
@@ -148,9 +153,16 @@ export class Engine {
    */
   async model(source: BytesSource | PlainTensors, spec?: ModelSpec): Promise<Model> {
     this.#checkUsable();
-    const program = isBytesSource(source)
-      ? await this.#read(source, spec)
-      : buildProgram(toTensors(source), {}, spec);
+    // What is passed in may change as soon as this returns.
+    const plain = isBytesSource(source) ? undefined : copied(toTensors(source));
+    const loading = [
+      plain ? { tensors: plain, metadata: {} } : this.#load(source as BytesSource),
+      parts.models(),
+    ] as const;
+    const [{ tensors, metadata }, { Chain, Model, buildProgram }] = await Promise.all(loading);
+    this.#checkUsable(); // loading took a while
+    this.#Chain = Chain;
+    const program = buildProgram(tensors, metadata, spec);
     return new Model(this.#host, this.#prepare(program));
   }
 
@@ -180,6 +192,8 @@ export class Engine {
         this.#release(prepared);
       }
     };
+    await this.#machine.loadReference();
+    const { runSelfTest } = await parts.reference();
     const report = await runSelfTest(this.#machine.names, run, this.#machine.wasm?.threads ?? 0);
     for (const { backend, passed, name, reason } of report.results) {
       if (passed || backend === "reference") continue;
@@ -288,32 +302,31 @@ export class Engine {
   }
 
   async #load(source: BytesSource): Promise<SafetensorsFile> {
-    const file = readSafetensors(await loadBytes(source));
-    this.#checkUsable(); // loading took a while
-    return file;
-  }
-
-  async #read(source: BytesSource, spec: ModelSpec | undefined): Promise<Network> {
-    const { tensors, metadata } = await this.#load(source);
-    return buildProgram(tensors, metadata, spec);
+    return readSafetensors(await loadBytes(source));
   }
 
   #lru(program: Network): Lru {
+    this.#checkUsable(); // loading took a while
     return new Lru(this.#host, this.#prepare(program));
   }
 
   #prepare(program: Network): Prepared {
     const runners = new Map<Backend, Promise<Runner>>();
-    const onlyReference =
-      this.#preference !== "auto" && this.#preference.every((name) => name === "reference");
-    const backend = onlyReference ? undefined : this.#machine.wasm;
+    const backend = this.#machine.wasm;
     const wasm =
       backend &&
-      assemble(program, false, (part) => allocating("a model's weights", () => backend.prepare(part)));
+      assemble(program, false, this.#Chain, (part) =>
+        allocating("a model's weights", () => backend.prepare(part)),
+      );
     if (backend && wasm) runners.set(backend, Promise.resolve(wasm));
-    const oracle = assemble(program, true, referenceStepper);
+    let oracle: Stepper | undefined;
     // Asked at every step: kernels that turn out to be wrong are not stepped with any more.
-    const trusted = () => (this.#machine.wasm ? wasm : undefined) ?? oracle;
+    const trusted = () => {
+      if (wasm && this.#machine.wasm) return wasm;
+      const run = this.#machine.runReference as typeof runReference;
+      oracle ??= assemble(program, true, this.#Chain, (part) => referenceStepper(part, run));
+      return oracle;
+    };
     const stepper: Stepper = { step: (...args) => trusted().step(...args) };
     const layout = stateLayout(halvesOf(program)?.full ?? program);
     return { program, layout, runners, stepper, underWay: new Map() };
@@ -325,7 +338,7 @@ export class Engine {
     if (!runner) {
       // A GPU that failed has taken what was on it with it.
       for (const other of runners.keys()) if (other.name === backend.name) runners.delete(other);
-      runner = prepareParts(backend, program);
+      runner = prepareParts(backend, program, this.#Chain);
       runners.set(backend, runner);
       runner.catch(() => runners.delete(backend));
     }
@@ -341,6 +354,7 @@ function toPreference(option: BackendOption): Preference {
 function assemble<Part extends Partial<Runner & Stepper>>(
   program: Network,
   exact: boolean,
+  chain: typeof Chain | undefined,
   prepare: (part: Program) => Part,
   /** What only some states want. */
   prepareLater: (part: Program) => Part | Promise<Part> = prepare,
@@ -348,17 +362,23 @@ function assemble<Part extends Partial<Runner & Stepper>>(
   const halves = halvesOf(program);
   if (halves) return new Halved(halves, prepare(halves.lean), () => prepareLater(halves.full));
   const parts = partsOf(program);
-  return parts[0] === program ? prepare(parts[0]) : new Chain(program, parts.map(prepare), exact);
+  return parts[0] === program
+    ? prepare(parts[0])
+    : new (chain as typeof Chain)(program, parts.map(prepare), exact);
 }
 
-async function prepareParts(backend: Backend, program: Network): Promise<Runner> {
+async function prepareParts(
+  backend: Backend,
+  program: Network,
+  chain: typeof Chain | undefined,
+): Promise<Runner> {
   const halves = halvesOf(program);
   const parts = halves ? [halves.lean] : partsOf(program);
   const runners = parts.map(async (part) => [part, await backend.prepare(part)] as const);
   try {
     const ready = new Map(await Promise.all(runners));
     const prepared = (part: Program) => ready.get(part) as Runner;
-    return assemble(program, backend.name === "reference", prepared, (part) => backend.prepare(part));
+    return assemble(program, backend.name === "reference", chain, prepared, (part) => backend.prepare(part));
   } catch (error) {
     for (const runner of runners) runner.then(([, made]) => made.dispose()).catch(() => {});
     throw error;
@@ -395,10 +415,10 @@ function disposedError(): LinrecError {
 }
 
 /** Where there is no WASM, or only the reference was asked for. */
-function referenceStepper(program: Program): Stepper {
+function referenceStepper(program: Program, run: typeof runReference): Stepper {
   return {
     step(x, y, state, timesteps) {
-      const result = runReference(program, { x, batch: state.batch, seqLen: 1, timesteps, state });
+      const result = run(program, { x, batch: state.batch, seqLen: 1, timesteps, state });
       y.set(result.y);
       state.copyFrom(result.state);
     },

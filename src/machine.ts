@@ -4,11 +4,13 @@ import { openWasm, type WasmBackend } from "./cpu/backend.js";
 import type { Simd } from "./cpu/kernels.js";
 import { sharedMemorySupport, threadCount } from "./environment.js";
 import { isLinrecError, messageOf } from "./errors.js";
+import { findGpu } from "./findGpu.js";
 import type { EngineOptions } from "./options.js";
+import { parts } from "./parts.js";
 import type { BackendName } from "./program.js";
-import { ReferenceBackend } from "./reference.js";
+import type { runReference } from "./reference.js";
 import type { Hardware } from "./scheduler.js";
-import { openWebgpu, type WebgpuBackend } from "./webgpu/backend.js";
+import type { WebgpuBackend } from "./webgpu/backend.js";
 
 /** Whether a backend can run here. */
 export interface BackendStatus {
@@ -30,10 +32,19 @@ export interface BackendStatus {
  */
 const RENEWAL_MS = 10 * 60_000;
 
+/** The oracle, whose code is loaded when it first has something to do. An engine's end stops its forwards by their signals. */
+const reference: Backend = {
+  name: "reference",
+  prepare: async (program) => new (await parts.reference()).ReferenceBackend().prepare(program),
+  dispose() {},
+};
+
 export class Machine {
   readonly #options: EngineOptions;
-  readonly #backends = new Map<BackendName, Backend>([["reference", new ReferenceBackend()]]);
+  readonly #backends = new Map<BackendName, Backend>([["reference", reference]]);
   readonly #unavailable = new Map<BackendName, string>();
+  /** Loaded before it can be needed for a step, which does not wait. */
+  runReference: typeof runReference | undefined;
   #wasm: WasmBackend | undefined;
   #webgpu: WebgpuBackend | undefined;
   #gpuRates = { gpu: 0, roundTripMs: 0 };
@@ -57,11 +68,17 @@ export class Machine {
   ): Promise<Machine> {
     const machine = new Machine(options);
     const unwanted = `it was not looked for: the engine was created with backend ${JSON.stringify(options.backend)}`;
-    if (wanted("wasm") || wanted("webgpu")) await machine.#openWasm(onTrouble);
+    const webgpu = wanted("webgpu") && findWebgpu(options.gpu); // what it loads comes in while WASM is compiled
+    if (wanted("wasm") || webgpu) await machine.#openWasm(onTrouble);
     else machine.#unavailable.set("wasm", unwanted);
-    if (wanted("webgpu")) await machine.#openWebgpu();
+    if (webgpu) await machine.#openWebgpu(webgpu);
     else machine.#unavailable.set("webgpu", unwanted);
+    if (!machine.#wasm) await machine.loadReference();
     return machine;
+  }
+
+  async loadReference(): Promise<void> {
+    this.runReference = (await parts.reference()).runReference;
   }
 
   /** The backends that run here. */
@@ -165,8 +182,8 @@ export class Machine {
     }
   }
 
-  async #openWebgpu(): Promise<void> {
-    const opened = await openWebgpu(this.#options.gpu);
+  async #openWebgpu(found = findWebgpu(this.#options.gpu)): Promise<void> {
+    const opened = await (await found)();
     if ("reason" in opened) {
       this.giveUp("webgpu", opened.reason);
       return;
@@ -182,6 +199,20 @@ export class Machine {
       await this.#reopen(error);
     }
   }
+}
+
+type Opened = { backend: WebgpuBackend } | { reason: string };
+
+/** Loads what drives a GPU, where there may be one -> what opens it, or says why not. */
+async function findWebgpu(injected: unknown): Promise<() => Opened | Promise<Opened>> {
+  const found = injected ? { gpu: injected } : await findGpu();
+  if ("reason" in found) return () => found;
+  return parts.webgpu().then(
+    ({ openWebgpu }) =>
+      () =>
+        openWebgpu(found.gpu),
+    (error) => () => ({ reason: messageOf(error) }),
+  );
 }
 
 function wasmStatus(wasm: WasmBackend): BackendStatus {

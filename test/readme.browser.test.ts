@@ -6,7 +6,7 @@ test("the README's browser example runs and shows ten log-probabilities", async 
   const snippet = /<script type="module">\n(.*?)<\/script>/s.exec(readme)?.[1] ?? "";
   const address = (path: string) => new URL(path, location.origin).href;
   const script = snippet
-    .replace("./linrec/index.js", address("/dist/index.js"))
+    .replace("./linrec/linrec.min.js", address("/dist/linrec.min.js"))
     .replace("./smnist.safetensors", address("/examples/data/smnist.safetensors"));
   expect(script.match(/http/g)).toHaveLength(2);
   await import(/* @vite-ignore */ URL.createObjectURL(new Blob([script], { type: "text/javascript" })));

@@ -6,12 +6,13 @@ import type { Backend } from "../backend.js";
 import { LinrecError, messageOf } from "../errors.js";
 import { initLru } from "../init.js";
 import { programOf } from "../models/lru.js";
+import { parts } from "../parts.js";
 import { flopsPerToken, type Program } from "../program.js";
 import { Queue } from "../queue.js";
 import { Arena } from "./arena.js";
 import { createMemory, instantiate, type Kernels } from "./instantiate.js";
 import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from "./kernels.js";
-import { type Pool, type PooledWorker, startWorkers } from "./pool.js";
+import type { Pool, PooledWorker } from "./pool.js";
 import { type RunnerHost, WasmRunner } from "./runner.js";
 
 export interface WasmOptions {
@@ -101,7 +102,13 @@ export class WasmBackend implements Backend, RunnerHost {
     if (this.#disposed) throw new LinrecError("disposed", "The engine has been disposed of.");
     const memory = this.compiled.shared ? this.arena.memory : null;
     const init = { module: this.compiled.module, memory };
-    this.#workers ??= startWorkers(this.#options.threads, init, this.#options.workerUrl);
+    const { threads, workerUrl } = this.#options;
+    this.#workers ??= parts.threads().then(
+      ({ startWorkers }) => startWorkers(threads, init, workerUrl),
+      (cause) => {
+        throw new LinrecError("worker-failed", messageOf(cause), { cause });
+      },
+    );
     try {
       const { workers, hopMs } = await this.#workers;
       this.#hopMs = hopMs;

@@ -159,6 +159,12 @@ export function packProgram(program: Program): PackedProgram {
   };
 }
 
+/**
+ * Of threads without shared memory: spans are the tiles there, and each costs messages. They are as large as a millisecond or
+ * more of work, and what they work on stays in a large cache.
+ */
+export const spanLimits: TileLimits = { bytes: 2 * 1024 * 1024, tokens: 16384 };
+
 /** The same program in tiles of another size. */
 export function withTiles(packed: PackedProgram, limits: TileLimits): PackedProgram {
   return { ...packed, ...planTiles(packed.slots, packed.stages, limits) };

@@ -5,14 +5,11 @@
 import * as Comlink from "comlink";
 import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
 import { Breaker } from "../breaker.js";
-import { isLinrecError, LinrecError, messageOf } from "../errors.js";
+import { LinrecError, messageOf } from "../errors.js";
 import { importLater } from "../importLater.js";
 import { Desk } from "./desk.js";
 import { workerSource } from "./embedded.gen.js";
-import { DONE, type SharedJob, type WorkerApi, type WorkerInit } from "./protocol.js";
-
-/** A worker that does not answer a short call within this is taken to hang. */
-export const DEADLINE_MS = 10_000;
+import { DEADLINE_MS, DONE, type SharedJob, type WorkerApi, type WorkerInit } from "./protocol.js";
 
 /** Time for a worker to start and answer: generous, for a loaded machine. */
 const START_MS = 15_000;
@@ -87,11 +84,6 @@ export class PooledWorker {
   #fail(reason: string): void {
     this.#breaker.break(new LinrecError("worker-failed", `A worker thread failed: ${reason}.`));
   }
-}
-
-/** True for what comes of a worker that died, threw or hung: its memory may still be written for a moment. */
-export function isWorkerFault(error: unknown): boolean {
-  return isLinrecError(error) && (error.code === "worker-failed" || error.code === "timeout");
 }
 
 export interface Pool {

@@ -1,5 +1,14 @@
 /** What the calling thread and its workers say to each other, and how what they share is laid out. */
+import { isLinrecError } from "../errors.js";
 import type { PackedProgram } from "./packed.js";
+
+/** A worker that does not answer a short call within this is taken to hang. */
+export const DEADLINE_MS = 10_000;
+
+/** True for what comes of a worker that died, threw or hung: its memory may still be written for a moment. */
+export function isWorkerFault(error: unknown): boolean {
+  return isLinrecError(error) && (error.code === "worker-failed" || error.code === "timeout");
+}
 
 /** Sets a worker up. With `memory` it shares the caller's, without it makes a private one. */
 export interface WorkerInit {

@@ -2,17 +2,17 @@
 import type { ForwardJob, Runner } from "../backend.js";
 import { isLinrecError, LinrecError, messageOf } from "../errors.js";
 import { macrotask } from "../macrotask.js";
+import { parts } from "../parts.js";
 import { flopsPerToken, type Program } from "../program.js";
 import type { Queue } from "../queue.js";
 import { CHUNK, type State } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
-import { type PackedProgram, packProgram, withTiles } from "./packed.js";
-import { DEADLINE_MS, isWorkerFault, type PooledWorker } from "./pool.js";
-import type { Window } from "./protocol.js";
+import { type PackedProgram, packProgram, spanLimits, withTiles } from "./packed.js";
+import type { PooledWorker } from "./pool.js";
+import { DEADLINE_MS, isWorkerFault, type Window } from "./protocol.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
-import { forwardByTransfer, spanLimits } from "./transfer.js";
 import { runWindow } from "./wavefront.js";
 import { forwardInWindows } from "./windows.js";
 
@@ -203,7 +203,8 @@ export class WasmRunner implements Runner {
     return forwardInWindows(this.#windowHost(execute), job);
   }
 
-  #byTransfer(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
+  async #byTransfer(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
+    const { forwardByTransfer } = await parts.threads(); // the workers came with it
     const { kernels, arena } = this.#backend;
     const host = {
       program: this.#spans,

@@ -11,7 +11,7 @@ import { CHUNK } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
-import type { PackedProgram, PackedStage, StageOf, TileLimits } from "./packed.js";
+import type { PackedProgram, PackedStage, StageOf } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import { LANES, type Span, type SpanReply } from "./protocol.js";
 import { noTile, tileStart } from "./tile.js";
@@ -38,12 +38,6 @@ interface Task {
   readonly tokens: number;
   readonly outputs: number;
 }
-
-/**
- * Spans are the tiles of this mode, and each costs messages: they are as large as a millisecond or more of work, and what
- * they work on stays in a large cache.
- */
-export const spanLimits: TileLimits = { bytes: 2 * 1024 * 1024, tokens: 16384 };
 
 export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Promise<void> {
   const { program, arena } = host;

@@ -8,8 +8,7 @@ import { CHUNK } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";
 import type { PackedProgram } from "./packed.js";
-import { isWorkerFault } from "./pool.js";
-import { Control, controlBytes, type Window } from "./protocol.js";
+import { Control, controlBytes, isWorkerFault, type Window } from "./protocol.js";
 import { RowTableView } from "./wavefront.js";
 
 /** Bytes of x and y in one window, where they are copied: a few milliseconds of work, so that the copies overlap. */

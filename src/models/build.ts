@@ -1,12 +1,12 @@
 /** From a checkpoint's tensors to a program: which architecture it is, and its options. */
 import { LinrecError, messageOf } from "../errors.js";
-import type { SafetensorsFile } from "../io/safetensors.js";
 import { type Tensor, typeName } from "../io/tensor.js";
 import type { Network } from "../program.js";
 import { type Architecture, type ModelSpec, resolveOptions } from "./architecture.js";
 import { languageModel } from "./languageModel.js";
-import { lrnnxLru } from "./lrnnx.js";
+
 import { lrnnxClassifier } from "./lrnnxClassifier.js";
+import { fromCheckpoint, lrnnxLru } from "./lrnnxLru.js";
 import { lrnnxUnet } from "./lrnnxUnet.js";
 import { linearRecurrentUnit, resLru } from "./lruun.js";
 import { classification, sequenceLayer, stackedEncoder } from "./minimalLru.js";
@@ -51,28 +51,8 @@ export function buildProgram(
   const reader = new TensorReader(tensors);
   const program = known.build(reader, resolved);
   const full = Object.fromEntries(known.options.map((name) => [name, resolved[name]]));
-  const linrec = JSON.stringify({ architecture, ...full });
-  return { ...program, checkpoint: { metadata: { ...metadata, linrec }, tensors: reader.origins } };
+  return fromCheckpoint(program, reader, metadata, full);
 }
-
-/** Both directions of a bidirectional layer: all tensors are under "forward." or "backward.". Throws what {@link buildProgram} does. */
-export function buildDirections({ tensors, metadata }: SafetensorsFile): Record<Direction, Network> {
-  const parts = { forward: new Map<string, Tensor>(), backward: new Map<string, Tensor>() };
-  for (const [name, tensor] of tensors) {
-    const [, direction, own] = /^(forward|backward)[./](.+)$/s.exec(name) ?? [];
-    if (own === undefined) {
-      throw new LinrecError(
-        "unknown-model",
-        `${name} is under neither "forward." nor "backward.", the two layers of a bidirectional one.`,
-      );
-    }
-    parts[direction as Direction].set(own, tensor);
-  }
-  const build = (part: Map<string, Tensor>) => buildProgram(part, metadata, { architecture: "lrnnx/lru" });
-  return { forward: build(parts.forward), backward: build(parts.backward) };
-}
-
-type Direction = "forward" | "backward";
 
 function checkSpec(spec: unknown): ModelSpec {
   const { architecture } = (spec ?? {}) as Partial<ModelSpec>;

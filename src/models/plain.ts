@@ -1,5 +1,5 @@
 /** Checkpoints that are no files: objects and Maps of arrays. */
-import { LinrecError } from "../errors.js";
+import { allocating, LinrecError } from "../errors.js";
 import {
   arrayClass,
   type Dtype,
@@ -12,7 +12,7 @@ import {
 } from "../io/tensor.js";
 import type { LruParams, Network } from "../program.js";
 import { show } from "../validate.js";
-import { buildProgram } from "./build.js";
+import { readLru } from "./lrnnxLru.js";
 import { lruProgram, lruTensors } from "./lru.js";
 import { list } from "./tensors.js";
 
@@ -71,9 +71,18 @@ export function toTensors(source: PlainTensors): Map<string, Tensor> {
   throw new LinrecError("invalid-argument", `${remedy}; ${list("these are not such", faults)}.`);
 }
 
+/** For what is read later, when its owner may have gone on. */
+export function copied(tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
+  const copy = ([name, tensor]: [string, Tensor]): [string, Tensor] => [
+    name,
+    { ...tensor, data: tensor.data.slice() } as Tensor,
+  ];
+  return allocating("a model's tensors", () => new Map([...tensors].map(copy)));
+}
+
 /**
  * One LRU from {@link LruParams}, whose arrays are flat and camelCase, or from arrays of other kinds.
- * Throws what {@link lruProgram}, {@link toTensors} and {@link buildProgram} say.
+ * Throws what {@link lruProgram}, {@link toTensors} and {@link readLru} say.
  */
 export function toLruProgram(source: LruParams | PlainLru): Network {
   const entries = typeName(source) === "Object" ? Object.entries(source) : [];
@@ -81,7 +90,7 @@ export function toLruProgram(source: LruParams | PlainLru): Network {
     ([name, value]) => /_/.test(name) || Array.isArray(value) || isArray(value?.data),
   );
   if (!plain && typeName(source) !== "Map") return lruProgram(source as LruParams);
-  return buildProgram(lruTensors(toTensors(source as PlainTensors)), {}, { architecture: "lrnnx/lru" });
+  return readLru({ tensors: lruTensors(toTensors(source as PlainTensors)) });
 }
 
 /** A tensor, or what is wrong with it: to be read behind its name. */

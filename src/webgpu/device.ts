@@ -3,7 +3,7 @@
  * that is not clean and a map that never comes into a LinrecError, so that no promise is left pending.
  */
 import { asOutOfMemory, LinrecError, messageOf } from "../errors.js";
-import { importLater } from "../importLater.js";
+import { findGpu } from "../findGpu.js";
 import { Queue } from "../queue.js";
 
 /** An adapter that takes longer is one that never comes: some browsers leave the promise pending for ever. */
@@ -23,10 +23,11 @@ export async function openDevice(
   injected?: unknown,
   nodePackage = "webgpu",
 ): Promise<{ device: Device } | { reason: string }> {
-  const found = injected ? { gpu: injected as GPU } : await findGpu(nodePackage);
+  const found = injected ? { gpu: injected } : await findGpu(nodePackage);
   if ("reason" in found) return found;
+  const gpu = found.gpu as GPU;
   try {
-    const adapter = await within(ADAPTER_DEADLINE_MS, "adapter", found.gpu.requestAdapter());
+    const adapter = await within(ADAPTER_DEADLINE_MS, "adapter", gpu.requestAdapter());
     if (!adapter) {
       const help =
         "a browser may need a newer GPU driver, or this GPU allowed in its settings; Node needs a Vulkan, Metal or D3D12 driver";
@@ -36,35 +37,9 @@ export async function openDevice(
     const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
     const request = { label: "linrec", requiredLimits: { maxBufferSize, maxStorageBufferBindingSize } };
     const handle = await within(ADAPTER_DEADLINE_MS, "device", adapter.requestDevice(request));
-    return { device: new Device(found.gpu, adapter, handle) };
+    return { device: new Device(gpu, adapter, handle) };
   } catch (error) {
     return { reason: `WebGPU is there, but does not work: ${messageOf(error)}` };
-  }
-}
-
-async function findGpu(nodePackage: string): Promise<{ gpu: GPU } | { reason: string }> {
-  const { navigator, process } = globalThis as {
-    navigator?: { gpu?: GPU };
-    process?: { versions?: { node?: string } };
-  };
-  if (navigator?.gpu) return { gpu: navigator.gpu };
-  if (!process?.versions?.node) {
-    return {
-      reason:
-        "this browser has no WebGPU (no navigator.gpu): it needs a page from https or localhost, and a recent browser",
-    };
-  }
-  try {
-    // A parameter, not a constant: a bundler that knew the name would put a native module into every web page.
-    const module = await importLater(nodePackage);
-    return { gpu: (module as { create(flags: string[]): GPU }).create([]) };
-  } catch (error) {
-    const missing = (error as { code?: string }).code === "ERR_MODULE_NOT_FOUND";
-    return {
-      reason: missing
-        ? `Node has no WebGPU of its own: install the optional package \`${nodePackage}\` (npm install ${nodePackage})`
-        : `the package \`${nodePackage}\` could not be loaded: ${messageOf(error)}`,
-    };
   }
 }
 

@@ -1,0 +1,35 @@
+/**
+ * What many pages never want: loaded when it is first wanted. Each module of src/parts/ becomes a file beside the package's
+ * first one, or a part of it where everything is in one file (esbuild.config.mjs does either, and says how).
+ */
+import { LinrecError, messageOf } from "./errors.js";
+
+export const parts = {
+  threads: later(() => import("./parts/threads.js")),
+  webgpu: later(() => import("./parts/webgpu.js")),
+  models: later(() => import("./parts/models.js")),
+  reference: later(() => import("./parts/reference.js")),
+  bidirectional: later(() => import("./parts/bidirectional.js")),
+};
+
+/** Loads a part once. Rejects with `load-failed`; the next call tries again. */
+export function later<Part>(load: () => Promise<Part>): () => Promise<Part> {
+  let loading: Promise<Part> | undefined;
+  const attempt = async () => {
+    try {
+      return await load();
+    } catch (cause) {
+      loading = undefined;
+      const remedy =
+        "If linrec was deployed anew meanwhile, reload; `linrec/standalone` has everything in one file";
+      throw new LinrecError(
+        "load-failed",
+        `A part of linrec could not be loaded. ${remedy}. (${messageOf(cause)})`,
+        {
+          cause,
+        },
+      );
+    }
+  };
+  return () => (loading ??= attempt());
+}

@@ -1,0 +1,2 @@
+export { BidirectionalLru } from "../bidirectional.js";
+export { buildDirections } from "../models/directions.js";

@@ -1,0 +1,2 @@
+export { ReferenceBackend, runReference } from "../reference.js";
+export { runSelfTest } from "../selfTest.js";

@@ -1,0 +1,2 @@
+export { startWorkers } from "../cpu/pool.js";
+export { forwardByTransfer } from "../cpu/transfer.js";

@@ -1,0 +1,1 @@
+export { openWebgpu } from "../webgpu/backend.js";

@@ -1,0 +1,103 @@
+/** What is loaded when it is first wanted: from the built package, and what becomes of a part that is not there. */
+import { spawnSync } from "node:child_process";
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { afterAll, describe, expect, test } from "vitest";
+import { later } from "../src/parts.js";
+
+const dist = new URL("../dist/", import.meta.url);
+const folder = mkdtempSync(join(tmpdir(), "linrec-parts-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Runs a script that has `linrec`, the built file of that name beside whatever else is in the folder. */
+function run(name: string, script: string): unknown {
+  const source = `const module = await import(${JSON.stringify(pathToFileURL(join(folder, name)).href)});
+    const linrec = module.default ?? module;
+    const told = (error) => ({ code: error.code, message: error.message, own: linrec.isLinrecError(error) });
+    ${script}`;
+  const args = ["--no-warnings", "--input-type=module", "-e", source];
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8", timeout: 60_000 });
+  expect(status, stderr).toBe(0);
+  return JSON.parse(stdout);
+}
+
+const wholeModel = `
+  const engine = await linrec.createEngine({ backend: "wasm", threads: 0 });
+  const lru = await engine.lru(linrec.initLru({ dModel: 3, dState: 5, seed: 1 }));
+  const x = Float32Array.from({ length: 12 }, (_, i) => Math.sin(i));
+  const { y } = await lru.forward(x);
+  const model = await engine.model(linrec.writeModel(lru)).catch(told);
+  const same = model.forward && (await model.forward(x)).y.every((value, i) => value === y[i]);
+  const report = await engine.selfTest().then(({ passed }) => passed, told);
+  console.log(JSON.stringify({ steps: y.length, model: same ?? model, report }));`;
+
+describe("the first file", () => {
+  const missing = {
+    code: "load-failed",
+    own: true,
+    message: expect.stringMatching(/^A part of linrec could not be loaded\. .*reload.*`linrec\/standalone`/),
+  };
+
+  test("alone runs a layer, and says what to do where it needs more", () => {
+    copyFileSync(new URL("index.js", dist), join(folder, "index.js"));
+    expect(run("index.js", wholeModel)).toEqual({ steps: 12, model: missing, report: missing });
+  });
+
+  test("falls back to the CPU where what drives a GPU cannot be loaded, and says why", () => {
+    const script = `
+      const { backends } = await linrec.createEngine({ gpu: {} });
+      console.log(JSON.stringify([backends.wasm.available, backends.webgpu]));`;
+    const webgpu = { available: false, reason: missing.message };
+    expect(run("index.js", script)).toEqual([true, webgpu]);
+  });
+
+  test("works on the calling thread where what starts workers cannot be loaded, and says why", () => {
+    const script = `
+      const reasons = [];
+      const onFallback = ({ reason }) => reasons.push(reason);
+      const engine = await linrec.createEngine({ backend: "wasm", threads: 2, onFallback });
+      const lru = await engine.lru(linrec.initLru({ dModel: 3, dState: 5, seed: 1 }));
+      const { y } = await lru.forward(new Float32Array(30000).fill(1));
+      console.log(JSON.stringify({ reasons, threads: engine.backends.wasm.threads, last: y.at(-1) !== 0 }));`;
+    const reasons = [expect.stringMatching(/^A part of linrec could not be loaded.*calling thread/)];
+    expect(run("index.js", script)).toEqual({ reasons, threads: 0, last: true });
+  });
+
+  test("takes no part of another build", () => {
+    for (const file of readdirSync(dist).filter((name) => name.endsWith(".js"))) {
+      const text = readFileSync(new URL(file, dist), "utf8");
+      writeFileSync(
+        join(folder, file),
+        file === "index.js" ? text : text.replace(/\bb[0-9a-f]{8}\b/, "b00000000"),
+      );
+    }
+    expect(run("index.js", wholeModel)).toEqual({ steps: 12, model: missing, report: missing });
+  });
+
+  test("has the rest beside it", () => {
+    for (const file of readdirSync(dist).filter((name) => name.endsWith(".js")))
+      copyFileSync(new URL(file, dist), join(folder, file));
+    expect(run("index.js", wholeModel)).toEqual({ steps: 12, model: true, report: true });
+  });
+});
+
+test.each(["linrec.min.js", "index.cjs"])("%s needs nothing beside it", (file) => {
+  copyFileSync(new URL(file, dist), join(folder, `alone-${file}`));
+  expect(readFileSync(new URL(file, dist), "utf8")).not.toMatch(/import\("\.\//);
+  expect(run(`alone-${file}`, wholeModel)).toEqual({ steps: 12, model: true, report: true });
+});
+
+test("a part is loaded once, and tried again after a failure", async () => {
+  let [tries, online] = [0, false];
+  const part = later(async () => {
+    tries++;
+    if (!online) throw new TypeError("Failed to fetch");
+    return { tries };
+  });
+  await expect(part()).rejects.toMatchObject({ code: "load-failed", cause: { message: "Failed to fetch" } });
+  online = true;
+  expect(await part()).toEqual({ tries: 2 });
+  expect(await part()).toBe(await part());
+});
