@@ -19,6 +19,7 @@ import { serve } from "../../tools/serve.mjs";
  * @property {string[]} [build] commands
  * @property {string} [run] a command that prints the line
  * @property {string} [pages] the folder of the page that shows the line
+ * @property {string} [page] its file, if it is not index.html
  * @property {string} [server] a command that serves the page at $PORT
  * @property {boolean} [ssr] whether the page that is served has the line in #server
  */
@@ -37,11 +38,13 @@ const clients = [
   { name: "bun", run: "bun main.js" },
   { name: "deno", run: "deno run --allow-all main.js" },
   { name: "html", pages: "." },
+  { name: "standalone", folder: "html", pages: ".", page: "standalone.html" },
   { name: "worker", pages: "." },
   { name: "esbuild", build: ["esbuild main.js --bundle --minify --format=esm --outdir=dist"], pages: "." },
   { name: "webpack", build: ["webpack --mode production"], pages: "." },
   { name: "vite-dev", folder: "vite", server: "vite --port $PORT --strictPort --host 127.0.0.1" },
   { name: "vite-build", folder: "vite", build: ["vite build --logLevel warn"], pages: "dist" },
+  { name: "vite-worker", build: ["vite build --logLevel warn"], pages: "dist" },
   { name: "next", build: ["next build"], server: "next start --port $PORT --hostname 127.0.0.1", ssr: true },
 ];
 
@@ -62,7 +65,7 @@ process.exitCode = counts.failed > 0 || counts.passed === 0 ? 1 : 0;
 
 /** @param {Client} client */
 async function check(client) {
-  const { name, folder = name, pages, server } = client;
+  const { name, folder = name, pages, page = "", server } = client;
   const start = performance.now();
   /** @param {keyof typeof counts} how @param {string} [why] */
   const report = (how, why = "") => {
@@ -80,7 +83,7 @@ async function check(client) {
     } else {
       const site = server ? await startServer(server, home) : await serve(join(home, pages ?? "."));
       try {
-        await checkPage(site.url, client.ssr ?? false);
+        await checkPage(site.url + page, client.ssr ?? false);
       } finally {
         site.close();
       }
