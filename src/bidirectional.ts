@@ -5,6 +5,7 @@ import { LinrecError } from "./errors.js";
 import type { ForwardOptions, ProblemSize, Progress } from "./forwardOptions.js";
 import type { Lru } from "./lru.js";
 import type { BackendName, Network } from "./program.js";
+import { turnRows } from "./reversed.js";
 import type { Plan } from "./scheduler.js";
 import { checkFunction, checkOptions } from "./validate.js";
 
@@ -91,29 +92,26 @@ export class BidirectionalLru {
     checkFunction("onProgress", onProgress);
     const half = (start: number) =>
       onProgress && (({ done, total }: Progress) => onProgress({ done: (start * total + done) / 2, total }));
-    const { y } = await this.#forward.forward(x, { ...rest, onProgress: half(0) });
+    const { y: onto } = await this.#forward.forward(x, { ...rest, onProgress: half(0) });
 
-    const { batch = 1, lengths, integrationTimesteps: times, reset } = rest;
+    const { batch = 1, integrationTimesteps: times, reset, out } = rest;
     const seqLen = x.length / (batch * this.dModel || 1);
+    const lengths = rest.lengths ?? new Int32Array(batch).fill(seqLen);
     const parted = reset && new Uint8Array(reset.length);
     for (let i = 0; parted && i < parted.length; i++) {
       const [row, t] = [Math.floor(i / seqLen), i % seqLen];
-      const length = lengths?.[row] ?? seqLen;
+      const length = lengths[row] as number;
       if (reset[i] && t > 0 && t < length) parted[row * seqLen + length - t] = 1;
     }
-    const addReversed = (to: Float32Array, from: Float32Array, width: number) => {
-      for (let row = 0; row < batch; row++)
-        addRow(to, from, row * seqLen * width, lengths?.[row] ?? seqLen, width);
-      return to;
-    };
-    const back = await this.#backward.forward(addReversed(new Float32Array(x.length), x, this.dModel), {
+    const y = await this.#backward.forwardOnto(onto, x, {
       ...rest,
       reset: parted,
-      integrationTimesteps: times && addReversed(new Float32Array(times.length), times, 1),
+      integrationTimesteps: times && turnRows(times, lengths, 1, seqLen),
       out: undefined,
       onProgress: half(1),
     });
-    return { y: addReversed(y, back.y, this.dModel) };
+    out?.set(y);
+    return { y: out ?? y };
   }
 
   /** @throws `unsupported`: the backward direction starts at a token that has not come yet */
@@ -147,12 +145,4 @@ function unsupported(what: string): LinrecError {
     "unsupported",
     `A bidirectional layer has no ${what}: it needs the whole sequence. Use forward, or a layer that reads one way.`,
   );
-}
-
-/** to[start + t] += from[start + length - 1 - t]: tokens of `width` values, in reverse. */
-function addRow(to: Float32Array, from: Float32Array, start: number, length: number, width: number): void {
-  for (let t = length - 1, at = start; t >= 0; t--) {
-    for (let i = start + t * width, end = i + width; i < end; i++, at++)
-      to[at] = (to[at] as number) + (from[i] as number);
-  }
 }

@@ -386,10 +386,12 @@ async function prepareParts(
 }
 
 /** One token for each row, of a network of one part: done at once, with none of a forward's preparations. */
-function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJob, "threads">): boolean {
-  return (
-    seqLen === 1 && every === 1 && partsOf(program)[0] === program && lengths.every((length) => length === 1)
-  );
+function isStep(
+  program: Network,
+  { seqLen, lengths, onto, every = 1 }: Omit<ForwardJob, "threads">,
+): boolean {
+  const plain = seqLen === 1 && every === 1 && !onto && partsOf(program)[0] === program;
+  return plain && lengths.every((length) => length === 1);
 }
 
 function workOf(whole: Network, batch: number, seqLen: number, timed = false): Work {

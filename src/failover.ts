@@ -4,6 +4,7 @@ import { asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.j
 import type { Machine } from "./machine.js";
 import type { BackendName, Network } from "./program.js";
 import { restsOf } from "./rest.js";
+import { forwardReversed } from "./reversed.js";
 import { type Candidate, choose, type Preference, type Work } from "./scheduler.js";
 import type { Stop } from "./signal.js";
 
@@ -43,7 +44,9 @@ export class Failover {
     const state = job.state.clone();
     try {
       if (!backend) throw new LinrecError("backend-unavailable", this.#host.machine.reason(name));
-      await (await this.#host.runner(backend)).forward({ ...whole, state, done });
+      const runner = await this.#host.runner(backend);
+      const own = { ...whole, state, done };
+      await (job.onto && name !== "wasm" ? forwardReversed(runner, own, job.onto) : runner.forward(own));
       job.state.copyFrom(state);
       return;
     } catch (error) {

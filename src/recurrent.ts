@@ -148,11 +148,20 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * `out-of-memory` later.
    */
   async forward(x: Input, options: ForwardOptions<Cache> = {}): Promise<ForwardResult<Cache>> {
-    return this.#forward(x, options, false);
+    return this.#forward(x, options);
+  }
+
+  /** @internal The other half of a bidirectional layer: y = `onto` + what x gives when its rows are read from their ends. */
+  async forwardOnto(onto: Float32Array, x: Input, options: ForwardOptions<Cache>): Promise<Float32Array> {
+    return (await this.#forward(x, options, { onto })).y;
   }
 
   /** @param goesOn more of the sequence comes: there may be nothing to pool yet, and y ends with its last output */
-  async #forward(x: Input, options: ForwardOptions<Cache>, goesOn: boolean): Promise<ForwardResult<Cache>> {
+  async #forward(
+    x: Input,
+    options: ForwardOptions<Cache>,
+    { goesOn, onto }: { goesOn?: boolean; onto?: Float32Array } = {},
+  ): Promise<ForwardResult<Cache>> {
     this.checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
     const { signal, onProgress, every = 1 } = options;
@@ -181,6 +190,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
       y,
       state: initial,
       resets,
+      onto,
       every,
       signal,
       onProgress: report,
@@ -338,7 +348,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
       this.inputWidth,
       tokens,
       async (x, marks) => {
-        const result = await this.#forward(x, { ...marks, state, every, backend, signal }, true);
+        const result = await this.#forward(x, { ...marks, state, every, backend, signal }, { goesOn: true });
         state = result.state;
         return result;
       },

@@ -4,6 +4,7 @@ import {
   createEngine,
   type Engine,
   fromLruParams,
+  mergeConjugates,
   readSafetensors,
   type Tensor,
   writeModel,
@@ -14,6 +15,7 @@ import type { LruParams } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
 import { expectSameBits } from "./support/bits.js";
+import { paired } from "./support/conjugates.js";
 import { builds, createEngines, type NamedEngine } from "./support/engines.js";
 import { errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
@@ -41,6 +43,7 @@ const cases = [
   { dModel: 1, dStates: [1, 1], seqLen: 1, lengths: [1] },
   { dModel: 3, dStates: [5, 9], seqLen: 97, lengths: [97, 0, 1, 48, 49] },
   { dModel: 17, dStates: [8, 3], seqLen: 211, lengths: [211, 100] },
+  { dModel: 8, dStates: [4, 6], seqLen: 331, lengths: [50, 331, 288] },
 ] as const;
 
 function problemOf({ dModel, dStates, seqLen, lengths }: (typeof cases)[number]) {
@@ -131,6 +134,43 @@ describe.each(builds)("%s SIMD", (build) => {
       expectSameBits(mixed.y, rows(expected, batch, order), `${name}, another order`);
       layer.dispose();
     }
+  });
+
+  test("through many windows and tiles, in the engine's memory and in any other", async () => {
+    const [dModel, seqLen, lengths] = [16, 30_011, [30_011, 0, 20_000, 29_999]];
+    const [forward, backward] = [hardParams(dModel, 5, 1), hardParams(dModel, 4, 2)];
+    const batch = lengths.length;
+    const x = floats(batch * seqLen * dModel, 8);
+    const { engine } = engines[0] as NamedEngine;
+    const one = await (await engine.lru(forward)).forward(x, { batch, lengths });
+    const turned = Float32Array.from(reverse(x, lengths, seqLen, dModel));
+    const other = await (await engine.lru(backward)).forward(turned, { batch, lengths });
+    const back = reverse(other.y, lengths, seqLen, dModel);
+    const expected = one.y.map((value, i) => value + (back[i] as number));
+    for (const { name, engine } of engines) {
+      const layer = await engine.bidirectional({ forward, backward });
+      const [own, out] = [engine.allocate(x.length), engine.allocate(x.length)];
+      own.set(x);
+      expectSameBits((await layer.forward(x, { batch, lengths })).y, expected, name);
+      expect((await layer.forward(own, { batch, lengths, out })).y).toBe(out);
+      expectSameBits(out, expected, `${name}, in its memory`);
+      for (const array of [own, out]) engine.free(array);
+      layer.dispose();
+    }
+  });
+
+  test("from pairs of conjugate states", async () => {
+    const params = paired(hardParams(5, 4, 3), "another C");
+    const x = floats(5 * 200, 8);
+    const { engine } = engines[0] as NamedEngine;
+    const [whole, merged] = [params, mergeConjugates(params)].map((backward) =>
+      engine.bidirectional({ forward: params, backward }),
+    );
+    expectSameBits(
+      (await (await whole)?.forward(x))?.y as Float32Array,
+      (await (await merged)?.forward(x))?.y as Float32Array,
+      "y",
+    );
   });
 
   test("documents that resets part = each by itself", async () => {

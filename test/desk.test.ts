@@ -14,6 +14,8 @@ const window = {
   xRowBytes: 2 ** 31 + 4,
   y: 1024,
   yRowBytes: 64,
+  reversed: 1,
+  onto: 3072,
   states: 4096,
   table: 8192,
   control: 16384,

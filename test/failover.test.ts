@@ -12,6 +12,7 @@ import { restsOf } from "../src/rest.js";
 import { State, stateLayout } from "../src/state.js";
 import { outputsOf } from "../src/timeline.js";
 import { expectSameBits } from "./support/bits.js";
+import { relativeError } from "./support/golden.js";
 import { type Change, changedGpu, onSubmit, shrink } from "./support/gpus.js";
 import { errorOf } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
@@ -111,6 +112,30 @@ test("lost again, the CPU finishes from the last committed carry", async (contex
     expect(told).toEqual([expect.stringMatching(lost), expect.stringMatching(/^webgpu -> wasm: .*lost/)]);
     const reason = expect.stringMatching(/twice.*lost.*new engine/);
     expect(engine.backends.webgpu).toEqual({ available: false, reason });
+  }
+});
+
+test("lost in the backward half of a bidirectional layer, that half is run again", async (context) => {
+  const layers = { forward: params, backward: hardParams(dModel, 4, 3) };
+  const given = { batch, lengths: [1300, 700, 1100] };
+  const steady = await open(context, () => {});
+  const expected = (await (await steady.engine.bidirectional(layers)).forward(x, given)).y;
+  // A direction takes some ten pieces.
+  for (const [second, told] of [
+    [-1, [lost]],
+    [3, [lost, /^webgpu -> wasm: .*lost/]],
+  ] as const) {
+    const changed = await open(context, (handle, device) =>
+      onSubmit(handle, (submit) => {
+        if (submit === [14, second][device]) handle.destroy();
+      }),
+    );
+    const layer = await changed.engine.bidirectional(layers);
+    const out = new Float32Array(x.length).fill(7);
+    const { y } = await layer.forward(x, { ...given, out });
+    expect(changed.told).toEqual(told.map((pattern) => expect.stringMatching(pattern)));
+    if (second < 0) expectSameBits(y, expected, "on the GPU");
+    else expect(relativeError(y, expected)).toBeLessThan(1e-5);
   }
 });
 

@@ -114,7 +114,9 @@ class Worker implements WorkerApi {
     const current = { loaded, runner, span, blocks, y, state: states, stage: 0 };
     this.#spans[lane] = current;
     if (!state) {
-      runner.begin({ ...noTile(), ...span, x: xAt, y, state: states, times: 0, resets: [...resets] });
+      const last = span.reversed ? 4 * (tokens - 1) : 0;
+      const at = { x: xAt + last * packed.inputWidth, y: y + last * packed.outputWidth, state: states };
+      runner.begin({ ...noTile(), ...span, ...at, times: 0, resets: [...resets] });
       return this.#reply(current, runner.local(0));
     }
     new Uint8Array(memory.buffer).set(state, states);
@@ -122,7 +124,7 @@ class Worker implements WorkerApi {
     new RowTableView(memory, table, 1).write(0, span);
     const tilesPerRow = Math.ceil((k0 + tokens) / tileTokens);
     const tiles = { tileTokens, tail: tilesPerRow, tailTokens: tileTokens, tilesPerRow };
-    const rows = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0 };
+    const rows = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0, reversed: Number(span.reversed), onto: 0 };
     const at = { x: xAt, y, times: times ? timesAt : 0, states, table, control: 0 };
     runWindow(runner, packed, memory, { rows: 1, every, ...tiles, ...rows, ...at });
     return this.#finish(current);

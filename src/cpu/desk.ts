@@ -25,6 +25,8 @@ const fields = Object.keys({
   xRowBytes: 0,
   y: 0,
   yRowBytes: 0,
+  reversed: 0,
+  onto: 0,
   states: 0,
   table: 0,
   control: 0,

@@ -48,7 +48,7 @@ export class LruTile {
     this.#hasHidden = false;
     this.#restart(stage, this.fresh, this.fresh + 64 * groups);
     if (this.#head === 0) return;
-    const [x, xBytes] = [this.#slots.at(stage.src), 4 * this.#slots.width(stage.src)];
+    const [x, xBytes] = [this.#slots.at(stage.src), this.#slots.stride(stage.src)];
     const [B, lambda] = [image + stage.B, image + stage.lambda];
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.projectScan(
@@ -143,7 +143,7 @@ export class LruTile {
   #projectHidden(stage: Stage, carry: number, loc: number, start: number, tokens: number, k0: number): void {
     const { kernels, image } = this.#slots;
     const { dModel, groups } = stage;
-    const xBytes = 4 * this.#slots.width(stage.src);
+    const xBytes = this.#slots.stride(stage.src);
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.projectHidden(
       this.h + 32 * groups * start, this.carries, carry, loc, this.#slots.at(stage.src) + xBytes * start, xBytes,
@@ -157,7 +157,7 @@ export class LruTile {
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.output(
       this.#slots.at(dst), 4 * this.#slots.width(dst), this.h, image + C, image + D,
-      this.#slots.at(src), 4 * this.#slots.width(src), rows, 8 * groups, outWidth,
+      this.#slots.at(src), this.#slots.stride(src), rows, 8 * groups, outWidth,
     );
   }
 
@@ -168,7 +168,7 @@ export class LruTile {
     // The panels of B are those of a dense stage with a column for each part of a state: bu for all rows at once.
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.dense(
-      this.h, 32 * groups, this.#slots.at(src), 4 * this.#slots.width(src), image + B, image + zeros, rows,
+      this.h, 32 * groups, this.#slots.at(src), this.#slots.stride(src), image + B, image + zeros, rows,
       dModel, 8 * groups,
     );
   }

@@ -46,6 +46,10 @@ export interface Window {
   readonly xRowBytes: number;
   readonly y: number;
   readonly yRowBytes: number;
+  /** 1 where rows are read from their last token back, else 0. */
+  readonly reversed: number;
+  /** What y is added to, laid out as y; 0 for nothing. */
+  readonly onto: number;
   /** Each token's integration timestep, float32; 0 if there are none. */
   readonly times: number;
   readonly timesRowBytes: number;
@@ -104,6 +108,8 @@ export interface Span {
   /** [tokens], if they have timesteps; `state` is then given. */
   readonly times: Float32Array<ArrayBuffer> | undefined;
   readonly tokens: number;
+  /** Its last token is the first to be read; y comes in the order of x. */
+  readonly reversed: boolean;
   readonly k0: number;
   readonly last: boolean;
   readonly count: number;

@@ -15,6 +15,8 @@ export class Slots {
   rows = 0;
   /** Address of each slot: scratch, or the caller's x and y where those need no padding. */
   readonly #addresses: number[];
+  /** Bytes from a row of x to the next. */
+  #xStride = 0;
   readonly #scratch: readonly number[];
 
   constructor(kernels: Kernels, program: PackedProgram, image: number, scratch: number) {
@@ -34,18 +36,26 @@ export class Slots {
     return this.program.slots[slot] as number;
   }
 
+  /** Bytes from a row of a slot to the next. */
+  stride(slot: number): number {
+    return slot === 0 ? this.#xStride : 4 * this.width(slot);
+  }
+
   /** Points the slots at x and y where these need no padding, else at scratch. */
-  place(x: number, y: number, rows: number, all = true): void {
+  place(x: number, y: number, rows: number, all = true, reversed = false): void {
     const { inputWidth, outputWidth, output, pooled, slots } = this.program;
     this.rows = rows;
+    const bytes = 4 * inputWidth;
+    const stride = reversed ? -bytes : bytes;
     if (slots[0] === inputWidth) {
       this.#addresses[0] = x;
+      this.#xStride = stride;
     } else {
-      const to = this.#scratch[0] as number;
-      this.kernels.copyRows(to, 4 * (slots[0] as number), x, 4 * inputWidth, 4 * inputWidth, rows);
+      this.#xStride = 4 * (slots[0] as number);
+      this.kernels.copyRows(this.#scratch[0] as number, this.#xStride, x, stride, bytes, rows);
     }
-    // Where y has fewer rows than x, stages that run on all of them must not use y's memory.
-    const direct = all && !pooled && slots[output] === outputWidth;
+    // Where y has fewer rows than x, or others before them, stages must not use y's memory.
+    const direct = all && !pooled && !reversed && slots[output] === outputWidth;
     this.#addresses[output] = direct ? y : (this.#scratch[output] as number);
   }
 
@@ -118,11 +128,18 @@ export class Slots {
     this.kernels.copyRows(to, bytes, from, bytes, bytes, 1);
   }
 
-  writeOutput(y: number): void {
+  writeOutput(y: number, reversed = false, onto = 0): void {
     const { output, outputWidth } = this.program;
     const from = this.at(output);
     if (from === y) return;
-    const bytes = 4 * outputWidth;
-    this.kernels.copyRows(y, bytes, from, 4 * this.width(output), bytes, this.rows);
+    const [bytes, own] = [4 * outputWidth, 4 * this.width(output)];
+    const stride = reversed ? -bytes : bytes;
+    if (onto !== 0) {
+      // A layer's x, which is as wide as its y, has been read.
+      const other = this.#scratch[0] as number;
+      this.kernels.copyRows(other, own, onto, stride, bytes, this.rows);
+      this.kernels.add(from, other, from, (this.rows * own) / 4);
+    }
+    this.kernels.copyRows(y, stride, from, own, bytes, this.rows);
   }
 }

@@ -10,6 +10,10 @@ export interface Tile {
   y: number;
   /** > 0 */
   tokens: number;
+  /** Whether x and y are where the tile's first token is, and each further one lies before the last. */
+  reversed: boolean;
+  /** What is added to y, in its order: 0 if there is nothing. */
+  onto: number;
   /** Tokens of the first chunk that precede the tile. Only a row's first tile may start inside a chunk. */
   k0: number;
   /** The row's state block; `commit` advances it. */
@@ -34,6 +38,8 @@ export const noTile = (): Tile => {
     x: 0,
     y: 0,
     tokens: 0,
+    reversed: false,
+    onto: 0,
     k0: 0,
     state: 0,
     last: false,

@@ -90,7 +90,7 @@ export class TileRunner {
     this.#tile = tile;
     this.#lru.begin(tile);
     this.#pool.begin(tile);
-    this.#slots.place(tile.x, tile.y, tile.tokens, tile.every === 1);
+    this.#slots.place(tile.x, tile.y, tile.tokens, tile.every === 1, tile.reversed);
     if (this.#slots.program.lastCarry < 0) this.#slots.thin(tile, 0, 0);
   }
 
@@ -109,7 +109,8 @@ export class TileRunner {
         slots.run(stage);
       }
     }
-    slots.writeOutput(this.#tile.y);
+    const { y, reversed, onto } = this.#tile;
+    slots.writeOutput(y, reversed, onto);
     return FINISHED;
   }
 

@@ -150,8 +150,11 @@ class Transfer {
       new Uint8Array(arena.memory.buffer).set(after, state);
       for (const turn of this.#turns[task.row] as Turn[]) turn?.pass();
     }
-    const { y, batch } = this.#job;
-    y.set(pooled ?? outputs, (task.row * y.length) / batch + task.outputs * program.outputWidth);
+    const { y, onto, batch } = this.#job;
+    const first = onto ? this.#firstOf(task) : task.outputs;
+    const at = (task.row * y.length) / batch + first * program.outputWidth;
+    if (onto) for (const [i, value] of outputs.entries()) y[at + i] = (onto[at + i] as number) + value;
+    else y.set(pooled ?? outputs, at);
     this.#done += task.tokens;
     this.#job.onProgress?.(this.#done);
     return outputs;
@@ -173,13 +176,20 @@ class Transfer {
     for (const turn of this.#turns[row] as Turn[]) await turn?.reach(number);
   }
 
-  #spanOf({ row, number, start, tokens, outputs }: Task, lane: number, buffer: ArrayBuffer): Span {
+  /** Of a row that is read from its last token back, the task's first in the order of x. */
+  #firstOf({ row, start, tokens }: Task): number {
+    return (this.#job.lengths[row] as number) - start - tokens;
+  }
+
+  #spanOf(task: Task, lane: number, buffer: ArrayBuffer): Span {
+    const { row, number, start, tokens, outputs } = task;
     const { program, programId, arena } = this.#host;
-    const { seqLen, lengths, x: all, timesteps } = this.#job;
+    const { seqLen, lengths, x: all, onto, timesteps } = this.#job;
     const timeline = this.#timeline;
     const { inputWidth, layout } = program;
     const x = new Float32Array(buffer, 0, tokens * inputWidth);
-    const from = row * seqLen + start;
+    const from = row * seqLen + (onto ? this.#firstOf(task) : start);
+    const time = row * seqLen + start;
     x.set(all.subarray(from * inputWidth, (from + tokens) * inputWidth));
     const last = start + tokens === lengths[row];
     const ready = (this.#turns[row] as Turn[]).every((turn) => !turn || turn.passed === number);
@@ -188,8 +198,9 @@ class Transfer {
       program: programId,
       lane,
       x,
-      times: timesteps?.slice(from, from + tokens) as Float32Array<ArrayBuffer> | undefined,
+      times: timesteps?.slice(time, time + tokens) as Float32Array<ArrayBuffer> | undefined,
       tokens,
+      reversed: onto !== undefined,
       k0: number === 0 ? timeline.k(row, 0) : 0,
       last,
       count: timeline.count(row, lengths[row] as number),

@@ -158,8 +158,12 @@ function locate(
   const reset = lastAt(positions, start);
   const origin = reset < 0 ? -table.int(row, RowTable.phase) : (positions[reset] as number);
   const outputs = Math.floor((start - origin) / every) + (given[reset] ?? 0);
-  tile.x = window.x + row * window.xRowBytes + 4 * start * program.inputWidth;
-  tile.y = window.y + row * window.yRowBytes + (program.pooled ? 0 : 4 * outputs * program.outputWidth);
+  tile.reversed = window.reversed === 1;
+  const [from, to] = tile.reversed ? [tokens - 1 - start, tokens - 1 - start] : [start, outputs];
+  const yBytes = row * window.yRowBytes + (program.pooled ? 0 : 4 * to * program.outputWidth);
+  tile.x = window.x + row * window.xRowBytes + 4 * from * program.inputWidth;
+  tile.y = window.y + yBytes;
+  tile.onto = window.onto && window.onto + yBytes;
   tile.tokens = end - start;
   tile.k0 = index === 0 ? k0 : 0;
   tile.state = window.states + row * program.layout.rowBytes;

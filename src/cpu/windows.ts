@@ -73,6 +73,7 @@ export function clearPastLengths(
 interface Buffers {
   readonly x: number;
   readonly y: number;
+  readonly onto: number;
   readonly times: number;
   readonly table: number;
   readonly control: number;
@@ -98,12 +99,13 @@ class Block {
     this.#first = first;
     this.#rows = rows;
     const { program } = host;
-    this.#x = host.addressOf(job.x);
-    this.#y = timeline.every === 1 ? host.addressOf(job.y) : undefined;
+    this.#x = job.onto ? undefined : host.addressOf(job.x);
+    this.#y = timeline.every === 1 && !job.onto ? host.addressOf(job.y) : undefined;
     const xBytes = this.#x === undefined ? 4 * program.inputWidth : 0;
     const yBytes = this.#y === undefined && !program.pooled ? 4 * program.outputWidth : 0;
     const timeBytes = job.timesteps ? 4 : 0;
-    const fitting = WINDOW_BYTES / ((xBytes + yBytes + timeBytes) * rows || 1);
+    const ontoBytes = job.onto ? yBytes : 0;
+    const fitting = WINDOW_BYTES / ((xBytes + yBytes + ontoBytes + timeBytes) * rows || 1);
     const heard = job.threads > 0 ? Number.POSITIVE_INFINITY : WINDOW_FLOPS / (host.flopsPerToken * rows);
     const chunks = Math.max(1, Math.floor(Math.min(fitting, heard) / CHUNK));
     this.#span = Math.max(1, Math.min(job.seqLen, chunks * CHUNK));
@@ -115,6 +117,7 @@ class Block {
     const buffers = (): Buffers => ({
       x: this.#allocate(rows * xBytes * this.#span),
       y: this.#allocate(rows * yRow),
+      onto: this.#allocate(rows * ontoBytes * this.#span),
       times: this.#allocate(rows * timeBytes * this.#span),
       table: this.#allocate(RowTableView.bytes(rows, resets)),
       control: this.#allocate(controlBytes(program.layout.carries, rows)),
@@ -202,7 +205,7 @@ class Block {
   /** Tokens [start, end) of the block's rows: copies x, writes the row table, clears the control block. */
   #copyIn(start: number, end: number, buffers: Buffers): Window {
     const { program, arena } = this.#host;
-    const { x, seqLen, lengths, timesteps } = this.#job;
+    const { x, onto, seqLen, lengths, timesteps } = this.#job;
     const timeline = this.#timeline;
     const { inputWidth, outputWidth, pooled } = program;
     const floats = new Float32Array(arena.memory.buffer);
@@ -222,11 +225,14 @@ class Block {
       });
       longest = Math.max(longest, tokens + k0);
       if (this.#x === undefined) {
-        const from = (row * seqLen + start) * inputWidth;
-        floats.set(
-          x.subarray(from, from + tokens * inputWidth),
-          buffers.x / 4 + r * (end - start) * inputWidth,
-        );
+        const from = row * seqLen + this.#firstOf(row, start, end);
+        const copy = (to: number, values: Float32Array, width: number) =>
+          floats.set(
+            values.subarray(from * width, (from + tokens) * width),
+            to / 4 + r * (end - start) * width,
+          );
+        copy(buffers.x, x, inputWidth);
+        if (onto) copy(buffers.onto, onto, outputWidth);
       }
       if (timesteps) {
         const from = row * seqLen + start;
@@ -248,6 +254,8 @@ class Block {
           ? buffers.y
           : this.#y + (pooled ? this.#first : this.#first * seqLen + start) * yToken,
       yRowBytes: pooled ? yToken : yToken * (this.#y === undefined ? end - start : seqLen),
+      reversed: Number(onto !== undefined),
+      onto: buffers.onto,
       times: buffers.times,
       timesRowBytes: 4 * (end - start),
       states: this.#states,
@@ -267,11 +275,17 @@ class Block {
     return { tileTokens, tail, tailTokens, tilesPerRow };
   }
 
+  /** The first token, in the order of x, of those of a row that are read from `start` to `end`. */
+  #firstOf(row: number, start: number, end: number): number {
+    const length = this.#job.lengths[row] as number;
+    return this.#job.onto ? Math.max(0, length - end) : start;
+  }
+
   #copyOut(start: number, end: number, buffers: Buffers): void {
     if (this.#y !== undefined) return;
     const { program, arena } = this.#host;
     const { outputWidth, pooled } = program;
-    const { y, batch, lengths } = this.#job;
+    const { y, onto, batch, lengths } = this.#job;
     const floats = new Float32Array(arena.memory.buffer);
     for (let r = 0; r < this.#rows; r++) {
       const row = this.#first + r;
@@ -282,8 +296,9 @@ class Block {
         // The row's only output, there once its last token has been read.
         if (length > start && length <= end) y.set(floats.subarray(from, from + outputWidth), to);
       } else if (length > start) {
-        const before = this.#timeline.outputs(row, start);
-        const count = this.#timeline.outputs(row, Math.min(length, end)) - before;
+        const given = this.#timeline.outputs(row, start);
+        const count = this.#timeline.outputs(row, Math.min(length, end)) - given;
+        const before = onto ? this.#firstOf(row, start, end) : given;
         y.set(floats.subarray(from, from + count * outputWidth), to + before * outputWidth);
       }
     }
