@@ -6,8 +6,9 @@ import { State } from "../src/state.js";
 import { Timeline } from "../src/timeline.js";
 import type { Dispatch } from "../src/webgpu/dispatches.js";
 import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
-import { type Segment, spread, T } from "../src/webgpu/pipelines.js";
+import { type Segment, spread } from "../src/webgpu/pipelines.js";
 import { areaBytes, makePlan, READBACKS } from "../src/webgpu/plan.js";
+import { T } from "../src/webgpu/tiles.js";
 
 const width = 3;
 const gelu = (src: number, dst: number): Stage => ({ kind: "gelu", name: "gelu", src, dst, width });

@@ -5,8 +5,9 @@ import { State, stateLayout } from "../src/state.js";
 import { Timeline } from "../src/timeline.js";
 import { openDevice } from "../src/webgpu/device.js";
 import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
-import { type Segment, segmentOf, T } from "../src/webgpu/pipelines.js";
+import { type Segment, segmentOf } from "../src/webgpu/pipelines.js";
 import { makePlan, type Plan } from "../src/webgpu/plan.js";
+import { softwareTiles, T, type Tile, tilesFor } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
 import { BINDINGS, countAccesses, countingKernels } from "./support/countingGpu.js";
 import { hardParams } from "./support/problems.js";
@@ -72,14 +73,26 @@ test("the count is what the shaders touch", async (context) => {
   const device = await (adapter as GPUAdapter).requestDevice({
     requiredLimits: { maxStorageBuffersPerShaderStage },
   });
-  const compiled = countingKernels(device);
+  const compiled = countingKernels(device, softwareTiles);
   const stack = (mode: "mean" | "last" | "max") => everything(7, hardParams(7, 5, 1), 5, mode);
   const unpooled = (program: Program) => {
     const stages = program.stages.filter(({ kind }) => kind !== "pool");
     return { ...program, stages };
   };
-  for (const { program, lengths, timed = false, every = 1 } of [
+  const tall = tilesFor("dense", opened.device).find(({ chunks, cols }) => chunks * cols > 8) as Tile;
+  const wide = tilesFor("projectScan", opened.device).find(({ cols }) => cols === 4) as Tile;
+  const staged = { slab: 8 }; // whatever is staged at a time is staged as often
+  const tiled = {
+    projectScan: { ...wide, ...staged },
+    output: { ...tall, ...staged },
+    dense: { ...tall, ...staged },
+  };
+  const compiledTiled = countingKernels(device, tiled);
+  for (const { program, lengths, timed = false, every = 1, tiles } of [
     { program: lruProgram(67, 65), lengths: [70, 32] },
+    { program: lruProgram(67, 65), lengths: [70, 32, 60], tiles: tiled },
+    { program: stack("mean"), lengths: [33, 7], tiles: tiled },
+    { program: lruProgram(3, 9), lengths: [1, 32] },
     { program: lruProgram(3, 9), lengths: [1] },
     { program: lruProgram(2, 9), lengths: [T * 67, 1, 65] },
     { program: lruProgram(3, 9), lengths: [40, 70], timed: true },
@@ -90,8 +103,8 @@ test("the count is what the shaders touch", async (context) => {
   ]) {
     const plan = makePlan(program, timed);
     const { segment, given } = segmentFor(plan, program, lengths, every);
-    const counted = await countAccesses(device, compiled, plan, segment, given);
-    const { dispatches, kernels } = trafficOf(plan, segment);
+    const counted = await countAccesses(device, tiles ? compiledTiled : compiled, plan, segment, given);
+    const { dispatches, kernels } = trafficOf(plan, segment, true, tiles);
     expect(dispatches).toBe(counted.length);
     counted.forEach(({ dispatch, arrays }, i) => {
       const { kernel, touches } = kernels[i] as (typeof kernels)[number];
@@ -137,4 +150,6 @@ test("a stack of layers takes three dispatches for each LRU, and one for each ot
   const { stages, slots } = everything(7, hardParams(7, 5, 1), 5, "mean");
   const plan = makePlan({ architecture: "", slots, stages, output: 1 });
   expect(trafficOf(plan, segmentOf(2, 100)).dispatches).toBe(stages.length + 2);
+  // Single chunks need no carry scan.
+  expect(trafficOf(plan, segmentOf(2, T)).dispatches).toBe(stages.length + 1);
 });

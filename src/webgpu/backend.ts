@@ -5,6 +5,7 @@ import { asGpuError, type Device, openDevice } from "./device.js";
 import { type Measurement, measureDevice } from "./measure.js";
 import { Pipelines } from "./pipelines.js";
 import { prepareRunner, SCRATCH_BYTES } from "./runner.js";
+import type { Tiles } from "./tiles.js";
 
 /**
  * Opens `gpu` (a `GPU`, as `navigator.gpu` is one), else the browser's, else in Node that of the optional npm package
@@ -24,9 +25,10 @@ export class WebgpuBackend implements Backend {
   readonly #device: Device;
   readonly #pipelines: Pipelines;
 
-  constructor(device: Device) {
+  /** @param tiles to use in place of the fastest, which are found by trying when the first program is prepared */
+  constructor(device: Device, tiles?: Tiles) {
     this.#device = device;
-    this.#pipelines = new Pipelines(device);
+    this.#pipelines = new Pipelines(device, tiles);
     this.software = device.software;
     this.adapter = device.description;
   }

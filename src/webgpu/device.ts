@@ -12,6 +12,9 @@ const ADAPTER_DEADLINE_MS = 5000;
 /** Software adapters call themselves so, where they do not say `isFallbackAdapter`. */
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe|softpipe|basic render|\bwarp\b/i;
 
+/** The limits of a workgroup's threads. */
+const THREADS = ["maxComputeInvocationsPerWorkgroup", "maxComputeWorkgroupSizeX"] as const;
+
 /** Innermost last: the order in which the scopes are pushed. */
 const FILTERS = ["internal", "out-of-memory", "validation"] as const;
 
@@ -33,9 +36,10 @@ export async function openDevice(
         "a browser may need a newer GPU driver, or this GPU allowed in its settings; Node needs a Vulkan, Metal or D3D12 driver";
       return { reason: `WebGPU is there, but has no adapter: ${help}` };
     }
-    // More than the default limits is needed only for weights and activations beyond 128 MiB.
-    const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
-    const request = { label: "linrec", requiredLimits: { maxBufferSize, maxStorageBufferBindingSize } };
+    // More than the default limits is needed for weights and activations beyond 128 MiB, and for large tiles.
+    const wanted = ["maxBufferSize", "maxStorageBufferBindingSize", ...THREADS] as const;
+    const requiredLimits = Object.fromEntries(wanted.map((name) => [name, adapter.limits[name]]));
+    const request = { label: "linrec", requiredLimits };
     const handle = await within(ADAPTER_DEADLINE_MS, "device", adapter.requestDevice(request));
     return { device: new Device(gpu, adapter, handle) };
   } catch (error) {

@@ -1,7 +1,8 @@
 /** Each stage as dispatches of kernels, its parameters packed as the kernels read them. */
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
 import type { LruStage, PoolStage, Stage } from "../program.js";
-import { GROUP, type KernelName, type Segment, segmentOf, T } from "./pipelines.js";
+import { GROUP, type KernelName, type Segment, segmentOf } from "./pipelines.js";
+import { plainTile, T, type Tile, tilesOver } from "./tiles.js";
 
 export type Over = "tokens" | "outputs" | "rows";
 
@@ -10,7 +11,7 @@ export interface Dispatch {
   readonly kernel: KernelName;
   readonly sizes: readonly number[];
   readonly arrays: readonly (number | Float32Array)[];
-  readonly workgroups: (segment: Segment) => number;
+  readonly workgroups: (segment: Segment, tile?: Tile) => number;
   /**
    * What it runs on, if not the segment's tokens: those of them that give an output; or, once after a row's last segment,
    * one token for each row, since it follows a pool stage.
@@ -28,7 +29,7 @@ export function segmentsOf(tokens: Segment, isThinned: boolean): Record<Over, Se
 }
 
 /** The dispatches that a segment takes, and what each runs on: those of the rows only if it is their last. */
-export function* scheduled<D extends Pick<Dispatch, "over" | "into">>(
+export function* scheduled<D extends Pick<Dispatch, "over" | "into" | "workgroups">>(
   dispatches: readonly D[],
   tokens: Segment,
   isLast: boolean,
@@ -38,12 +39,14 @@ export function* scheduled<D extends Pick<Dispatch, "over" | "into">>(
   for (const [index, dispatch] of dispatches.entries()) {
     const on = segments[dispatch.over ?? "tokens"];
     if (on.tokens === 0 || (dispatch.over === "rows" ? !isLast : dispatch.into && !isThinned)) continue;
+    if (dispatch.workgroups(on) === 0) continue;
     yield { dispatch, index, on };
   }
 }
 
 /**
- * The three dispatches of DESIGN section 5. With a table of lambda^Delta and the tokens' timesteps (`times`), lambda in the
+ * The three dispatches of DESIGN section 5, or two: where no row has a second chunk, the first does what is left of the second.
+ * All in one would be one workgroup for each row, which few rows do not fill a GPU with. With a table of lambda^Delta and the tokens' timesteps (`times`), lambda in the
  * first is 0, so that loc is bu, and the second makes it h, with no carry left for the third to add.
  */
 export function lruDispatches(
@@ -67,9 +70,9 @@ export function lruDispatches(
   return [
     {
       kernel: "projectScan",
-      sizes: [dModel, dState],
-      arrays: [loc, carry, u, packB(stage), powers, chunks],
-      workgroups: ({ chunks }) => chunks * Math.ceil(dState / 64),
+      sizes: [dModel, dState, timed ? 0 : 1],
+      arrays: [loc, carry, state, u, packB(stage), powers, chunks],
+      workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dState),
     },
     timed
       ? {
@@ -81,17 +84,32 @@ export function lruDispatches(
       : {
           kernel: "carryScan",
           sizes: [dState],
-          arrays: [carry, state, loc, powers, powerTable(stage, GROUP + 1, (j) => j * T), rows, chunks],
-          workgroups: ({ rows }) => rows * Math.ceil(dState / 8),
+          arrays: [carry, state, loc, powers, jumpTable(stage), rows, chunks],
+          workgroups: ({ rows, chunks }) => (chunks === rows ? 0 : rows * Math.ceil(dState / 4)),
         },
     {
       kernel: "output",
       sizes: [dModel, dState],
       arrays: [y, loc, carry, powers, packC(stage), params.D, u, wanted ?? chunks],
-      workgroups: ({ chunks }) => chunks * Math.ceil(dModel / 64),
+      workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dModel),
       over: wanted === undefined ? undefined : "outputs",
     },
   ];
+}
+
+/** lambda^(T j), j to GROUP; then of those with j = 1, 2, 4, ... GROUP what they lost when they were rounded. */
+function jumpTable(stage: LruStage): Float32Array {
+  const { dState } = stage;
+  const exponent = (j: number) => T * (j <= GROUP ? j : 2 ** (j - GROUP - 1));
+  const table = powerTable(stage, GROUP + 2 + Math.log2(GROUP), exponent);
+  const eigen = eigenvalues(stage.params);
+  for (let at = 2 * (GROUP + 1) * dState; at < table.length; at += 2) {
+    const n = (at / 2) % dState;
+    const j = Math.floor(at / 2 / dState);
+    table[at] = powerRe(eigen, n, exponent(j)) - (table[at] as number);
+    table[at + 1] = powerIm(eigen, n, exponent(j)) - (table[at + 1] as number);
+  }
+  return table;
 }
 
 /** lambda^exponent(i) as [count, dState] of (re, im): derived in float64 and rounded once. */
@@ -173,7 +191,7 @@ export function localDispatch(
       kernel,
       sizes: [inWidth, outWidth],
       arrays: [y, x, stage.kernel, new Float32Array(outWidth).map((_, o) => bias?.[o % bias.length] ?? 0)],
-      workgroups: ({ tokens }) => Math.ceil(tokens / T) * Math.ceil(outWidth / 64),
+      workgroups: ({ tokens }, tile = plainTile) => tilesOver(tile, Math.ceil(tokens / T), outWidth),
     };
   }
   const { width } = stage;

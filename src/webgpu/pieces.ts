@@ -2,8 +2,9 @@
 import type { ForwardJob } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import { lastAt, type Timeline } from "../timeline.js";
-import { type Segment, segmentOf, T } from "./pipelines.js";
+import { type Segment, segmentOf } from "./pipelines.js";
 import { type Area, areaBytes, type Layout, noBytes, READBACKS } from "./plan.js";
+import { T } from "./tiles.js";
 
 /** Some tokens of one row, [start, end). Parts stand one after the other in a piece, and so do their chunks and outputs. */
 export interface Part {

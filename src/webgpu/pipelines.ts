@@ -18,6 +18,7 @@ import output from "./kernels/output.wgsl?raw";
 import pool from "./kernels/pool.wgsl?raw";
 import projectScan from "./kernels/projectScan.wgsl?raw";
 import timedScan from "./kernels/timedScan.wgsl?raw";
+import { plainTile, T, type Tile, type TiledKernel, type Tiles, tileConstants } from "./tiles.js";
 
 const sources = {
   add,
@@ -38,14 +39,8 @@ const sources = {
 
 export type KernelName = keyof typeof sources;
 
-/** Timesteps in a chunk: as many accumulators (twice, re and im) as a thread keeps in registers on any GPU. */
-export const T = 32;
-
 /** Chunks in a group of the carry scan's first level. */
 export const GROUP = 64;
-
-/** Columns of the left matrix staged at a time: `output` holds re and im, 8 KiB of the 16 that every device has. */
-const SLAB = 32;
 
 /** No dimension of a dispatch may be larger (a WebGPU default limit, and in practice everybody's). */
 const MAX_GROUPS = 65535;
@@ -56,8 +51,6 @@ const COMPILE_DEADLINE_MS = 60_000;
 /** What every kernel is compiled with. */
 const prelude = `
 const T = ${T}u;
-const QUADS = ${T / 4}u;
-const SLAB = ${SLAB}u;
 const GROUP = ${GROUP}u;
 
 // What is being run: tokens of some rows, one row after the other, in chunks of up to T of them. After the last stage that
@@ -110,34 +103,46 @@ export function spread(count: number): [x: number, y: number] {
   return [Math.ceil(count / Math.max(1, y)), y];
 }
 
+/** The tile of a kernel that has one. */
+export function tileOf(tiles: Tiles, kernel: KernelName): Tile {
+  return isTiled(kernel) ? tiles[kernel] : plainTile;
+}
+
+const isTiled = (kernel: KernelName): kernel is TiledKernel =>
+  kernel === "projectScan" || kernel === "output" || kernel === "dense";
+
 /** A kernel as the GPU's compiler gets it. */
-export function shaderOf(kernel: KernelName): string {
-  return prelude + sources[kernel];
+export function shaderOf(kernel: KernelName, tile = plainTile): string {
+  return prelude + (isTiled(kernel) ? tileConstants(kernel, tile) : "") + sources[kernel];
 }
 
 /** Compiles each kernel once for a device, when it is first needed. */
 export class Pipelines {
+  /** Those to use in place of the fastest. */
+  readonly tiles: Tiles | undefined;
   readonly #device: Device;
-  readonly #compiled = new Map<KernelName, Promise<GPUComputePipeline>>();
+  readonly #compiled = new Map<string, Promise<GPUComputePipeline>>();
 
-  constructor(device: Device) {
+  constructor(device: Device, tiles?: Tiles) {
     this.#device = device;
+    this.tiles = tiles;
   }
 
   /** Rejects with `gpu-failed` and the compiler's words. */
-  get(kernel: KernelName): Promise<GPUComputePipeline> {
-    let pipeline = this.#compiled.get(kernel);
+  get(kernel: KernelName, tile?: Tile): Promise<GPUComputePipeline> {
+    const code = shaderOf(kernel, tile);
+    let pipeline = this.#compiled.get(code);
     if (!pipeline) {
-      pipeline = this.#compile(kernel);
-      this.#compiled.set(kernel, pipeline);
+      pipeline = this.#compile(kernel, code);
+      this.#compiled.set(code, pipeline);
     }
     return pipeline;
   }
 
-  async #compile(kernel: KernelName): Promise<GPUComputePipeline> {
+  async #compile(kernel: KernelName, code: string): Promise<GPUComputePipeline> {
     const device = this.#device;
     const { value: module, clean } = device.scoped(`compiling ${kernel}`, () =>
-      device.handle.createShaderModule({ label: kernel, code: shaderOf(kernel) }),
+      device.handle.createShaderModule({ label: kernel, code }),
     );
     const options = { label: kernel, layout: "auto", compute: { module, entryPoint: kernel } } as const;
     const pipeline = device.handle.createComputePipelineAsync(options).catch((error) => {

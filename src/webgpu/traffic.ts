@@ -6,12 +6,13 @@
  * - per token 12H + 16N bytes: u twice and y once (4H each), loc written and read (8N each),
  * - per chunk 32N + 24: its final written, read and made its carry, which is read (8N each), and three reads of its place,
  * - per row 24N + 16: the state read and written, one token of loc (8N each), and the row's entry,
- * and its weights, which stay in the caches.
+ * and its weights, which stay in the caches. Where each row is one chunk there is no carry scan, and per chunk 40N + 16 is all.
  */
 import type { Dispatch } from "./dispatches.js";
 import { scheduled } from "./dispatches.js";
-import { type KernelName, type Segment, T } from "./pipelines.js";
+import { GROUP, type KernelName, type Segment, tileOf } from "./pipelines.js";
 import type { Plan } from "./plan.js";
+import { plainTiles, T, type Tile, type Tiles } from "./tiles.js";
 
 /** What one dispatch does with one of its arrays, in bytes. */
 export interface Touch {
@@ -31,16 +32,20 @@ export interface Traffic extends Touch {
   readonly copies: number;
 }
 
-/** @param segment a segment of a forward, its `thinned` set where not every token gives an output */
+/**
+ * @param segment a segment of a forward, its `thinned` set where not every token gives an output
+ * @param isLast whether its rows end with it
+ */
 export function trafficOf(
   { dispatches }: Pick<Plan, "dispatches">,
   segment: Segment,
   isLast = true,
+  tiles: Tiles = plainTiles,
 ): Traffic {
   const total = { read: 0, written: 0, loads: 0, copies: 0 };
   const kernels = [];
   for (const { dispatch, on } of scheduled(dispatches, segment, isLast, segment.thinned > 0)) {
-    const touches = touchesOf(dispatch, on);
+    const touches = touchesOf(dispatch, on, tileOf(tiles, dispatch.kernel));
     for (const { read, written, loads } of touches) {
       total.read += read;
       total.written += written;
@@ -67,35 +72,45 @@ const store = (bytes: number, written: number): Touch => touch(bytes, 0, 0, writ
 /** Columns of the last workgroup that do not exist are computed too. */
 const padded = (width: number, group: number): number => Math.ceil(width / group) * group;
 
-function touchesOf({ kernel, sizes }: Dispatch, { rows, chunks, tokens, thinned }: Segment): Touch[] {
+function touchesOf(
+  { kernel, sizes }: Dispatch,
+  { rows, chunks, tokens, thinned }: Segment,
+  tile: Tile,
+): Touch[] {
   const [width, other] = sizes as [number, number];
   const values = tokens * width;
   const columns = [touch(4, width, values)];
+  const breadth = tile.lanes * tile.cols;
+  const parts = T / tile.rows;
   switch (kernel) {
     case "projectScan": {
       const [dModel, dState] = [width, other];
-      const lanes = padded(dState, 64);
+      const lanes = padded(dState, breadth);
+      const height = padded(chunks, tile.chunks);
+      const single = sizes[2] && chunks === rows;
+      const staged = (height * T * dModel * lanes) / breadth;
       return [
         store(8, tokens * dState),
         store(8, chunks * dState),
-        // A chunk's u is staged once for each 64 states, whole: a short chunk repeats its last token.
-        touch(4, tokens * dModel, (chunks * T * dModel * lanes) / 64),
-        // Each state's thread reads its column of B_norm once for each chunk: a load feeds T timesteps.
-        touch(8, dModel * dState, chunks * dModel * lanes),
-        touch(8, dState, chunks * dState),
-        touch(8, chunks, 2 * chunks * lanes),
+        single ? touch(8, rows * dState, rows * dState, rows * dState) : touch(8, 0),
+        // A workgroup stages u whole: a short chunk repeats its last token.
+        touch(4, tokens * dModel, staged),
+        // Each thread reads its columns of B_norm once: a load feeds as many timesteps as the thread has.
+        touch(8, dModel * dState, height * parts * dModel * lanes),
+        touch(8, (single ? T : 1) * dState, height * parts * lanes + (single ? chunks * dState : 0)),
+        touch(8, chunks, staged / 4 + (chunks * parts * lanes) / tile.cols),
       ];
     }
     case "carryScan": {
-      const lanes = padded(width, 8);
+      const lanes = padded(width, 4);
       const states = rows * width;
       return [
         touch(8, chunks * width, 2 * chunks * lanes, chunks * width),
-        touch(8, states, 8 * rows * lanes, states),
+        touch(8, states, 64 * rows * lanes, states),
         touch(8, states),
         touch(8, T * width, states),
-        touch(8, Math.min(chunks + 2, 65) * width, 16 * rows * lanes + chunks * lanes),
-        touch(16, rows, 16 * rows * lanes),
+        touch(8, (GROUP + 8) * width, (256 * rows + chunks) * lanes),
+        touch(16, rows, 128 * rows * lanes),
         touch(8, chunks, 2 * chunks * lanes + states),
       ];
     }
@@ -111,28 +126,31 @@ function touchesOf({ kernel, sizes }: Dispatch, { rows, chunks, tokens, thinned 
       ];
     case "output": {
       const [dModel, dState] = [width, other];
-      const lanes = padded(dModel, 64);
-      const staged = (chunks * T * dState * lanes) / 64;
+      const lanes = padded(dModel, breadth);
+      const height = padded(chunks, tile.chunks);
+      const staged = (height * T * dState * lanes) / breadth;
       return [
         store(4, values),
         touch(8, tokens * dState, staged),
         // Four timesteps of a chunk share it; tokens that are thinned come each from another chunk, at most.
         thinned ? touch(8, tokens * dState, staged) : touch(8, chunks * dState, staged / 4),
         touch(8, T * dState, staged),
-        touch(8, dModel * dState, chunks * dState * lanes),
-        touch(4, dModel, chunks * dModel),
+        touch(8, dModel * dState, height * parts * dState * lanes),
+        touch(4, dModel, chunks * parts * dModel),
         touch(4, values),
-        thinned ? touch(8, tokens, staged + values) : touch(8, chunks, 2 * chunks * lanes),
+        thinned
+          ? touch(8, tokens, staged + values)
+          : touch(8, chunks, staged / 2 + (2 * chunks * parts * lanes) / tile.cols),
       ];
     }
     case "dense": {
-      const lanes = padded(other, 64);
-      const tiles = Math.ceil(tokens / T);
+      const lanes = padded(other, breadth);
+      const tiles = padded(Math.ceil(tokens / T), tile.chunks);
       return [
         store(4, tokens * other),
-        touch(4, values, (tiles * T * width * lanes) / 64),
-        touch(4, width * other, tiles * width * lanes),
-        touch(4, other, tiles * other),
+        touch(4, values, (tiles * T * width * lanes) / breadth),
+        touch(4, width * other, tiles * parts * width * lanes),
+        touch(4, other, tiles * parts * other),
       ];
     }
     case "pool": {

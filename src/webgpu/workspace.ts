@@ -2,8 +2,9 @@
 import { LinrecError } from "../errors.js";
 import type { Device } from "./device.js";
 import { type Dispatch, type Over, scheduled, segmentsOf } from "./dispatches.js";
-import { type Pipelines, type Segment, segmentWords, spread } from "./pipelines.js";
+import { type Pipelines, type Segment, segmentWords, spread, tileOf } from "./pipelines.js";
 import { areaBytes, type Layout } from "./plan.js";
+import { tunedTiles } from "./tune.js";
 
 /** GPUBufferUsage and GPUMapMode by value: Node has no such globals. */
 export const MAP_READ = 1;
@@ -63,12 +64,16 @@ export async function loadKernels(
   };
   try {
     await device.wait(clean, SUBMIT_DEADLINE_MS);
-    const compiled = await Promise.all(dispatches.map(({ kernel }) => pipelines.get(kernel)));
-    const kernels = dispatches.map(({ workgroups, over, into }, i) => {
-      const pipeline = compiled[i] as GPUComputePipeline;
-      return { ...(uploaded[i] as (typeof uploaded)[number]), pipeline, workgroups, over, into };
+    const tiles = pipelines.tiles ?? (await tunedTiles(device, pipelines));
+    const kernels = dispatches.map(async ({ kernel, workgroups, over, into }, i) => {
+      const tile = tileOf(tiles, kernel);
+      return {
+        ...(uploaded[i] as (typeof uploaded)[number]),
+        ...{ over, into, pipeline: await pipelines.get(kernel, tile) },
+        workgroups: (segment: Segment) => workgroups(segment, tile),
+      };
     });
-    return { kernels, destroy };
+    return { kernels: await Promise.all(kernels), destroy };
   } catch (error) {
     destroy();
     throw error;

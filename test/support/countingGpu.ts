@@ -1,7 +1,15 @@
 /** Runs a plan's own shaders with every access of a storage array counted: what `trafficOf` says must come of it. */
 import { type Dispatch, scheduled, segmentsOf } from "../../src/webgpu/dispatches.js";
-import { type KernelName, type Segment, segmentWords, shaderOf, spread } from "../../src/webgpu/pipelines.js";
+import {
+  type KernelName,
+  type Segment,
+  segmentWords,
+  shaderOf,
+  spread,
+  tileOf,
+} from "../../src/webgpu/pipelines.js";
 import { areaBytes, type Plan } from "../../src/webgpu/plan.js";
+import type { Tile, Tiles } from "../../src/webgpu/tiles.js";
 
 /** One array of one dispatch, in bytes. */
 export interface Counted {
@@ -25,8 +33,8 @@ export const BINDINGS = MOST_ARRAYS + 1;
 const [STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ] = [128, 64, 4, 8, 1];
 
 /** The shader with `name[i]` as `name[touch(n, i)]`, n the array's number, or 8 more where it is written. */
-function counting(kernel: KernelName): { code: string; bytes: number[] } {
-  const source = shaderOf(kernel);
+function counting(kernel: KernelName, tile: Tile): { code: string; bytes: number[] } {
+  const source = shaderOf(kernel, tile);
   const arrays = new Map<string, number>();
   const bytes: number[] = [];
   const declarations = source.matchAll(/@binding\((\d+)\) var<storage[^>]*> (\w+): array<(?:vec(\d))?/g);
@@ -59,17 +67,17 @@ fn touch(n: u32, i: u32) -> u32 {
 }
 
 /** Compiles a counting kernel once. */
-export function countingKernels(device: GPUDevice) {
+export function countingKernels(device: GPUDevice, tiles: Tiles) {
   const known = new Map<KernelName, { pipeline: GPUComputePipeline; bytes: number[] }>();
   return (kernel: KernelName) => {
     let made = known.get(kernel);
     if (!made) {
-      const { code, bytes } = counting(kernel);
+      const { code, bytes } = counting(kernel, tileOf(tiles, kernel));
       const compute = { module: device.createShaderModule({ code }), entryPoint: kernel };
       made = { pipeline: device.createComputePipeline({ layout: "auto", compute }), bytes };
       known.set(kernel, made);
     }
-    return made;
+    return { ...made, tile: tileOf(tiles, kernel) };
   };
 }
 
@@ -97,7 +105,7 @@ export async function countAccesses(
   const result = [];
   for (const { dispatch, on } of scheduled(plan.dispatches, segment, true, isThinned)) {
     const { kernel, sizes, arrays, over = "tokens", into } = dispatch;
-    const { pipeline, bytes } = compiled(kernel);
+    const { pipeline, bytes, tile } = compiled(kernel);
     const words = segmentWords(segmentsOf(segment, isThinned)[over], isThinned && over === "outputs");
     const buffers = [
       buffer(16, UNIFORM, words),
@@ -117,7 +125,7 @@ export async function countAccesses(
     pass.setPipeline(pipeline);
     pass.setBindGroup(0, group(0, buffers));
     pass.setBindGroup(1, group(1, [counters]));
-    pass.dispatchWorkgroups(...spread(dispatch.workgroups(on)));
+    pass.dispatchWorkgroups(...spread(dispatch.workgroups(on, tile)));
     pass.end();
     encoder.copyBufferToBuffer(counters, 0, staging, 0, counters.size);
     if (into)

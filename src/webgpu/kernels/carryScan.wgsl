@@ -1,10 +1,14 @@
 // carry[c+1] = lambda^T carry[c] + loc[T-1] over the chunks of a row.
-// On two levels, for accuracy: GROUP chunks are scanned from 0 with lambda^T, then the groups with lambda^(T GROUP),
-// and chunk j of a group adds lambda^(T j) times what came into the group. No chain of roundings is longer than GROUP.
+// On two levels, for accuracy: groups of 1, 2, 4, ... GROUP chunks are scanned from 0 with lambda^T, then the groups with its
+// power, and chunk j of a group adds lambda^(T j) times what came into the group. What multiplies again and again has a
+// second word, for what float32 rounded off.
 // Nothing comes into a chunk that is FRESH, nor past it. Only the chunk before such a one, and the row's last, are short.
-// A workgroup takes LANES states of one row: thread (group g, state s) scans one group at a time.
+// A workgroup takes STATES states of one row (one sector of memory), and each thread one group of one state at a time. It loads
+// AHEAD chunks at once: nothing but the wait for memory takes time here.
 
-const LANES = 8u;
+const STATES = 4u;
+const SCANS = 256 / STATES; // groups at a time
+const AHEAD = 8u;
 struct Sizes { dState: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
@@ -12,80 +16,109 @@ struct Sizes { dState: u32 }
 @group(0) @binding(3) var<storage, read_write> state: array<vec2f>; // [rows, dState], in: h before, out: h after
 @group(0) @binding(4) var<storage, read> loc: array<vec2f>;         // [tokens, dState]
 @group(0) @binding(5) var<storage, read> powers: array<vec2f>;      // [T, dState], lambda^(k+1)
-@group(0) @binding(6) var<storage, read> jumps: array<vec2f>;       // [GROUP + 1, dState], lambda^(T j)
+@group(0) @binding(6) var<storage, read> jumps: array<vec2f>;       // [GROUP + 1 + 7, dState], lambda^(T j); second words, j = 2^i
 @group(0) @binding(7) var<storage, read> rows: array<vec4u>;        // [rows], first chunk, chunks, ...
 @group(0) @binding(8) var<storage, read> chunks: array<vec2u>;      // [chunks], first token, tokens | FRESH
 
-var<workgroup> totals: array<vec2f, 64>; // [64 / LANES groups, LANES], first each group's sum, then what comes into it
-var<workgroup> ends: array<bool, 64>;    // the same: whether nothing passes through the group
+var<workgroup> totals: array<vec2f, 256>; // [SCANS, STATES], first each group's sum, then what comes into it
+var<workgroup> ends: array<bool, 256>;    // the same: whether nothing passes through the group
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(256)
 fn carryScan(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  @builtin(local_invocation_index) thread: u32,
 ) {
-  let blocks = (sizes.dState + LANES - 1) / LANES;
+  let blocks = (sizes.dState + STATES - 1) / STATES;
   let task = flatten(group, groups);
   if (task >= segment.rows * blocks) { return; }
   let row = task / blocks;
   let origin = rows[row].x;
   let count = rows[row].y;
-  let owner = task % blocks * LANES + lane % LANES;
+  let owner = task % blocks * STATES + thread % STATES;
   let owned = owner < sizes.dState;
   let n = min(owner, sizes.dState - 1);
-  let step = jumps[sizes.dState + n];
-  let leap = jumps[GROUP * sizes.dState + n];
+  let bits = select(firstLeadingBit((count - 1) / SCANS) + 1, 0, count <= SCANS);
+  let size = min(1u << bits, GROUP);
+  let step = Wide(jumps[sizes.dState + n], jumps[(GROUP + 1) * sizes.dState + n]);
+  let leap = Wide(jumps[size * sizes.dState + n], jumps[(GROUP + 1 + firstTrailingBit(size)) * sizes.dState + n]);
 
   var incoming = state[row * sizes.dState + n];
-  for (var base = 0u; base < count; base += 64 / LANES * GROUP) {
-    let begin = min(base + lane / LANES * GROUP, count);
-    let end = min(begin + GROUP, count);
+  for (var base = 0u; base < count; base += SCANS * size) {
+    let begin = min(base + thread / STATES * size, count);
+    let end = min(begin + size, count);
 
     var sum = vec2f(0);
     var isEnd = false;
-    for (var c = begin; c < end; c++) {
-      if (isFresh(origin + c)) {
-        sum = vec2f(0);
-        isEnd = true;
+    for (var c = begin; c < end; c += AHEAD) {
+      var given: array<vec2f, AHEAD>;
+      var fresh: array<bool, AHEAD>;
+      for (var i = 0u; i < AHEAD; i++) {
+        if (c + i < end) {
+          given[i] = carry[(origin + c + i) * sizes.dState + n];
+          fresh[i] = isFresh(origin + c + i);
+        }
       }
-      sum = multiply(step, sum) + carry[(origin + c) * sizes.dState + n];
+      for (var i = 0u; i < AHEAD; i++) {
+        if (c + i < end) {
+          if (fresh[i]) {
+            sum = vec2f(0);
+            isEnd = true;
+          }
+          sum = advance(step, sum, given[i]);
+        }
+      }
     }
-    totals[lane] = sum;
-    ends[lane] = isEnd;
+    totals[thread] = sum;
+    ends[thread] = isEnd;
     workgroupBarrier();
 
-    if (lane < LANES) {
-      for (var i = lane; i < 64; i += LANES) {
+    if (thread < STATES) {
+      for (var i = thread; i < 256; i += STATES) {
         let total = totals[i];
         totals[i] = incoming;
-        if (ends[i]) { incoming = total; } else { incoming = multiply(leap, incoming) + total; }
+        if (ends[i]) { incoming = total; } else { incoming = advance(leap, incoming, total); }
       }
     }
     workgroupBarrier();
 
-    var start = totals[lane];
+    var start = totals[thread];
     sum = vec2f(0);
-    for (var c = begin; c < end; c++) {
-      if (isFresh(origin + c)) {
-        sum = vec2f(0);
-        start = vec2f(0);
+    for (var c = begin; c < end; c += AHEAD) {
+      var given: array<vec2f, AHEAD>;
+      var jump: array<vec2f, AHEAD>;
+      var fresh: array<bool, AHEAD>;
+      for (var i = 0u; i < AHEAD; i++) {
+        if (c + i < end) {
+          given[i] = carry[(origin + c + i) * sizes.dState + n];
+          jump[i] = jumps[(c + i - begin) * sizes.dState + n];
+          fresh[i] = isFresh(origin + c + i);
+        }
       }
-      let at = (origin + c) * sizes.dState + n;
-      let h = sum + multiply(jumps[(c - begin) * sizes.dState + n], start);
-      sum = multiply(step, sum) + carry[at];
-      if (owned) {
-        carry[at] = h;
-        if (c + 1 == count) {
-          let chunk = chunks[origin + c];
-          let k = (chunk.y & ~FRESH) - 1;
-          let last = loc[(chunk.x + k) * sizes.dState + n];
-          state[row * sizes.dState + n] = last + multiply(powers[k * sizes.dState + n], h);
+      for (var i = 0u; i < AHEAD; i++) {
+        if (c + i < end) {
+          if (fresh[i]) {
+            sum = vec2f(0);
+            start = vec2f(0);
+          }
+          let h = sum + multiply(jump[i], start);
+          sum = advance(step, sum, given[i]);
+          if (owned) { carry[(origin + c + i) * sizes.dState + n] = h; }
+          if (owned && c + i + 1 == count) {
+            let chunk = chunks[origin + c + i];
+            let k = (chunk.y & ~FRESH) - 1;
+            let last = loc[(chunk.x + k) * sizes.dState + n];
+            state[row * sizes.dState + n] = last + multiply(powers[k * sizes.dState + n], h);
+          }
         }
       }
     }
     workgroupBarrier();
   }
 }
+
+struct Wide { high: vec2f, low: vec2f }
+
+fn advance(by: Wide, h: vec2f, added: vec2f) -> vec2f { return multiply(by.high, h) + (multiply(by.low, h) + added); }
 
 fn isFresh(chunk: u32) -> bool { return (chunks[chunk].y & FRESH) != 0; }

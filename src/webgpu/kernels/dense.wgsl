@@ -1,5 +1,5 @@
 // y = x W + b.
-// A workgroup takes T tokens and 64 outputs: each thread holds the T tokens of one output.
+// A workgroup takes CHUNKS times T tokens and WIDTH outputs, a thread ROWS tokens of COLS outputs.
 
 struct Sizes { inWidth: u32, outWidth: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
@@ -9,41 +9,51 @@ struct Sizes { inWidth: u32, outWidth: u32 }
 @group(0) @binding(4) var<storage, read> W: array<f32>;       // [inWidth, outWidth]
 @group(0) @binding(5) var<storage, read> b: array<f32>;       // [outWidth]
 
-var<workgroup> slab: array<vec4f, QUADS * SLAB>; // x [T / 4, SLAB], four tokens each
+var<workgroup> slab: array<vec4f, TILE * SLAB>; // x [CHUNKS T / 4, SLAB], four tokens each
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn dense(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  @builtin(local_invocation_index) thread: u32,
 ) {
-  let blocks = (sizes.outWidth + 63) / 64;
+  let blocks = (sizes.outWidth + WIDTH - 1) / WIDTH;
   let task = flatten(group, groups);
-  let first = task / blocks * T;
+  let first = task / blocks * TILE * 4;
   if (first >= segment.tokens) { return; }
-  let count = min(T, segment.tokens - first);
-  let column = task % blocks * 64 + lane;
-  let j = min(column, sizes.outWidth - 1);
+  let count = min(TILE * 4, segment.tokens - first);
+  let part = thread / LANES;
+  let column = task % blocks * WIDTH + thread % LANES;
 
-  var sums: array<vec4f, QUADS>;
+  var sums: array<vec4f, QUADS * COLS>;
   for (var k0 = 0u; k0 < sizes.inWidth; k0 += SLAB) {
     let width = min(SLAB, sizes.inWidth - k0);
-    for (var i = lane; i < QUADS * SLAB; i += 64u) {
+    for (var i = thread; i < TILE * SLAB; i += THREADS) {
       if (i % SLAB < width) { slab[i] = fourTokens(first, count, 4 * (i / SLAB), k0 + i % SLAB); }
     }
     workgroupBarrier();
     for (var k = 0u; k < width; k++) {
-      let w = W[(k0 + k) * sizes.outWidth + j];
-      for (var q = 0u; q < QUADS; q++) { sums[q] += slab[q * SLAB + k] * w; }
+      var w: array<f32, COLS>;
+      for (var c = 0u; c < COLS; c++) {
+        w[c] = W[(k0 + k) * sizes.outWidth + min(column + c * LANES, sizes.outWidth - 1)];
+      }
+      for (var q = 0u; q < QUADS; q++) {
+        let v = slab[(part * QUADS + q) * SLAB + k];
+        for (var c = 0u; c < COLS; c++) { sums[q * COLS + c] += v * w[c]; }
+      }
     }
     workgroupBarrier();
   }
 
-  if (column >= sizes.outWidth) { return; }
-  let bias = b[j];
-  for (var q = 0u; q < QUADS; q++) {
-    for (var s = 0u; s < 4; s++) {
-      if (4 * q + s < count) { y[(first + 4 * q + s) * sizes.outWidth + j] = sums[q][s] + bias; }
+  for (var c = 0u; c < COLS; c++) {
+    let j = column + c * LANES;
+    if (j >= sizes.outWidth) { break; }
+    let bias = b[j];
+    for (var q = 0u; q < QUADS; q++) {
+      for (var s = 0u; s < 4; s++) {
+        let t = part * ROWS + 4 * q + s;
+        if (t < count) { y[(first + t) * sizes.outWidth + j] = sums[q * COLS + c][s] + bias; }
+      }
     }
   }
 }

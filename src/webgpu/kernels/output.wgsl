@@ -1,6 +1,6 @@
 // y = Re(C h) + D * u.
-// A workgroup takes one chunk, or T of the wanted tokens where they are thinned, and 64 features: each thread holds the T
-// timesteps of one feature.
+// A workgroup takes CHUNKS chunks, or as many times T of the wanted tokens where they are thinned, and WIDTH features; a thread
+// ROWS timesteps of COLS features.
 
 struct Sizes { dModel: u32, dState: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
@@ -14,45 +14,47 @@ struct Sizes { dModel: u32, dState: u32 }
 @group(0) @binding(8) var<storage, read> u: array<f32>;        // [tokens, dModel]
 @group(0) @binding(9) var<storage, read> places: array<vec2u>; // chunks as in projectScan; thinned: token, T chunk + k
 
-var<workgroup> hRe: array<vec4f, QUADS * SLAB>; // [T / 4, SLAB], four timesteps each
-var<workgroup> hIm: array<vec4f, QUADS * SLAB>;
+var<workgroup> hRe: array<vec4f, TILE * SLAB>; // [CHUNKS T / 4, SLAB], four timesteps each
+var<workgroup> hIm: array<vec4f, TILE * SLAB>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn output(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  @builtin(local_invocation_index) thread: u32,
 ) {
-  let blocks = (sizes.dModel + 63) / 64;
+  let blocks = (sizes.dModel + WIDTH - 1) / WIDTH;
   let task = flatten(group, groups);
-  if (task >= segment.chunks * blocks) { return; }
+  let origin = task / blocks * CHUNKS;
+  if (origin >= segment.chunks) { return; }
   let thinned = segment.thinned != 0;
-  let chunk = task / blocks;
-  var first = chunk * T; // of y
-  var count = min(T, segment.tokens - min(first, segment.tokens));
-  if (!thinned) {
-    first = places[chunk].x;
-    count = places[chunk].y & ~FRESH;
-  }
-  let column = task % blocks * 64 + lane;
-  let j = min(column, sizes.dModel - 1);
+  let part = thread / LANES;
+  let column = task % blocks * WIDTH + thread % LANES;
 
-  var sums: array<vec4f, QUADS>;
+  var sums: array<vec4f, QUADS * COLS>;
   for (var n0 = 0u; n0 < sizes.dState; n0 += SLAB) {
     let width = min(SLAB, sizes.dState - n0);
-    for (var i = lane; i < QUADS * SLAB; i += 64u) {
+    for (var i = thread; i < TILE * SLAB; i += THREADS) {
       if (i % SLAB < width) {
         let n = n0 + i % SLAB;
+        let row = i / SLAB * 4;
+        let chunk = min(origin + row / T, segment.chunks - 1);
+        var first = 0u;
+        var count = 0u;
         var incoming: vec2f;
-        if (!thinned) { incoming = carry[chunk * sizes.dState + n]; }
+        if (!thinned) {
+          first = places[chunk].x;
+          count = places[chunk].y & ~FRESH;
+          incoming = carry[chunk * sizes.dState + n];
+        }
         var re: vec4f;
         var im: vec4f;
         for (var s = 0u; s < 4; s++) {
           // Past the chunk's last token it is repeated: nothing reads what comes of it.
-          var k = min(4 * (i / SLAB) + s, count - 1);
+          var k = min(row % T + s, count - 1);
           var token = first + k;
           if (thinned) {
-            let place = places[token];
+            let place = places[min(origin * T + row + s, segment.tokens - 1)];
             incoming = carry[place.y / T * sizes.dState + n];
             k = place.y % T;
             token = place.x;
@@ -67,24 +69,43 @@ fn output(
     }
     workgroupBarrier();
     for (var n = 0u; n < width; n++) {
-      let c = C[(n0 + n) * sizes.dModel + j];
+      var w: array<vec2f, COLS>;
+      for (var c = 0u; c < COLS; c++) {
+        w[c] = C[(n0 + n) * sizes.dModel + min(column + c * LANES, sizes.dModel - 1)];
+      }
       for (var q = 0u; q < QUADS; q++) {
-        sums[q] += hRe[q * SLAB + n] * c.x;
-        sums[q] += hIm[q * SLAB + n] * c.y;
+        let re = hRe[(part * QUADS + q) * SLAB + n];
+        let im = hIm[(part * QUADS + q) * SLAB + n];
+        for (var c = 0u; c < COLS; c++) {
+          sums[q * COLS + c] += re * w[c].x;
+          sums[q * COLS + c] += im * w[c].y;
+        }
       }
     }
     workgroupBarrier();
   }
 
-  if (column >= sizes.dModel) { return; }
-  let skip = D[j];
-  for (var q = 0u; q < QUADS; q++) {
-    for (var s = 0u; s < 4; s++) {
-      if (4 * q + s < count) {
-        let row = first + 4 * q + s;
-        var token = row;
-        if (thinned) { token = places[row].x; }
-        y[row * sizes.dModel + j] = sums[q][s] + skip * u[token * sizes.dModel + j];
+  let chunk = origin + part / PARTS;
+  if (chunk >= segment.chunks) { return; }
+  var first = chunk * T; // of y
+  var count = min(T, segment.tokens - min(first, segment.tokens));
+  if (!thinned) {
+    first = places[chunk].x;
+    count = places[chunk].y & ~FRESH;
+  }
+  for (var c = 0u; c < COLS; c++) {
+    let j = column + c * LANES;
+    if (j >= sizes.dModel) { break; }
+    let skip = D[j];
+    for (var q = 0u; q < QUADS; q++) {
+      for (var s = 0u; s < 4; s++) {
+        let k = part % PARTS * ROWS + 4 * q + s;
+        if (k < count) {
+          var token = first + k;
+          let i = token * sizes.dModel + j;
+          if (thinned) { token = places[token].x; }
+          y[i] = sums[q * COLS + c][s] + skip * u[token * sizes.dModel + j];
+        }
       }
     }
   }

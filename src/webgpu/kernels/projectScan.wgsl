@@ -1,64 +1,109 @@
 // bu = u B_norm^T and, in the same registers, loc[k] = lambda loc[k-1] + bu[k] over each chunk from 0.
-// A workgroup takes one chunk and 64 states: each thread holds the T timesteps of one state, so that one
-// load of a weight feeds T of them, and the scan needs no other thread. What a thread holds is indexed by loops of
-// constant length only: compilers unroll them, and can keep it in registers.
+// A workgroup takes CHUNKS chunks and WIDTH states, a thread ROWS timesteps of COLS states: one load of a weight feeds ROWS
+// timesteps, one of a timestep COLS states. A chunk's threads take turns in the scan, in the order of time.
+// Where no row has a second chunk, what comes into it is its row's state, and nothing is left for carryScan to do.
+// What a thread holds is indexed by loops of constant length only: compilers unroll them, and can keep it in registers.
 
-struct Sizes { dModel: u32, dState: u32 }
+struct Sizes { dModel: u32, dState: u32, carries: u32 } // carries: 0 where another kernel scans
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
-@group(0) @binding(2) var<storage, read_write> loc: array<vec2f>;    // [tokens, dState]
-@group(0) @binding(3) var<storage, read_write> finals: array<vec2f>; // [chunks, dState], loc[T-1]
-@group(0) @binding(4) var<storage, read> u: array<f32>;              // [tokens, dModel]
-@group(0) @binding(5) var<storage, read> BNorm: array<vec2f>;        // [dModel, dState]
-@group(0) @binding(6) var<storage, read> powers: array<vec2f>;       // [T, dState], lambda^(k+1)
-@group(0) @binding(7) var<storage, read> chunks: array<vec2u>;       // [chunks], first token, tokens | FRESH
+@group(0) @binding(2) var<storage, read_write> loc: array<vec2f>;   // [tokens, dState]
+@group(0) @binding(3) var<storage, read_write> carry: array<vec2f>; // [chunks, dState], loc[T-1], or of single chunks the carry
+@group(0) @binding(4) var<storage, read_write> state: array<vec2f>; // [rows, dState], of single chunks in: h before, out: h after
+@group(0) @binding(5) var<storage, read> u: array<f32>;             // [tokens, dModel]
+@group(0) @binding(6) var<storage, read> BNorm: array<vec2f>;       // [dModel, dState]
+@group(0) @binding(7) var<storage, read> powers: array<vec2f>;      // [T, dState], lambda^(k+1)
+@group(0) @binding(8) var<storage, read> chunks: array<vec2u>;      // [chunks], first token, tokens | FRESH
 
-var<workgroup> slab: array<vec4f, QUADS * SLAB>; // u [T / 4, SLAB], four timesteps each
+var<workgroup> slab: array<vec4f, TILE * SLAB>; // u [CHUNKS T / 4, SLAB], four timesteps each
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn projectScan(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  @builtin(local_invocation_index) thread: u32,
 ) {
-  let blocks = (sizes.dState + 63) / 64;
+  let blocks = (sizes.dState + WIDTH - 1) / WIDTH;
   let task = flatten(group, groups);
-  if (task >= segment.chunks * blocks) { return; }
-  let chunk = task / blocks;
-  let first = chunks[chunk].x;
-  let count = chunks[chunk].y & ~FRESH;
-  let state = task % blocks * 64 + lane;
-  let n = min(state, sizes.dState - 1);
+  let origin = task / blocks * CHUNKS;
+  if (origin >= segment.chunks) { return; }
+  let part = thread / LANES;
+  let state0 = task % blocks * WIDTH + thread % LANES;
 
-  var re: array<vec4f, QUADS>;
-  var im: array<vec4f, QUADS>;
+  var re: array<vec4f, QUADS * COLS>;
+  var im: array<vec4f, QUADS * COLS>;
   for (var k0 = 0u; k0 < sizes.dModel; k0 += SLAB) {
     let width = min(SLAB, sizes.dModel - k0);
-    for (var i = lane; i < QUADS * SLAB; i += 64u) {
-      if (i % SLAB < width) { slab[i] = timesteps(first, count, 4 * (i / SLAB), k0 + i % SLAB); }
+    for (var i = thread; i < TILE * SLAB; i += THREADS) {
+      if (i % SLAB < width) {
+        let place = chunks[min(origin + i / SLAB * 4 / T, segment.chunks - 1)];
+        slab[i] = timesteps(place.x, place.y & ~FRESH, i / SLAB * 4 % T, k0 + i % SLAB);
+      }
     }
     workgroupBarrier();
     for (var k = 0u; k < width; k++) {
-      let b = BNorm[(k0 + k) * sizes.dState + n];
+      var b: array<vec2f, COLS>;
+      for (var c = 0u; c < COLS; c++) {
+        b[c] = BNorm[(k0 + k) * sizes.dState + min(state0 + c * LANES, sizes.dState - 1)];
+      }
       for (var q = 0u; q < QUADS; q++) {
-        let v = slab[q * SLAB + k];
-        re[q] += v * b.x;
-        im[q] += v * b.y;
+        let v = slab[(part * QUADS + q) * SLAB + k];
+        for (var c = 0u; c < COLS; c++) {
+          re[q * COLS + c] += v * b[c].x;
+          im[q * COLS + c] += v * b[c].y;
+        }
       }
     }
     workgroupBarrier();
   }
 
-  if (state >= sizes.dState) { return; }
-  let lambda = powers[n];
-  var h = vec2f(0);
-  for (var q = 0u; q < QUADS; q++) {
-    for (var s = 0u; s < 4; s++) {
-      h = multiply(lambda, h) + vec2f(re[q][s], im[q][s]);
-      if (4 * q + s < count) { loc[(first + 4 * q + s) * sizes.dState + n] = h; }
-    }
+  let chunk = origin + part / PARTS;
+  let turn = part % PARTS;
+  var first = 0u;
+  var count = 0u;
+  var isFresh = false;
+  if (chunk < segment.chunks) {
+    let place = chunks[chunk];
+    first = place.x;
+    count = place.y & ~FRESH;
+    isFresh = place.y >= FRESH;
   }
-  finals[chunk * sizes.dState + n] = h;
+  let single = sizes.carries != 0 && segment.chunks == segment.rows;
+  for (var now = 0u; now < PARTS; now++) {
+    if (now == turn) {
+      for (var c = 0u; c < COLS; c++) {
+        let n = state0 + c * LANES;
+        // The slab has been read: h goes from turn to turn in it.
+        let passed = (part / PARTS * COLS + c) * LANES + thread % LANES;
+        let lambda = powers[min(n, sizes.dState - 1)];
+        var h = vec2f(0);
+        if (now > 0) { h = slab[passed].xy; }
+        var last = h;
+        for (var q = 0u; q < QUADS; q++) {
+          for (var s = 0u; s < 4; s++) {
+            let k = now * ROWS + 4 * q + s;
+            h = multiply(lambda, h) + vec2f(re[q * COLS + c][s], im[q * COLS + c][s]);
+            if (k < count && n < sizes.dState) {
+              loc[(first + k) * sizes.dState + n] = h;
+              last = h;
+            }
+          }
+        }
+        if (PARTS > 1) { slab[passed] = vec4f(h, h); }
+        if (count == 0 || n >= sizes.dState) { continue; }
+        let at = chunk * sizes.dState + n;
+        if (!single) {
+          if (now == PARTS - 1) { carry[at] = h; }
+        } else if (now == (count - 1) / ROWS) {
+          var incoming = vec2f(0);
+          if (!isFresh) { incoming = state[at]; }
+          carry[at] = incoming;
+          state[at] = last + multiply(powers[(count - 1) * sizes.dState + n], incoming);
+        }
+      }
+    }
+    if (PARTS > 1) { workgroupBarrier(); }
+  }
 }
 
 // Timesteps t to t + 3 of a column. Past the chunk's last token they repeat it: nothing reads what comes of them.
