@@ -44,6 +44,8 @@ const cases = [
   { dModel: 3, dStates: [5, 9], seqLen: 97, lengths: [97, 0, 1, 48, 49] },
   { dModel: 17, dStates: [8, 3], seqLen: 211, lengths: [211, 100] },
   { dModel: 8, dStates: [4, 6], seqLen: 331, lengths: [50, 331, 288] },
+  // Rows too long for the short way to copy them, and with padding.
+  { dModel: 70, dStates: [3, 5], seqLen: 60, lengths: [60, 7] },
 ] as const;
 
 function problemOf({ dModel, dStates, seqLen, lengths }: (typeof cases)[number]) {
@@ -107,34 +109,40 @@ describe.each(builds)("%s SIMD", (build) => {
   });
   afterAll(() => Promise.all(engines.map((named) => named.engine.dispose())));
 
-  test.each(cases)("reversed by hand, on any threads, in any order of rows: %o", async (given) => {
-    const { forward, backward, x } = problemOf(given);
-    const { dModel, seqLen, lengths } = given;
-    const batch = lengths.length;
-    const { engine } = engines[0] as NamedEngine;
-    const [one, other] = [await engine.lru(forward), await engine.lru(backward)];
-    const there = await one.forward(x, { batch, lengths });
-    const back = await other.forward(Float32Array.from(reverse(x, lengths, seqLen, dModel)), {
-      batch,
-      lengths,
-    });
-    const turned = reverse(back.y, lengths, seqLen, dModel);
-    const expected = there.y.map((value, i) => value + (turned[i] as number));
-    for (const { name, engine } of engines) {
-      const layer = await engine.bidirectional({ forward, backward });
-      const out = new Float32Array(x.length).fill(7);
-      const { y } = await layer.forward(x, { batch, lengths, out });
-      expect(y).toBe(out);
-      expectSameBits(y, expected, name);
-      const order = lengths.map((_, row) => (row + 1) % batch);
-      const mixed = await layer.forward(rows(x, batch, order), {
+  test.each(cases.flatMap((given) => [false, true].map((timed) => ({ ...given, timed }))))(
+    "reversed by hand, on any threads, in any order of rows: %o",
+    async ({ timed, ...given }) => {
+      const { forward, backward, x, integrationTimesteps: times } = problemOf(given);
+      const at = (values: Float32Array) => (timed ? { integrationTimesteps: values } : {});
+      const { dModel, seqLen, lengths } = given;
+      const batch = lengths.length;
+      const { engine } = engines[0] as NamedEngine;
+      const [one, other] = [await engine.lru(forward), await engine.lru(backward)];
+      const there = await one.forward(x, { batch, lengths, ...at(times) });
+      const back = await other.forward(Float32Array.from(reverse(x, lengths, seqLen, dModel)), {
         batch,
-        lengths: order.map((row) => lengths[row] as number),
+        lengths,
+        ...at(Float32Array.from(reverse(times, lengths, seqLen, 1))),
       });
-      expectSameBits(mixed.y, rows(expected, batch, order), `${name}, another order`);
-      layer.dispose();
-    }
-  });
+      const turned = reverse(back.y, lengths, seqLen, dModel);
+      const expected = there.y.map((value, i) => value + (turned[i] as number));
+      for (const { name, engine } of engines) {
+        const layer = await engine.bidirectional({ forward, backward });
+        const out = new Float32Array(x.length).fill(7);
+        const { y } = await layer.forward(x, { batch, lengths, out, ...at(times) });
+        expect(y).toBe(out);
+        expectSameBits(y, expected, name);
+        const order = lengths.map((_, row) => (row + 1) % batch);
+        const mixed = await layer.forward(rows(x, batch, order), {
+          batch,
+          lengths: order.map((row) => lengths[row] as number),
+          ...at(rows(times, batch, order)),
+        });
+        expectSameBits(mixed.y, rows(expected, batch, order), `${name}, another order`);
+        layer.dispose();
+      }
+    },
+  );
 
   test("through many windows and tiles, in the engine's memory and in any other", async () => {
     const [dModel, seqLen, lengths] = [16, 30_011, [30_011, 0, 20_000, 29_999]];
