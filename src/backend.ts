@@ -2,6 +2,7 @@
  * What a backend is: something that runs programs. It holds no policy (the scheduler has that), checks no user input
  * (done before), and never decides to fall back (the engine does): it gives the right numbers or throws a LinrecError.
  */
+import type { Ports } from "./gpuBuffer.js";
 import type { BackendName, Program } from "./program.js";
 import type { StopSignal } from "./signal.js";
 import type { State } from "./state.js";
@@ -49,8 +50,38 @@ export interface ForwardJob {
   readonly onProgress: ((done: number) => void) | undefined;
 }
 
+/** Steps of some of a {@link Resident}'s streams, whose arguments have been checked. */
+export interface ResidentJob {
+  /** [steps, streams, inputWidth], unless `ports` has it */
+  readonly x: Float32Array;
+  /** [steps, streams, outputWidth], unless `ports` has it */
+  readonly y: Float32Array;
+  readonly ports: Ports | undefined;
+  readonly steps: number;
+  readonly streams: number;
+  /** [streams] the slot of each, all different */
+  readonly rows: Int32Array;
+  /** [steps, streams] not 0 where the stream's state is zero before the token, whatever its slot holds */
+  readonly fresh: Uint8Array;
+  /** [steps, streams] tokens since the state's origin, this one included */
+  readonly counts: Float32Array;
+}
+
+/** The states of some streams, kept where the backend computes. Calls may overlap; they take effect in their order. */
+export interface Resident {
+  step(job: ResidentJob): Promise<void>;
+  /** The values of some rows, without how many tokens they have read. */
+  read(rows: Int32Array): Promise<State>;
+  /** Copies `state`, whose rows these are, before it returns. */
+  write(rows: Int32Array, state: State): Promise<void>;
+  /** Idempotent. */
+  dispose(): void;
+}
+
 /** A program made ready to run: weights packed and uploaded. */
 export interface Runner {
+  /** Makes room for the states of `slots` streams, if the backend can keep them. */
+  resident?(slots: number): Promise<Resident>;
   /** Runs one job. A backend takes overlapping calls and runs them in the order of the calls. */
   forward(job: ForwardJob): Promise<void>;
   /** Frees what the program holds. Idempotent; the engine calls it when no job is under way. */

@@ -2,12 +2,12 @@
  * The engine: it finds out what this machine has, makes layers and models, and runs their work on the backend that the
  * scheduler picks, falling back where that is allowed and never in silence.
  */
-import type { Backend, ForwardJob, Runner } from "./backend.js";
+import type { Backend, ForwardJob, Resident, Runner } from "./backend.js";
 import type { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
 import type { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
-import { Failover } from "./failover.js";
+import { Failover, isFault } from "./failover.js";
 import { type BackendOption, backendNames, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
 import { Halved, halvesOf } from "./halves.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
@@ -99,6 +99,11 @@ export class Engine {
       checkUsable: () => this.#checkUsable(),
       plan: (verb, program, ...sizes) => this.#plan(verb, workOf(program, ...sizes)),
       forward: (prepared, job, option) => this.#forward(prepared, job, option),
+      gpuCache: async (prepared, batch, own) => {
+        const resident = await this.#resident(prepared, batch);
+        const { GpuCache } = await parts.webgpu();
+        return new GpuCache(batch, resident, own);
+      },
       release: (prepared) => this.#release(prepared),
     };
   }
@@ -107,6 +112,14 @@ export class Engine {
   get backends(): Readonly<Record<BackendName, BackendStatus>> {
     const status = (name: BackendName) => this.#machine.status(name);
     return { reference: status("reference"), wasm: status("wasm"), webgpu: status("webgpu") };
+  }
+
+  /**
+   * The `GPUDevice` on which "webgpu" runs here, for buffers that are to be x or `out`; undefined without one. Ask each time:
+   * after a GPU was lost it is another. It is the engine's: do not destroy it.
+   */
+  get gpuDevice(): object | undefined {
+    return this.#machine.gpuDevice;
   }
 
   /**
@@ -279,6 +292,18 @@ export class Engine {
       });
     await untilAborted(work, stop);
     return job.state;
+  }
+
+  async #resident(prepared: Prepared, slots: number): Promise<Resident> {
+    const backend = this.#machine.backend("webgpu");
+    if (!backend) throw noBackend(["webgpu"], this.#machine);
+    try {
+      const runner = await this.#runner(prepared, backend);
+      return (await runner.resident?.(slots)) as Resident; // the network is of one rate: it is the GPU's own runner
+    } catch (error) {
+      if (!isFault(error) || !(await this.#machine.renew(backend, error))) throw error;
+      return this.#resident(prepared, slots);
+    }
   }
 
   #release(prepared: Prepared): void {

@@ -85,7 +85,7 @@ export class Failover {
 }
 
 /** The GPU itself is to blame, not what was asked of it. */
-function isFault(error: unknown): boolean {
+export function isFault(error: unknown): boolean {
   if (error instanceof RangeError) return false;
-  return !isLinrecError(error) || (error.code !== "unsupported" && error.code !== "out-of-memory");
+  return !isLinrecError(error) || error.code === "gpu-failed" || error.code === "timeout";
 }

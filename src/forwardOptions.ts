@@ -67,9 +67,9 @@ export interface StreamOptions<Cache> {
   signal?: AbortSignal | undefined;
 }
 
-export interface StepOptions {
-  /** Where to write yt; a new array if left out. */
-  out?: Float32Array | undefined;
+export interface StepOptions<Y = Float32Array> {
+  /** Where to write yt, and what it comes as: an array, or with a {@link GpuCache} a GPUBuffer. A new array if left out. */
+  out?: Y | undefined;
   /**
    * The streams to advance, by their rows of the cache: xt [rows.length, inputWidth] has a token for each, in this order, and
    * the others stay as they are. Each row at most once; all of them, in order, if left out.

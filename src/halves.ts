@@ -9,7 +9,7 @@
  * So the `lean` program has one state of each pair, and gives y while every d is 0. The `full` one has the d beside them, as a
  * layer that reads nothing. A state holds h_n and d, as the full program lays them out; its owner sees h_n and h_m.
  */
-import type { ForwardJob, Runner } from "./backend.js";
+import type { ForwardJob, Resident, Runner } from "./backend.js";
 import { splitPairs } from "./models/conjugates.js";
 import type { LruStage, Network, Program, Stage } from "./program.js";
 import { linksOf } from "./rates.js";
@@ -106,6 +106,11 @@ export class Halved<Part extends Partial<Runner & Stepper>> implements Runner, S
     this.#stepped = passage;
     (this.#lean as Stepper).step(x, y, passage.narrow, timesteps);
     end(passage);
+  }
+
+  /** The full program's: what is written to it later may be off. */
+  async resident(slots: number): Promise<Resident> {
+    return (await ((await this.#whole()) as Runner).resident?.(slots)) as Resident;
   }
 
   dispose(): void {

@@ -13,6 +13,8 @@ export type {
   StreamOptions,
 } from "./forwardOptions.js";
 export type { GenerateOptions } from "./generate.js";
+export type { GpuBuffer } from "./gpuBuffer.js";
+export type { GpuCache } from "./gpuCache.js";
 export { type InitLruOptions, initLru } from "./init.js";
 export type { BytesSource } from "./io/load.js";
 export {

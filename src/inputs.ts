@@ -1,5 +1,6 @@
 /** The checks of what a layer or model is given that need to know it: shapes, ids, what it can and cannot do. */
 import { allocating, LinrecError } from "./errors.js";
+import { countOf, type GpuBuffer, isGpuBuffer } from "./gpuBuffer.js";
 import { type Input, inputWidth, type Network, outputWidth, poolOf, vocabularyOf } from "./program.js";
 import { partsOf, shortestOf } from "./rates.js";
 import type { State } from "./state.js";
@@ -26,10 +27,10 @@ export class Inputs {
     return !poolOf(this.#network) && partsOf(this.#network)[0] === this.#network;
   }
 
-  seqLen(x: Input, batch: number): number {
+  seqLen(count: number, batch: number): number {
     const token = batch * this.inputWidth;
-    const seqLen = batch === 0 ? 0 : Math.floor(x.length / token);
-    if (seqLen * token !== x.length) {
+    const seqLen = batch === 0 ? 0 : Math.floor(count / token);
+    if (seqLen * token !== count) {
       const whole = (seqLen + 1) * token;
       const needs =
         batch === 0
@@ -37,14 +38,21 @@ export class Inputs {
           : `batch ${batch} x seqLen x ${this.inputWidth} features needs a multiple of ${token}, such as ${whole}`;
       throw new LinrecError(
         "shape-mismatch",
-        `x has ${x.length} values; ${needs}. Pass \`batch\` if it is not ${batch}.`,
+        `x has ${count} values; ${needs}. Pass \`batch\` if it is not ${batch}.`,
       );
     }
     return seqLen;
   }
 
-  /** x as backends take it: the bits of ids are those of a Float32Array. */
-  values(name: string, x: Input): Float32Array {
+  /** x as backends take it: the bits of ids are those of a Float32Array. Nothing of what is on the GPU. */
+  values(name: string, x: Input | GpuBuffer): Float32Array {
+    if (isGpuBuffer(x)) {
+      if (this.#nonFinite === "propagate") return new Float32Array(0);
+      throw new LinrecError(
+        "unsupported",
+        `${name} is a GPUBuffer, and the engine was created with nonFinite "reject", which reads every value. Use "propagate".`,
+      );
+    }
     if (this.vocabulary === undefined) {
       checkFloat32(name, x);
       return x;
@@ -73,19 +81,20 @@ export class Inputs {
   }
 
   /** x [steps, streams, inputWidth] as backends take it: of one step, unless there may be `many`. */
-  checkTokens(x: Input, streams: number, many: boolean): { values: Float32Array; steps: number } {
+  checkTokens(x: Input | GpuBuffer, streams: number, many: boolean): { values: Float32Array; steps: number } {
     const name = many ? "x" : "xt";
     const values = this.values(name, x);
+    const count = countOf(x);
     const expected = streams * this.inputWidth;
-    const steps = many ? expected && x.length / expected : 1;
-    if (x.length !== steps * expected || steps % 1 > 0) {
+    const steps = many ? expected && count / expected : 1;
+    if (count !== steps * expected || steps % 1 > 0) {
       const each = `each of ${streams} streams x ${this.inputWidth} features`;
       throw new LinrecError(
         "shape-mismatch",
-        `${name} has ${x.length} values; one token for ${each} needs ${expected}${many ? ", times the steps" : ""}.`,
+        `${name} has ${count} values; one token for ${each} needs ${expected}${many ? ", times the steps" : ""}.`,
       );
     }
-    this.checkValues(name, x, 1);
+    if (!isGpuBuffer(x)) this.checkValues(name, x, 1);
     return { values, steps };
   }
 
@@ -126,6 +135,14 @@ export class Inputs {
     }
   }
 
+  checkOneProgram(what: string): void {
+    if (partsOf(this.#network)[0] === this.#network) return;
+    throw new LinrecError(
+      "unsupported",
+      `${this.#network.architecture} with these options changes the rate of its tokens, between programs of its own, and cannot take ${what}. Leave it out.`,
+    );
+  }
+
   checkEvery(every: number): void {
     checkCount("every", every, 1);
     if (every > 1 && poolOf(this.#network)) {
@@ -149,14 +166,15 @@ export class Inputs {
     return out;
   }
 
-  checkOut(out: Float32Array, x: Float32Array, batch: number, size: number): void {
-    checkFloat32("out", out);
-    if (out.length !== size) {
+  checkOut(out: Float32Array | GpuBuffer, x: Float32Array, batch: number, size: number): void {
+    if (!isGpuBuffer(out)) checkFloat32("out", out);
+    if (countOf(out) !== size) {
       throw new LinrecError(
         "shape-mismatch",
-        `out has ${out.length} values; y has ${size}: batch ${batch} x ${size / (batch * this.outputWidth) || 0} outputs x ${this.outputWidth} features.`,
+        `out has ${countOf(out)} values; y has ${size}: batch ${batch} x ${size / (batch * this.outputWidth) || 0} outputs x ${this.outputWidth} features.`,
       );
     }
+    if (isGpuBuffer(out)) return;
     const apart =
       out.byteOffset + out.byteLength <= x.byteOffset || x.byteOffset + x.byteLength <= out.byteOffset;
     if (out.buffer === x.buffer && !apart) {

@@ -91,6 +91,10 @@ export class Machine {
     return this.#backends.has("wasm") ? this.#wasm : undefined;
   }
 
+  get gpuDevice(): object | undefined {
+    return this.#backends.has("webgpu") ? this.#webgpu?.handle : undefined;
+  }
+
   backend(name: BackendName): Backend | undefined {
     return this.#backends.get(name);
   }

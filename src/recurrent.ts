@@ -26,6 +26,8 @@ import {
   sizeNames,
   streamOptionNames,
 } from "./forwardOptions.js";
+import type { GpuBuffer } from "./gpuBuffer.js";
+import type { CacheOwner, GpuCache } from "./gpuCache.js";
 import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
@@ -67,6 +69,12 @@ export interface Host {
     job: Omit<ForwardJob, "threads">,
     option: BackendOption | undefined,
   ): Promise<State>;
+  /** A cache of `batch` streams on the GPU. */
+  gpuCache<Cache extends AnyCache>(
+    prepared: Prepared,
+    batch: number,
+    own: CacheOwner<Cache>,
+  ): Promise<GpuCache<Cache>>;
   /** Rejects the program's work under way, and frees its runners when that has settled. */
   release(prepared: Prepared): void;
 }
@@ -230,14 +238,25 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * where it pools in windows. Throws with `unsupported` for a model that cannot be stepped, for it reads tokens ahead.
    */
   stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
+    this.#checkCache("cache", cache);
     const step = this.#checkSteps(xt, cache, options, false);
     cache.checkFree();
     return this.#stepHere(step, cache.state);
   }
 
-  /** The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster. */
-  async step(xt: Input, cache: Cache, options: StepOptions = {}): Promise<Float32Array> {
+  /**
+   * The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster, and where the state is there.
+   * With a {@link GpuCache}, xt and `out` may be GPUBuffers of `engine.gpuDevice`, which are neither uploaded nor read back.
+   */
+  step(xt: Input | GpuBuffer, cache: Cache | GpuCache<Cache>, options?: StepOptions): Promise<Float32Array>;
+  step(xt: Input | GpuBuffer, cache: GpuCache<Cache>, options: StepOptions<GpuBuffer>): Promise<GpuBuffer>;
+  async step(
+    xt: Input | GpuBuffer,
+    cache: Cache | GpuCache<Cache>,
+    options: StepOptions<Float32Array | GpuBuffer> = {},
+  ): Promise<Float32Array | GpuBuffer> {
     const step = this.#checkSteps(xt, cache, options, false);
+    if (isGpuCache(cache)) return cache.advance(step);
     if (this.#stepsOnGpu(step.streams)) return this.#stepAway(step, cache, true);
     cache.checkFree();
     return this.#stepHere(step, cache.state);
@@ -248,8 +267,19 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * {@link step} give, on the CPU bit for bit; advances `cache` in place. Threads and the GPU take part as in a forward.
    * Rejects with what `forward` rejects with; the cache is then as it was.
    */
-  async stepMany(x: Input, cache: Cache, options: StepOptions = {}): Promise<Float32Array> {
+  stepMany(
+    x: Input | GpuBuffer,
+    cache: Cache | GpuCache<Cache>,
+    options?: StepOptions,
+  ): Promise<Float32Array>;
+  stepMany(x: Input | GpuBuffer, cache: GpuCache<Cache>, options: StepOptions<GpuBuffer>): Promise<GpuBuffer>;
+  async stepMany(
+    x: Input | GpuBuffer,
+    cache: Cache | GpuCache<Cache>,
+    options: StepOptions<Float32Array | GpuBuffer> = {},
+  ): Promise<Float32Array | GpuBuffer> {
     const all = this.#checkSteps(x, cache, options, true);
+    if (isGpuCache(cache)) return cache.advance(all);
     // Of what pools or changes its rate, a forward does not say what each step gives.
     return this.#stepAway(all, cache, this.#inputs.oneRowPerToken);
   }
@@ -292,11 +322,23 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return y;
   }
 
-  #checkSteps(x: Input, cache: Cache, options: StepOptions, many: boolean): Steps {
+  #checkSteps(
+    x: Input | GpuBuffer,
+    cache: Cache | GpuCache<Cache>,
+    options: StepOptions<Float32Array | GpuBuffer>,
+    many: boolean,
+  ): Steps {
     this.checkUsable();
     this.#inputs.checkStreams("step");
-    this.#checkCache("cache", cache);
-    return checkSteps(this.#inputs, x, cache.batch, options, many);
+    const onGpu = isGpuCache(cache);
+    if (!onGpu || cache.owner !== this) this.#checkCache("cache", cache);
+    const steps = checkSteps(this.#inputs, x, cache.batch, options, many);
+    const cannot = onGpu ? steps.timesteps && "integrationTimesteps" : steps.ports && "a GPUBuffer";
+    if (cannot) {
+      const help = onGpu ? "read() the cache and step with what it gives" : "use a cache of allocateGpuCache";
+      throw new LinrecError("unsupported", `A step of this cache cannot take ${cannot}: ${help}.`);
+    }
+    return steps;
   }
 
   /** A cache of zeros for `batch` streams (1). */
@@ -305,6 +347,27 @@ export abstract class Recurrent<Cache extends AnyCache> {
     checkCount("batch", batch, 0);
     this.#inputs.checkStreams("step");
     return this.wrap(new State(this.#layout, batch));
+  }
+
+  /**
+   * A cache of zeros for `batch` streams whose state is on the GPU and stays there, for `step` and `stepMany`: a demand for
+   * the GPU, as nothing else steps it. Its numbers are those of the GPU (float32 states). It has memory: dispose of it.
+   * Rejects with `backend-unavailable`, `unsupported`, `out-of-memory`, `gpu-failed`.
+   */
+  async allocateGpuCache(batch = 1): Promise<GpuCache<Cache>> {
+    this.checkUsable();
+    checkCount("batch", batch, 0);
+    this.#inputs.checkStreams("step");
+    this.#inputs.checkOneProgram("a cache on the GPU");
+    return this.#host.gpuCache(this.#prepared, batch, {
+      owner: this,
+      wrap: (state) => this.wrap(state),
+      unwrap: (cache) => {
+        this.#checkCache("cache", cache);
+        cache.checkFree();
+        return cache.state;
+      },
+    });
   }
 
   /** A state as bytes (a .safetensors file), with its version and this model's fingerprint. Every bit is kept. */
@@ -376,7 +439,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const batch = rows === undefined ? (state?.batch ?? 1) : rows;
     checkCount("batch", batch, 0);
     const values = this.#inputs.values("x", x);
-    const seqLen = this.#inputs.seqLen(x, batch);
+    const seqLen = this.#inputs.seqLen(x.length, batch);
     const lengths = checkLengths(given, batch, seqLen);
     this.#inputs.checkValues("x", x, seqLen, lengths);
     return { values, batch, seqLen, lengths };
@@ -396,6 +459,12 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   #checkCache(name: string, cache: unknown): asserts cache is Cache {
+    if (isGpuCache(cache) && cache.owner === this) {
+      throw new LinrecError(
+        "invalid-argument",
+        `${name} is on the GPU: await step or stepMany with it, or pass a copy, \`await cache.read()\`.`,
+      );
+    }
     const owner = (cache as Partial<AnyCache> | null | undefined)?.owner;
     if (owner === undefined) {
       throw new LinrecError(
@@ -410,4 +479,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
       );
     }
   }
+}
+
+function isGpuCache<Cache extends AnyCache>(cache: unknown): cache is GpuCache<Cache> {
+  return "advance" in Object(cache); // its class is in a file that is loaded later
 }

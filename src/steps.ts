@@ -2,6 +2,7 @@
 import type { ForwardJob } from "./backend.js";
 import { LinrecError } from "./errors.js";
 import { checkReset, checkTimesteps, readResets, type StepOptions } from "./forwardOptions.js";
+import { type GpuBuffer, type Ports, portsOf } from "./gpuBuffer.js";
 import type { Inputs } from "./inputs.js";
 import type { Input } from "./program.js";
 import type { State } from "./state.js";
@@ -11,6 +12,7 @@ import { checkInt32, checkOptions } from "./validate.js";
 export interface Steps {
   readonly x: Float32Array;
   readonly y: Float32Array;
+  readonly ports: Ports | undefined;
   readonly steps: number;
   readonly streams: number;
   readonly rows: Int32Array | undefined;
@@ -23,25 +25,27 @@ export interface Steps {
 /** @param many whether x may have more steps than one */
 export function checkSteps(
   inputs: Inputs,
-  x: Input,
+  x: Input | GpuBuffer,
   batch: number,
-  options: StepOptions,
+  options: StepOptions<Float32Array | GpuBuffer>,
   many: boolean,
 ): Steps {
   checkOptions("step's options", options, ["out", "rows", "integrationTimesteps", "reset"]);
   const { out, rows, integrationTimesteps: timesteps, reset } = options;
   if (rows !== undefined) checkRows(rows, batch);
   const streams = rows?.length ?? batch;
+  const ports = portsOf(x, out);
   const { values, steps } = inputs.checkTokens(x, streams, many);
   const size = steps * streams * inputs.outputWidth;
   if (out !== undefined) inputs.checkOut(out, values, steps * streams, size);
   if (timesteps !== undefined) checkTimesteps(timesteps, new Int32Array(steps * streams).fill(1), 1);
   checkReset(reset, steps * streams, many ? "[steps, streams]" : "[batch]");
-  return { x: values, y: out ?? new Float32Array(size), steps, streams, rows, timesteps, reset };
+  const y = ports?.y ? new Float32Array(0) : ((out as Float32Array | undefined) ?? new Float32Array(size));
+  return { x: values, y, ports, steps, streams, rows, timesteps, reset };
 }
 
 /** Each row at most once: a stream cannot be in two places of one step. */
-function checkRows(rows: Int32Array, batch: number): void {
+export function checkRows(rows: Int32Array, batch: number): void {
   checkInt32("rows", rows, "an Int32Array");
   const seen = new Uint8Array(batch);
   rows.forEach((row, i) => {
@@ -82,12 +86,13 @@ export function asForward(all: Steps, state: State): Omit<ForwardJob, "threads">
 }
 
 /** One of the steps, as steps. */
-export function stepOf({ x, y, steps, streams, rows, timesteps, reset }: Steps, t: number): Steps {
+export function stepOf({ x, y, ports, steps, streams, rows, timesteps, reset }: Steps, t: number): Steps {
   const part = (values: Float32Array) =>
     values.subarray((t * values.length) / steps, ((t + 1) * values.length) / steps);
   return {
     x: part(x),
     y: part(y),
+    ports,
     steps: 1,
     streams,
     rows,

@@ -81,6 +81,7 @@ describe("a model that reads ids", () => {
       job.y.set(y);
       return state;
     },
+    gpuCache: () => Promise.reject(new Error("no GPU")),
     release: () => undefined,
   };
   const stepper: Prepared["stepper"] = {

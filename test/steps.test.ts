@@ -4,96 +4,21 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { AnyCache } from "../src/cache.js";
-import { type BackendName, createEngine, type Engine, type Input, writeSafetensors } from "../src/index.js";
-import { CHUNK } from "../src/state.js";
+import { type BackendName, createEngine, type Engine } from "../src/index.js";
 import { expectSameBits } from "./support/bits.js";
-import { checkpointNames, loadCheckpoint } from "./support/checkpoints.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
-import { floats, random } from "./support/problems.js";
-
-interface Options {
-  readonly rows?: Int32Array;
-  readonly reset?: boolean[];
-  readonly integrationTimesteps?: Float32Array;
-}
-
-/** A layer or a model, as far as both are the same. */
-interface Layer {
-  readonly inputWidth: number;
-  readonly outputWidth: number;
-  readonly vocabulary: number | undefined;
-  forward(x: Input, options: object): Promise<{ readonly state: AnyCache }>;
-  stepSync(xt: Input, cache: AnyCache, options?: Options): Float32Array;
-  step(xt: Input, cache: AnyCache, options?: Options): Promise<Float32Array>;
-  stepMany(x: Input, cache: AnyCache, options?: Options): Promise<Float32Array>;
-  allocateInferenceCache(batch?: number): AnyCache;
-  dispose(): void;
-}
-
-async function load(engine: Engine, name: string): Promise<Layer> {
-  const { checkpoint, spec } = await loadCheckpoint(name);
-  const bytes = writeSafetensors(checkpoint, { linrec: JSON.stringify(spec) });
-  const layer = name.startsWith("lru_") ? await engine.lru(bytes) : await engine.model(bytes, spec);
-  return layer as unknown as Layer;
-}
-
-const SLOTS = 7;
-
-/** Steps of each call. */
-const COUNTS = [1, 3, 1, CHUNK + 5, 2, 0, CHUNK - 1, 1];
-
-/** What is asked of a cache, call by call. */
-interface Call {
-  readonly x: Input;
-  readonly steps: number;
-  readonly streams: number;
-  readonly options: Options;
-}
-
-function callsOf({ inputWidth, vocabulary }: Layer, seed: number, timed: boolean, counts = COUNTS): Call[] {
-  const next = random(seed);
-  return counts.map((steps, i) => {
-    const order = [...Array(SLOTS).keys()].sort(() => next() - 0.5);
-    const rows = i % 3 === 1 ? undefined : Int32Array.from(order.slice(0, Math.floor(next() * (SLOTS + 1))));
-    const streams = rows?.length ?? SLOTS;
-    const size = steps * streams * inputWidth;
-    const x =
-      vocabulary === undefined
-        ? floats(size, seed + i)
-        : Int32Array.from({ length: size }, () => Math.floor(vocabulary * next()));
-    const tokens = steps * streams;
-    const options = {
-      ...(rows && { rows }),
-      ...(next() < 0.5 && { reset: Array.from({ length: tokens }, () => next() < 0.1) }),
-      ...(timed &&
-        next() < 0.5 && {
-          integrationTimesteps: Float32Array.from({ length: tokens }, () => Math.floor(8 * next()) / 4),
-        }),
-    };
-    return { x, steps, streams, options };
-  });
-}
-
-/** What each call gives, where every stream has a cache of its own and reads token by token; and those caches. */
-function alone(layer: Layer, calls: readonly Call[]): { ys: Float32Array[]; caches: AnyCache[] } {
-  const caches = Array.from({ length: SLOTS }, () => layer.allocateInferenceCache());
-  const ys = calls.map(({ x, steps, streams, options }) => {
-    const y = new Float32Array(steps * streams * layer.outputWidth);
-    for (let i = 0; i < steps * streams; i++) {
-      const [reset, times] = [options.reset?.[i], options.integrationTimesteps?.subarray(i, i + 1)];
-      const xt = x.subarray(i * layer.inputWidth, (i + 1) * layer.inputWidth);
-      const row = options.rows ? (options.rows[i % streams] as number) : i % streams;
-      const own = {
-        ...(reset !== undefined && { reset: [reset] }),
-        ...(times && { integrationTimesteps: times }),
-      };
-      y.set(layer.stepSync(xt, caches[row] as AnyCache, own), i * layer.outputWidth);
-    }
-    return y;
-  });
-  return { ys, caches };
-}
+import { floats } from "./support/problems.js";
+import {
+  alone,
+  type Call,
+  callsOf,
+  isOneRate,
+  type Layer,
+  loadLayer,
+  names,
+  SLOTS,
+} from "./support/streams.js";
 
 /** The same calls on one cache of all the streams. */
 async function together(
@@ -112,10 +37,6 @@ async function together(
 const isNone = (value: number) => Number(Number.isNaN(value));
 const isSome = (value: number) => !Number.isNaN(value);
 
-/** A classifier may pool between its blocks. */
-const isOneRate = (name: string) => !name.startsWith("cls");
-const names = checkpointNames.filter((name) => !/unet/.test(name));
-
 describe.each(builds)("%s SIMD", (build) => {
   const engines: Engine[] = [];
   beforeAll(async () => {
@@ -126,7 +47,7 @@ describe.each(builds)("%s SIMD", (build) => {
 
   test.each(names)("%s: some streams, many steps = one by one, bit for bit", async (name) => {
     for (const engine of engines) {
-      const layer = await load(engine, name);
+      const layer = await loadLayer(engine, name);
       const calls = callsOf(layer, 3, isOneRate(name));
       const [expected, actual] = [alone(layer, calls), await together(layer, calls)];
       for (const [i, y] of actual.ys.entries())
@@ -152,7 +73,7 @@ test.each<[BackendName, number]>([
   const cpu = await createEngine({ backend: "wasm" });
   const engine = await createEngine({ backend: [backend, "reference"] });
   for (const name of names) {
-    const [layer, other] = [await load(engine, name), await load(cpu, name)];
+    const [layer, other] = [await loadLayer(engine, name), await loadLayer(cpu, name)];
     const calls = callsOf(layer, 4, isOneRate(name), [1, 3, 0, 7, 1]);
     const { ys } = await together(layer, calls);
     for (const [i, y] of alone(other, calls).ys.entries()) {
@@ -170,7 +91,7 @@ test.each<[BackendName, number]>([
 
 test("a call that is refused, or fails, leaves the cache as it was", async () => {
   const engine = await createEngine({ backend: "wasm", nonFinite: "reject" });
-  const layer = await load(engine, checkpointNames[0] as string);
+  const layer = await loadLayer(engine, names[0] as string);
   const cache = layer.allocateInferenceCache(3);
   await layer.stepMany(floats(4 * 3 * layer.inputWidth, 1), cache);
   const [before, tokens] = [[cache.get()].flat(), cache.tokens];

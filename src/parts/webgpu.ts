@@ -1,1 +1,2 @@
+export { GpuCache } from "../gpuCache.js";
 export { openWebgpu } from "../webgpu/backend.js";

@@ -33,6 +33,10 @@ export class WebgpuBackend implements Backend {
     this.adapter = device.description;
   }
 
+  get handle(): GPUDevice {
+    return this.#device.handle;
+  }
+
   /**
    * Uploads a program and compiles its kernels. A runner keeps the GPU memory of the largest forward it has run, up to
    * about twice `scratchBytes`: longer sequences and larger batches are run in pieces. Forwards of all runners run in

@@ -176,7 +176,7 @@ function furthest(
 }
 
 /** The bit of a count that says that the state is zero before it. */
-const FRESH = 2 ** 31;
+export const FRESH = 2 ** 31;
 
 /** What the kernels read of a piece's shape, uint32. */
 export interface Tables {

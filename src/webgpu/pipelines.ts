@@ -17,6 +17,9 @@ import logSoftmax from "./kernels/logSoftmax.wgsl?raw";
 import output from "./kernels/output.wgsl?raw";
 import pool from "./kernels/pool.wgsl?raw";
 import projectScan from "./kernels/projectScan.wgsl?raw";
+import skip from "./kernels/skip.wgsl?raw";
+import slotPool from "./kernels/slotPool.wgsl?raw";
+import slotScan from "./kernels/slotScan.wgsl?raw";
 import timedScan from "./kernels/timedScan.wgsl?raw";
 import { plainTile, T, type Tile, type TiledKernel, type Tiles, tileConstants } from "./tiles.js";
 
@@ -34,6 +37,9 @@ const sources = {
   output,
   pool,
   projectScan,
+  skip,
+  slotPool,
+  slotScan,
   timedScan,
 };
 

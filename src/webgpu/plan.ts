@@ -173,7 +173,7 @@ export function makePlan(program: Program, timed = false): Plan {
 }
 
 /** Which area holds which slot, from stage to stage. */
-class SlotAreas {
+export class SlotAreas {
   readonly #program: Program;
   readonly #areas: Area[];
   /** Areas for slots, apart from those for anything else. */

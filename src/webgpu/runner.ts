@@ -8,6 +8,7 @@ import { asGpuError, type Device } from "./device.js";
 import { type Part, type Piece, piecesOf } from "./pieces.js";
 import type { Pipelines, Segment } from "./pipelines.js";
 import { type Layout, makePlan, READBACKS } from "./plan.js";
+import { openSteps, type Steps } from "./resident.js";
 import { T } from "./tiles.js";
 import { type Timesteps, timestepsOf } from "./timesteps.js";
 import { collectPiece, type Passage, resultsOf, uploadPiece } from "./transfer.js";
@@ -37,6 +38,7 @@ export async function prepareRunner(
   const plain = await prepare(false);
   /** With dispatches and weights of its own: made when first wanted. */
   let timed: Promise<GpuRunner> | undefined;
+  let steps: Promise<Steps> | undefined;
   return {
     forward(job) {
       const run = async () => {
@@ -51,8 +53,18 @@ export async function prepareRunner(
       };
       return device.enqueue(run);
     },
+    async resident(slots) {
+      steps ??= openSteps(device, pipelines, program);
+      steps.catch(() => {
+        steps = undefined;
+      });
+      const flops = SUBMIT_MS * device.flopsPerMs;
+      const bounds = { bytes: scratchBytes, flops, msPerFlop: 1 / SLOWEST_FLOPS_PER_MS };
+      return (await steps).resident(slots, bounds);
+    },
     dispose() {
       plain.dispose();
+      steps?.then(({ dispose }) => dispose()).catch(() => {});
       timed?.then((runner) => runner.dispose()).catch(() => {});
     },
   };

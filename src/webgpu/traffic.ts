@@ -124,6 +124,23 @@ function touchesOf(
         touch(16, rows, (3 * rows + 2 * chunks) * width),
         touch(8, chunks, (3 * chunks + tokens) * width),
       ];
+    case "slotScan": {
+      const states = rows * width;
+      return [
+        touch(8, values, values, values),
+        touch(8, states, states, states),
+        touch(8, width, states),
+        touch(8, tokens, states + values),
+      ];
+    }
+    case "slotPool": {
+      const own = rows * width;
+      const isLast = other === 1;
+      const sum = isLast ? touch(4, 1, own) : touch(4, own, own, own);
+      return [store(4, values), sum, touch(4, values), touch(8, tokens, own + values)];
+    }
+    case "skip":
+      return [touch(4, values, values, values), ...columns, touch(4, values)];
     case "output": {
       const [dModel, dState] = [width, other];
       const lanes = padded(dModel, breadth);

@@ -52,7 +52,7 @@ function tokensOf<Values extends Float32Array | Uint32Array>(
 }
 
 /** The maximum of no token: a shader need not know infinities. */
-const LOWEST = -3.4028234663852886e38;
+export const LOWEST = -3.4028234663852886e38;
 
 function uploadStates(
   device: Device,

@@ -8,10 +8,10 @@ import { tunedTiles } from "./tune.js";
 
 /** GPUBufferUsage and GPUMapMode by value: Node has no such globals. */
 export const MAP_READ = 1;
-const COPY_SRC = 4;
-const COPY_DST = 8;
-const UNIFORM = 64;
-const STORAGE = 128;
+export const COPY_SRC = 4;
+export const COPY_DST = 8;
+export const UNIFORM = 64;
+export const STORAGE = 128;
 const READBACK = COPY_DST | MAP_READ;
 
 /** WebGPU has no bindings of zero bytes. */

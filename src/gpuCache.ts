@@ -1,0 +1,120 @@
+/** The states of many streams on the GPU: a cache whose numbers only come to JavaScript when they are asked for. */
+import type { Resident } from "./backend.js";
+import type { AnyCache } from "./cache.js";
+import { LinrecError } from "./errors.js";
+import type { GpuBuffer } from "./gpuBuffer.js";
+import type { State } from "./state.js";
+import { checkRows, type Steps } from "./steps.js";
+
+/** What a cache wants of its layer or model. */
+export interface CacheOwner<Cache> {
+  readonly owner: object;
+  wrap(state: State): Cache;
+  /** The state of a cache of its own. Throws if it is none, or is being advanced. */
+  unwrap(cache: Cache): State;
+}
+
+/**
+ * The state of `batch` streams on the GPU, where `step` and `stepMany` leave it: none of it is copied from step to step.
+ * It belongs to the layer or model that made it. Calls may overlap, and take effect in their order. `read` and `write` are
+ * the only ways out and in, so no number of it is ever out of date.
+ *
+ * If a call fails on the GPU, the state is lost: that call and all later ones reject.
+ */
+export class GpuCache<Cache extends AnyCache = AnyCache> {
+  /** The layer or model that it belongs to. */
+  readonly owner: object;
+  /** How many streams it holds. */
+  readonly batch: number;
+  readonly #tokens: Float64Array<ArrayBuffer>;
+  /** Rows of which nothing on the GPU counts: their next token begins a sequence. */
+  readonly #fresh: Uint8Array;
+  readonly #resident: Resident;
+  readonly #own: CacheOwner<Cache>;
+
+  /** @internal Use `allocateGpuCache`. */
+  constructor(batch: number, resident: Resident, own: CacheOwner<Cache>) {
+    this.owner = own.owner;
+    this.batch = batch;
+    this.#tokens = new Float64Array(batch);
+    this.#fresh = new Uint8Array(batch).fill(1);
+    this.#resident = resident;
+    this.#own = own;
+  }
+
+  /** [batch] tokens that each stream has been given since its origin (zeros, `write` or a reset), a copy. */
+  get tokens(): Float64Array<ArrayBuffer> {
+    return this.#tokens.slice();
+  }
+
+  /** Zeroes the streams in `rows`, or all, for the calls to come: h = 0, no token read. */
+  reset(rows?: Int32Array): void {
+    for (const row of this.#rows(rows)) this.#clear(row);
+  }
+
+  /** A copy of the streams in `rows`, or of all, in JavaScript's memory: to look at, to save, to step or forward from. */
+  async read(rows?: Int32Array): Promise<Cache> {
+    const wanted = this.#rows(rows);
+    const [fresh, tokens] = [this.#fresh.slice(), this.tokens]; // as they are now
+    const state = await this.#resident.read(wanted);
+    for (const [i, row] of wanted.entries()) {
+      if (fresh[row]) state.resetRow(i);
+      else state.restartRow(i, tokens[row] as number);
+    }
+    return this.#own.wrap(state);
+  }
+
+  /** Makes the streams in `rows`, or all, what those of a cache of the same layer or model are, rounded to float32. */
+  async write(cache: Cache, rows?: Int32Array): Promise<void> {
+    const [state, wanted] = [this.#own.unwrap(cache), this.#rows(rows)];
+    if (state.batch !== wanted.length) {
+      throw new LinrecError(
+        "shape-mismatch",
+        `the cache to write has ${state.batch} streams, to ${wanted.length} rows. They must be as many.`,
+      );
+    }
+    for (const [i, row] of wanted.entries()) {
+      this.#tokens[row] = state.count[i] as number;
+      this.#fresh[row] = 0;
+    }
+    return this.#resident.write(wanted, state);
+  }
+
+  /** Frees its memory on the GPU. Calls under way reject with `disposed`. Idempotent. */
+  dispose(): void {
+    this.#resident.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
+
+  /** @internal */
+  async advance({ x, y, ports, steps, streams, rows, reset }: Steps): Promise<Float32Array | GpuBuffer> {
+    const all = this.#rows(rows);
+    const [fresh, counts] = [new Uint8Array(steps * streams), new Float32Array(steps * streams)];
+    for (let i = 0; i < counts.length; i++) {
+      const row = all[i % streams] as number;
+      if (reset?.[i]) this.#clear(row);
+      fresh[i] = this.#fresh[row] as number;
+      this.#fresh[row] = 0;
+      this.#tokens[row] = (this.#tokens[row] as number) + 1;
+      counts[i] = this.#tokens[row] as number;
+    }
+    if (counts.length > 0)
+      await this.#resident.step({ x, y, ports, steps, streams, rows: all, fresh, counts });
+    return ports?.y ?? y;
+  }
+
+  #clear(row: number): void {
+    this.#tokens[row] = 0;
+    this.#fresh[row] = 1;
+  }
+
+  /** A copy. */
+  #rows(rows: Int32Array | undefined): Int32Array {
+    if (rows === undefined) return Int32Array.from({ length: this.batch }, (_, row) => row);
+    checkRows(rows, this.batch);
+    return rows.slice();
+  }
+}

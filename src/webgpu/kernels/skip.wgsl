@@ -1,0 +1,19 @@
+// y = y + D * u.
+
+struct Sizes { width: u32 }
+@group(0) @binding(0) var<uniform> segment: Segment;
+@group(0) @binding(1) var<uniform> sizes: Sizes;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>; // [tokens, width]
+@group(0) @binding(3) var<storage, read> D: array<f32>;       // [width]
+@group(0) @binding(4) var<storage, read> u: array<f32>;       // [tokens, width]
+
+@compute @workgroup_size(64)
+fn skip(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let i = flatten(group, groups) * 64 + lane;
+  if (i >= segment.tokens * sizes.width) { return; }
+  y[i] += D[i % sizes.width] * u[i];
+}

@@ -1,0 +1,402 @@
+/** The states of many streams on the GPU, where they stay from step to step. */
+import type { Resident, ResidentJob } from "../backend.js";
+import { LinrecError } from "../errors.js";
+import type { Program } from "../program.js";
+import { State, type StateLayout, stateLayout } from "../state.js";
+import type { Device } from "./device.js";
+import { FRESH } from "./pieces.js";
+import { type Pipelines, type Segment, segmentOf, segmentWords, spread } from "./pipelines.js";
+import { areaBytes } from "./plan.js";
+import { blamePorts } from "./ports.js";
+import { makeStepPlan, type StepLayout, type StepState } from "./stepPlan.js";
+import { LOWEST } from "./transfer.js";
+import {
+  COPY_DST,
+  COPY_SRC,
+  type LoadedKernels,
+  loadKernels,
+  MAP_READ,
+  STORAGE,
+  SUBMIT_DEADLINE_MS,
+  UNIFORM,
+  upload,
+} from "./workspace.js";
+
+/** Readbacks that are kept for the steps to come: as many as are under way where one waits for the third before. */
+const SPARE = 3;
+
+/** Steps of the same rows, or of one step some of the rows: tokens [first, first + segment.tokens) of [steps, streams]. */
+interface Part {
+  readonly first: number;
+  readonly segment: Segment;
+}
+
+/** What a submit may not exceed. */
+interface Bounds {
+  readonly bytes: number;
+  readonly flops: number;
+  /** What a flop may take until it counts as hung. */
+  readonly msPerFlop: number;
+}
+
+/** A program's steps on the GPU: its weights there, for all of its caches. */
+export interface Steps {
+  resident(slots: number, bounds: Bounds): Promise<Resident>;
+  dispose(): void;
+}
+
+export async function openSteps(device: Device, pipelines: Pipelines, program: Program): Promise<Steps> {
+  const { dispatches, ...layout } = makeStepPlan(program);
+  const loaded = await loadKernels(device, pipelines, dispatches);
+  const residents = new Set<GpuResident>();
+  return {
+    async resident(slots, bounds) {
+      const resident = await GpuResident.open(device, layout, loaded, stateLayout(program), slots, bounds);
+      residents.add(resident);
+      return resident;
+    },
+    dispose() {
+      for (const resident of residents) resident.dispose();
+      loaded.destroy();
+    },
+  };
+}
+
+class GpuResident implements Resident {
+  readonly #device: Device;
+  readonly #plan: StepLayout;
+  readonly #loaded: LoadedKernels;
+  readonly #layout: StateLayout;
+  readonly #bounds: Bounds;
+  readonly #states: ReadonlyMap<number, GPUBuffer>;
+  readonly #readbacks: GPUBuffer[] = [];
+  #room: Room | undefined;
+  #lost: LinrecError | undefined;
+
+  private constructor(
+    device: Device,
+    plan: StepLayout,
+    loaded: LoadedKernels,
+    layout: StateLayout,
+    bounds: Bounds,
+    states: ReadonlyMap<number, GPUBuffer>,
+  ) {
+    this.#device = device;
+    this.#plan = plan;
+    this.#loaded = loaded;
+    this.#layout = layout;
+    this.#bounds = bounds;
+    this.#states = states;
+  }
+
+  /** Room for `slots` streams. Rejects with `unsupported` or `out-of-memory`. */
+  static async open(
+    device: Device,
+    plan: StepLayout,
+    loaded: LoadedKernels,
+    layout: StateLayout,
+    slots: number,
+    bounds: Bounds,
+  ): Promise<GpuResident> {
+    const most = Math.max(0, ...plan.states.map(({ floats }) => 4 * floats * slots));
+    const widest = Math.max(...plan.areas.map((area) => areaBytes(area, segmentOf(1, 1))));
+    if (Math.max(most, widest) > device.maxBinding) {
+      throw new LinrecError(
+        "unsupported",
+        `${slots} streams of this model need ${Math.max(most, widest)} bytes in one piece; this GPU binds at most ${device.maxBinding}. Use fewer, or several caches.`,
+      );
+    }
+    const { value: states, clean } = device.scoped("making room for a cache", () => {
+      const usage = STORAGE | COPY_SRC | COPY_DST;
+      return new Map(
+        plan.states.map(({ area, floats }) => {
+          const size = Math.max(4, 4 * floats * slots);
+          return [area, device.handle.createBuffer({ label: "states", size, usage })] as const;
+        }),
+      );
+    });
+    await device.wait(clean, SUBMIT_DEADLINE_MS);
+    return new GpuResident(device, plan, loaded, layout, bounds, states);
+  }
+
+  step(job: ResidentJob): Promise<void> {
+    const places = placesOf(job); // now: `rows` may change
+    return this.#run(() => {
+      const reads = this.#partsOf(job).map((part) => {
+        const { value, clean } = this.#device.scoped("stepping", () => this.#submit(job, places, part));
+        return blamePorts(job.ports, Promise.all([value, clean])).then(([take]) => take?.());
+      });
+      return { reads, flops: job.steps * job.streams * this.#plan.flopsPerToken };
+    });
+  }
+
+  async read(rows: Int32Array): Promise<State> {
+    const state = new State(this.#layout, rows.length);
+    const { states } = this.#plan;
+    await this.#run(() => {
+      const { value, clean } = this.#device.scoped("reading a cache", () => {
+        const encoder = this.#device.handle.createCommandEncoder();
+        const bytes = states.reduce((sum, { floats }) => sum + 4 * floats * rows.length, 0);
+        const readback = this.#readback(bytes);
+        let to = 0;
+        for (const { area, floats } of states) {
+          for (const [from, count] of runsOf(rows)) {
+            const size = 4 * floats * count;
+            encoder.copyBufferToBuffer(this.#state(area), 4 * floats * from, readback, to, size);
+            to += size;
+          }
+        }
+        this.#device.handle.queue.submit([encoder.finish()]);
+        return this.#map(readback, bytes, (values) => {
+          let at = 0;
+          for (const slot of states) {
+            for (let row = 0; row < rows.length; row++, at += slot.floats)
+              unpack(slot, values.subarray(at, at + slot.floats), state, row);
+          }
+        });
+      });
+      return { reads: [Promise.all([value, clean]).then(([take]) => take())], flops: 0 };
+    });
+    return state;
+  }
+
+  write(rows: Int32Array, state: State): Promise<void> {
+    const copies = this.#plan.states.map((slot) => {
+      const values = new Float32Array(slot.floats * rows.length);
+      for (let row = 0; row < rows.length; row++) pack(slot, state, row, values, row * slot.floats);
+      return { ...slot, values };
+    });
+    return this.#run(() => {
+      const { clean } = this.#device.scoped("writing a cache", () => {
+        for (const { area, floats, values } of copies) {
+          let at = 0;
+          for (const [from, count] of runsOf(rows)) {
+            upload(this.#device, this.#state(area), 4 * floats * from, values, at, floats * count);
+            at += floats * count;
+          }
+        }
+      });
+      return { reads: [clean], flops: 0 };
+    });
+  }
+
+  /** Submits when those before have been submitted, not when they are done. What goes wrong leaves no state to trust. */
+  async #run(submit: () => { reads: Promise<void>[]; flops: number }): Promise<void> {
+    try {
+      const { reads, flops } = await this.#device.enqueue(async () => {
+        if (this.#lost) throw this.#lost;
+        return submit();
+      });
+      await this.#device.wait(Promise.all(reads), SUBMIT_DEADLINE_MS + flops * this.#bounds.msPerFlop);
+    } catch (error) {
+      const lost = this.#lost;
+      this.#lose(error as LinrecError);
+      if (!lost) throw error;
+      if (lost.code === "disposed") throw lost;
+      throw new LinrecError(lost.code, `This cache's state was lost: ${lost.message} Make a new one.`, {
+        cause: lost,
+      });
+    }
+  }
+
+  #lose(error: LinrecError): void {
+    if (this.#lost) return;
+    this.#lost = error;
+    this.#destroy();
+  }
+
+  /** As many tokens at a time as the GPU takes: whole steps, or of one step some of the rows. */
+  #partsOf({ steps, streams }: ResidentJob): Part[] {
+    const { areas, flopsPerToken } = this.#plan;
+    const perToken = areas.map((area) => area.perToken);
+    const total = perToken.reduce((sum, bytes) => sum + bytes, 0);
+    const most = Math.max(
+      1,
+      Math.floor(
+        Math.min(
+          this.#device.maxBinding / Math.max(...perToken),
+          this.#bounds.bytes / total,
+          this.#bounds.flops / flopsPerToken,
+        ),
+      ),
+    );
+    const parts: Part[] = [];
+    const together = Math.floor(most / streams);
+    for (let t = 0; t < steps; t += Math.max(1, together)) {
+      if (together > 0) {
+        parts.push({ first: t * streams, segment: segmentOf(streams, Math.min(together, steps - t)) });
+        continue;
+      }
+      for (let row = 0; row < streams; row += most)
+        parts.push({ first: t * streams + row, segment: segmentOf(Math.min(most, streams - row), 1) });
+    }
+    return parts;
+  }
+
+  /** Gives what maps y and puts it where it belongs. Within `Device.scoped`. */
+  #submit(
+    { x, y, ports }: ResidentJob,
+    places: Uint32Array,
+    { first, segment }: Part,
+  ): Promise<(() => void) | undefined> {
+    const { inputWidth, outputWidth, input, output } = this.#plan;
+    const { tokens } = segment;
+    const room = this.#roomFor(segment);
+    const xRange = [first * inputWidth, tokens * inputWidth] as const;
+    const yRange = [first * outputWidth, tokens * outputWidth] as const;
+    upload(this.#device, room.area(this.#plan.places), 0, places, 2 * first, 2 * tokens);
+    if (!ports?.x) upload(this.#device, room.area(input), 0, x, ...xRange);
+    const encoder = this.#device.handle.createCommandEncoder();
+    if (ports?.x)
+      encoder.copyBufferToBuffer(ports.x as GPUBuffer, 4 * xRange[0], room.area(input), 0, 4 * xRange[1]);
+    room.encode(encoder, segment);
+    const readback = ports?.y ? undefined : this.#readback(4 * yRange[1]);
+    const [to, offset] = readback ? [readback, 0] : [ports?.y as GPUBuffer, 4 * yRange[0]];
+    encoder.copyBufferToBuffer(room.area(output), 0, to, offset, 4 * yRange[1]);
+    this.#device.handle.queue.submit([encoder.finish()]);
+    if (!readback) return Promise.resolve(undefined);
+    return this.#map(readback, 4 * yRange[1], (values) => y.set(values, yRange[0]));
+  }
+
+  #roomFor(segment: Segment): Room {
+    if (!this.#room?.fits(segment)) {
+      this.#room?.destroy();
+      this.#room = new Room(this.#device, this.#plan, this.#loaded, this.#states, segment);
+    }
+    return this.#room;
+  }
+
+  #state(area: number): GPUBuffer {
+    return this.#states.get(area) as GPUBuffer;
+  }
+
+  /** A buffer to read from; {@link map} gives it back. */
+  #readback(bytes: number): GPUBuffer {
+    const spare = this.#readbacks.findIndex(({ size }) => size >= bytes);
+    if (spare >= 0) return this.#readbacks.splice(spare, 1)[0] as GPUBuffer;
+    const size = 2 ** Math.ceil(Math.log2(Math.max(4, bytes)));
+    return this.#device.handle.createBuffer({ size, usage: COPY_DST | MAP_READ });
+  }
+
+  async #map(readback: GPUBuffer, bytes: number, use: (values: Float32Array) => void): Promise<() => void> {
+    await readback.mapAsync(MAP_READ, 0, Math.max(4, bytes));
+    return () => {
+      use(new Float32Array(readback.getMappedRange(0, Math.max(4, bytes)), 0, bytes / 4));
+      readback.unmap();
+      this.#readbacks.push(readback);
+      if (this.#readbacks.length > SPARE) this.#readbacks.shift()?.destroy();
+    };
+  }
+
+  dispose(): void {
+    this.#lose(new LinrecError("disposed", "This cache, or its model, has been disposed of."));
+  }
+
+  #destroy(): void {
+    for (const buffer of [...this.#states.values(), ...this.#readbacks]) buffer.destroy();
+    this.#room?.destroy();
+  }
+}
+
+/** The areas of a step's activations, and bind groups, for segments of up to a size. */
+class Room {
+  readonly #device: Device;
+  readonly #loaded: LoadedKernels;
+  readonly #tokens: number;
+  readonly #buffers: readonly GPUBuffer[];
+  readonly #states: ReadonlyMap<number, GPUBuffer>;
+  readonly #segment: GPUBuffer;
+  readonly #groups: readonly GPUBindGroup[];
+  #words: Uint32Array | undefined;
+
+  /** Within `Device.scoped`. */
+  constructor(
+    device: Device,
+    { areas }: StepLayout,
+    loaded: LoadedKernels,
+    states: ReadonlyMap<number, GPUBuffer>,
+    { tokens }: Segment,
+  ) {
+    this.#device = device;
+    this.#loaded = loaded;
+    this.#states = states;
+    this.#tokens = tokens;
+    const usage = STORAGE | COPY_SRC | COPY_DST;
+    this.#buffers = areas.map(({ perToken }) =>
+      device.handle.createBuffer({ size: Math.max(4, perToken * tokens), usage }),
+    );
+    this.#segment = device.handle.createBuffer({ size: 16, usage: UNIFORM | COPY_DST });
+    this.#groups = loaded.kernels.map(({ pipeline, sizes, arrays }) =>
+      device.handle.createBindGroup({
+        layout: pipeline.getBindGroupLayout(0),
+        entries: [
+          this.#segment,
+          sizes,
+          ...arrays.map((array) => (typeof array === "number" ? this.area(array) : array)),
+        ].map((buffer, binding) => ({ binding, resource: { buffer } })),
+      }),
+    );
+  }
+
+  fits({ tokens }: Segment): boolean {
+    return tokens <= this.#tokens;
+  }
+
+  area(index: number): GPUBuffer {
+    return this.#states.get(index) ?? (this.#buffers[index] as GPUBuffer);
+  }
+
+  encode(encoder: GPUCommandEncoder, segment: Segment): void {
+    const words = segmentWords(segment, false);
+    if (words.some((word, i) => word !== this.#words?.[i])) upload(this.#device, this.#segment, 0, words);
+    this.#words = words;
+    const pass = encoder.beginComputePass();
+    this.#loaded.kernels.forEach(({ pipeline, workgroups }, i) => {
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, this.#groups[i] as GPUBindGroup);
+      pass.dispatchWorkgroups(...spread(workgroups(segment)));
+    });
+    pass.end();
+  }
+
+  destroy(): void {
+    for (const buffer of [...this.#buffers, this.#segment]) buffer.destroy();
+  }
+}
+
+/** [tokens, 2]: slot | FRESH, and the bits of the tokens since the origin. */
+function placesOf({ rows, fresh, counts }: ResidentJob): Uint32Array {
+  const places = new Uint32Array(2 * counts.length);
+  const bits = new Uint32Array(counts.buffer, counts.byteOffset, counts.length);
+  for (let i = 0; i < counts.length; i++) {
+    places[2 * i] = (rows[i % rows.length] as number) + (fresh[i] ? FRESH : 0);
+    places[2 * i + 1] = bits[i] as number;
+  }
+  return places;
+}
+
+/** Rows that follow each other, in the order given: [first, how many]. */
+function runsOf(rows: Int32Array): [number, number][] {
+  const runs: [number, number][] = [];
+  for (const row of rows) {
+    const last = runs.at(-1);
+    if (last && row === last[0] + last[1]) last[1]++;
+    else runs.push([row, 1]);
+  }
+  return runs;
+}
+
+function pack({ slot }: StepState, state: State, row: number, values: Float32Array, at: number): void {
+  const { re, im } = state.read(slot, row);
+  const isComplex = slot.stage.kind === "lru";
+  for (let n = 0; n < slot.size; n++) {
+    values[at++] = isComplex ? (re[n] as number) : Math.max(re[n] as number, LOWEST);
+    if (isComplex) values[at++] = im[n] as number;
+  }
+}
+
+function unpack({ slot }: StepState, values: Float32Array, state: State, row: number): void {
+  const isComplex = slot.stage.kind === "lru";
+  const re = values.filter((_, i) => !isComplex || i % 2 === 0);
+  state.write(slot, row, re, isComplex ? values.filter((_, i) => i % 2 === 1) : []);
+}

@@ -1,0 +1,242 @@
+/** Caches on the GPU: each stream gives what it gives alone, and nothing crosses but what must. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createEngine, type Engine, type GpuBuffer, type GpuCache, initLru, type Lru } from "../src/index.js";
+import { relativeError } from "./support/golden.js";
+import { errorOf, expectLinrecError } from "./support/misuse.js";
+import { floats } from "./support/problems.js";
+import { alone, callsOf, isOneRate, loadLayer, names, SLOTS } from "./support/streams.js";
+import { type Watched, watchedEngine } from "./support/watched-gpu.js";
+
+/** GPUBufferUsage by value: Node has no such global. */
+const [MAP_READ, COPY_SRC, COPY_DST] = [1, 4, 8];
+
+let watched: Watched | undefined;
+let reason = "";
+/** On the CPU. */
+let cpu: Engine;
+
+beforeAll(async () => {
+  const opened = await watchedEngine();
+  if ("reason" in opened) reason = opened.reason;
+  else watched = opened;
+  cpu = await createEngine({ backend: "wasm", threads: 0 });
+});
+afterAll(async () => {
+  await watched?.engine.dispose();
+  await cpu.dispose();
+});
+
+/** A test that shows as skipped, with the reason, where there is no GPU. */
+function gpuTest(name: string, body: (watched: Watched) => Promise<void>): void {
+  test(name, async (context) => {
+    if (!watched) return context.skip(reason);
+    await body(watched);
+  });
+}
+
+interface Stepper {
+  step(x: unknown, cache: GpuCache, options: object): Promise<Float32Array>;
+  stepMany(x: unknown, cache: GpuCache, options: object): Promise<Float32Array>;
+  allocateGpuCache(batch: number): Promise<GpuCache>;
+}
+
+describe.each(names.filter((name, i) => isOneRate(name) && i % 2 === 0))("%s", (name) => {
+  gpuTest("some streams, many steps, none awaited = one by one on the CPU", async ({ engine }) => {
+    const layer = await loadLayer(engine, name);
+    const onGpu = layer as unknown as Stepper;
+    const calls = callsOf(layer, 5, false);
+    const expected = alone(await loadLayer(cpu, name), calls);
+    const cache = await onGpu.allocateGpuCache(SLOTS);
+    const pending = calls.map(({ x, steps, options }) =>
+      steps === 1 ? onGpu.step(x, cache, options) : onGpu.stepMany(x, cache, options),
+    );
+    for (const [i, y] of (await Promise.all(pending)).entries()) {
+      const wanted = expected.ys[i] as Float32Array;
+      expect(y.length).toBe(wanted.length);
+      if (y.length > 0) expect(relativeError(y, wanted), `call ${i}`).toBeLessThan(5e-5);
+    }
+    const [all, some] = [await cache.read(), await cache.read(Int32Array.of(4, 1))];
+    for (const [row, own] of expected.caches.entries()) {
+      expect([all.tokens[row], cache.tokens[row]]).toEqual([own.tokens[0], own.tokens[0]]);
+      for (const [i, { re, im }] of [own.get()].flat().entries()) {
+        const part = (values: Float32Array | undefined, at = row) =>
+          (values as Float32Array).subarray(at * re.length, (at + 1) * re.length);
+        const layers = [all.get()].flat();
+        expect(relativeError(part(layers[i]?.re), re), `re of layer ${i}, row ${row}`).toBeLessThan(5e-5);
+        expect(relativeError(part(layers[i]?.im), im), `im of layer ${i}, row ${row}`).toBeLessThan(5e-5);
+        if (row === 4) expect(part([some.get()].flat()[i]?.re, 0)).toEqual(part(layers[i]?.re));
+        if (row === 1) expect(part([some.get()].flat()[i]?.re, 1)).toEqual(part(layers[i]?.re));
+      }
+    }
+    cache.dispose();
+    layer.dispose();
+  });
+});
+
+describe("a layer", () => {
+  const dModel = 5;
+  const params = initLru({ dModel, dState: 7, rMin: 0.9, rMax: 0.999, seed: 3 });
+  const x = floats(6 * 4 * dModel, 8);
+  let lru: Lru;
+
+  beforeAll(async () => {
+    if (watched) lru = await watched.engine.lru(params);
+  });
+
+  /** What the CPU gives, from zeros. */
+  async function expectedY(): Promise<Float32Array> {
+    const layer = await cpu.lru(params);
+    return layer.stepMany(x, layer.allocateInferenceCache(4));
+  }
+
+  function upload(device: GPUDevice, values: Float32Array<ArrayBuffer>): GPUBuffer {
+    const buffer = device.createBuffer({ size: values.byteLength, usage: COPY_SRC | COPY_DST });
+    device.queue.writeBuffer(buffer, 0, values);
+    return buffer;
+  }
+
+  async function download(device: GPUDevice, buffer: GPUBuffer): Promise<Float32Array> {
+    const { size } = buffer;
+    const readback = device.createBuffer({ size, usage: COPY_DST | MAP_READ });
+    const encoder = device.createCommandEncoder();
+    encoder.copyBufferToBuffer(buffer, 0, readback, 0, size);
+    device.queue.submit([encoder.finish()]);
+    await readback.mapAsync(MAP_READ);
+    return new Float32Array(readback.getMappedRange().slice(0));
+  }
+
+  gpuTest("one submit a call, x up and y down once, and of the state nothing", async ({ traffic }) => {
+    const cache = await lru.allocateGpuCache(4);
+    await lru.stepMany(x, cache); // the first makes room
+    for (const steps of [1, 6]) {
+      const part = x.subarray(0, steps * 4 * dModel);
+      const before = { ...traffic };
+      await lru.stepMany(part, cache);
+      expect(traffic.submits - before.submits).toBe(1);
+      expect(traffic.up - before.up).toBe(part.byteLength + 8 * steps * 4); // and 8 bytes a token to say which it is
+      expect(traffic.down - before.down).toBe(part.byteLength);
+    }
+    cache.dispose();
+  });
+
+  gpuTest("from a GPUBuffer and to one: neither x nor y crosses", async ({ device, traffic }) => {
+    const cache = await lru.allocateGpuCache(4);
+    const xs = upload(device, x as Float32Array<ArrayBuffer>);
+    const out = device.createBuffer({ size: x.byteLength, usage: COPY_SRC | COPY_DST });
+    const before = { ...traffic };
+    const y = await lru.stepMany(xs as GpuBuffer, cache, { out: out as GpuBuffer });
+    expect(y).toBe(out);
+    expect(traffic.up - before.up).toBe(8 * 6 * 4);
+    expect(traffic.down).toBe(before.down);
+    const expected = await expectedY();
+    expect(relativeError(await download(device, out), expected)).toBeLessThan(2e-6);
+    cache.reset();
+    const array: Float32Array = await lru.stepMany(xs, cache); // where out says nothing, y is an array
+    expect(relativeError(array, expected)).toBeLessThan(2e-6);
+    cache.dispose();
+  });
+
+  gpuTest("write, read and reset: a state goes in and out, by rows", async () => {
+    const layer = await cpu.lru(params);
+    const start = layer.allocateInferenceCache(4);
+    layer.stepSync(x.subarray(0, 4 * dModel), start);
+    const saved = lru.deserializeState(layer.serializeState(start));
+    const cache = await lru.allocateGpuCache(6);
+    await cache.write(saved, Int32Array.of(5, 0, 2, 3));
+    const rest = x.subarray(4 * dModel, 8 * dModel);
+    const rows = Int32Array.of(5, 0, 2, 3);
+    expect(relativeError(await lru.step(rest, cache, { rows }), layer.stepSync(rest, start))).toBeLessThan(
+      2e-6,
+    );
+    expect([...cache.tokens]).toEqual([2, 0, 2, 2, 0, 2]);
+    const untouched = (await cache.read(Int32Array.of(4))).get();
+    expect(untouched.re.every((value) => value === 0)).toBe(true);
+    cache.reset(Int32Array.of(5));
+    const out = await cache.read(rows);
+    expect([...out.tokens]).toEqual([0, 2, 2, 2]);
+    const [actual, expected] = [out.get().re, start.get().re];
+    expect(actual.subarray(0, 7).every((value) => value === 0)).toBe(true);
+    expect(relativeError(actual.subarray(7), expected.subarray(7))).toBeLessThan(2e-6);
+    cache.dispose();
+  });
+
+  gpuTest("what is wrong is refused before anything runs", async ({ device, traffic, engine }) => {
+    const cache = await lru.allocateGpuCache(4);
+    const ordinary = lru.allocateInferenceCache(4);
+    const other = await engine.lru(params);
+    const buffer = (size: number, usage: number) => device.createBuffer({ size, usage });
+    const xt = x.subarray(0, 4 * dModel);
+    const [xs, mapped] = [upload(device, x.slice(0, 4 * dModel)), buffer(xt.byteLength, COPY_DST | MAP_READ)];
+    await mapped.mapAsync(MAP_READ);
+    const before = { ...traffic };
+    // biome-ignore format: one line for each
+    const misuses: [RegExp, string, () => unknown][] = [
+      [/on the GPU.*read\(\)/, "invalid-argument", () => lru.stepSync(xt, cache as never)],
+      [/on the GPU.*read\(\)/, "invalid-argument", () => lru.forward(x, { batch: 4, state: cache as never })],
+      [/on the GPU.*read\(\)/, "invalid-argument", () => lru.serializeState(cache as never)],
+      [/belongs to another/, "foreign-cache", () => other.step(xt, cache)],
+      [/belongs to another/, "foreign-cache", () => cache.write(other.allocateInferenceCache(4))],
+      [/4 streams, to 2 rows/, "shape-mismatch", () => cache.write(ordinary, Int32Array.of(0, 1))],
+      [/rows\[1\] is 9/, "invalid-argument", () => cache.read(Int32Array.of(0, 9))],
+      [/once/, "invalid-argument", () => cache.reset(Int32Array.of(0, 0))],
+      [/without GPUBufferUsage.COPY_SRC/, "invalid-argument", () => lru.step(buffer(xt.byteLength, COPY_DST), cache)],
+      [/without GPUBufferUsage.COPY_DST/, "invalid-argument", () => lru.step(xt, cache, { out: buffer(xt.byteLength, COPY_SRC) })],
+      [/that is mapped/, "invalid-argument", () => lru.step(xt, cache, { out: mapped })],
+      [/one GPUBuffer/, "invalid-argument", () => { const both = buffer(xt.byteLength, COPY_SRC | COPY_DST); return lru.step(both, cache, { out: both }); }],
+      [/xt has 2 values/, "shape-mismatch", () => lru.step(buffer(8, COPY_SRC), cache)],
+      [/out has 21 values/, "shape-mismatch", () => lru.step(xt, cache, { out: buffer(84, COPY_DST) })],
+      [/cannot take integrationTimesteps/, "unsupported", () => lru.step(xt, cache, { integrationTimesteps: new Float32Array(4) })],
+      [/cannot take a GPUBuffer.*allocateGpuCache/, "unsupported", () => lru.step(xs, ordinary)],
+      [/reset must be an array/, "shape-mismatch", () => lru.step(xt, cache, { reset: [true] })],
+    ];
+    for (const [says, code, call] of misuses)
+      expectLinrecError(await errorOf(async () => call()), code as never, says);
+    expect(traffic.submits).toBe(before.submits);
+    expect([...cache.tokens]).toEqual([0, 0, 0, 0]);
+    cache.dispose();
+    cache.dispose();
+    expectLinrecError(await errorOf(() => lru.step(xt, cache)), "disposed", /disposed of/);
+  });
+
+  gpuTest(
+    "a buffer of another device, or one that was destroyed: an error that says so",
+    async ({ device }) => {
+      const stranger = await watchedEngine();
+      if ("reason" in stranger) throw new Error(stranger.reason);
+      const destroyed = upload(device, x.slice(0, 4 * dModel));
+      destroyed.destroy();
+      const foreign = upload(stranger.device, x.slice(0, 4 * dModel));
+      for (const buffer of [destroyed, foreign]) {
+        const cache = await lru.allocateGpuCache(4);
+        expectLinrecError(
+          await errorOf(() => lru.step(buffer, cache)),
+          "invalid-argument",
+          /must be of engine.gpuDevice, and not destroyed/,
+        );
+        await expect(cache.read()).rejects.toThrow(/state was lost: x or out/);
+        cache.dispose();
+      }
+      await stranger.engine.dispose();
+    },
+  );
+
+  test("a GPU that is lost takes the state with it", async (context) => {
+    const own = await watchedEngine();
+    if ("reason" in own) return context.skip(own.reason);
+    const layer = await own.engine.lru(params);
+    const cache = await layer.allocateGpuCache(4);
+    await layer.stepMany(x, cache);
+    const pending = layer.stepMany(x, cache);
+    own.device.destroy();
+    await expect(pending).rejects.toMatchObject({ code: "gpu-failed" });
+    await expect(layer.stepMany(x, cache)).rejects.toMatchObject({ code: "gpu-failed" });
+    await expect(cache.read()).rejects.toMatchObject({ code: "gpu-failed" });
+    await own.engine.dispose();
+  });
+
+  test("without a GPU there is no such cache", async () => {
+    const layer = await cpu.lru(params);
+    expectLinrecError(await errorOf(() => layer.allocateGpuCache(4)), "backend-unavailable", /webgpu/);
+    expect(cpu.gpuDevice).toBeUndefined();
+  });
+});
