@@ -3,6 +3,7 @@ import type { Memory } from "./analysis.js";
 import { describeProgram } from "./describe.js";
 import { LinrecError } from "./errors.js";
 import type { ForwardOptions, ProblemSize, Progress } from "./forwardOptions.js";
+import { portsOf } from "./gpuBuffer.js";
 import type { Lru } from "./lru.js";
 import type { BackendName, Network } from "./program.js";
 import { turnRows } from "./reversed.js";
@@ -88,6 +89,7 @@ export class BidirectionalLru {
   async forward(x: Float32Array, options: BidirectionalOptions = {}): Promise<{ readonly y: Float32Array }> {
     for (const name of ["state", "every"]) if (name in Object(options)) throw unsupported(name);
     checkOptions("forward's options", options, optionNames);
+    if (portsOf(x, options.out)) throw unsupported("way to reverse a GPUBuffer");
     const { onProgress, ...rest } = options;
     checkFunction("onProgress", onProgress);
     const half = (start: number) =>

@@ -252,7 +252,8 @@ export class Engine {
     job: Omit<ForwardJob, "threads">,
     option: BackendOption | undefined,
   ): Promise<State> {
-    const preference = option === undefined ? this.#preference : toPreference(option);
+    const here = option === undefined ? this.#preference : toPreference(option);
+    const preference: Preference = job.ports ? ["webgpu"] : here;
     const host = {
       machine: this.#machine,
       runner: (backend: Backend) => this.#runner(prepared, backend),

@@ -54,6 +54,7 @@ export class Failover {
       // An error of the caller's own callback stops the work as its signal does.
       if (isLinrecError(error) && error.code === "aborted") throw error;
       await this.#leave(backend, name, error);
+      if (job.ports) throw error; // they were that GPU's
     }
     for (const rest of restsOf(network, whole, done, state)) {
       if (stop.aborted) throw stop.reason;

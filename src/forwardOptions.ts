@@ -13,7 +13,7 @@ export interface Progress {
   readonly total: number;
 }
 
-export interface ForwardOptions<Cache> {
+export interface ForwardOptions<Cache, Y = Float32Array> {
   /** Rows of x (those of `state`, else 1). seqLen follows from the length of x. */
   batch?: number;
   /** Where each row starts from: a cache of this layer or model, of the same batch. It is not changed. Zeros if left out. */
@@ -42,8 +42,11 @@ export interface ForwardOptions<Cache> {
    * that pools has one output for each row, and none to leave out (`unsupported`).
    */
   every?: number | undefined;
-  /** Where to write y: Float32Array of just its size, not overlapping x. A new array if left out. */
-  out?: Float32Array | undefined;
+  /**
+   * Where to write y, and what it comes as: a Float32Array of just its size, not overlapping x, or a GPUBuffer. A new array
+   * if left out.
+   */
+  out?: Y | undefined;
   /** For this call: a name is a demand, a list or "auto" falls back. The engine's own setting if left out. */
   backend?: BackendOption | undefined;
   /** Stops the work: the promise rejects with `aborted` at once. */
@@ -81,9 +84,9 @@ export interface StepOptions<Y = Float32Array> {
   reset?: ArrayLike<number | boolean> | undefined;
 }
 
-export interface ForwardResult<Cache> {
+export interface ForwardResult<Cache, Y = Float32Array> {
   /** [batch, seqLen, outputWidth] (`every`: [batch, outputs, outputWidth]), or [batch, outputWidth] of a model that pools */
-  readonly y: Float32Array;
+  readonly y: Y;
   /** The state after each row's last token, for `forward` or `step` to go on from. */
   readonly state: Cache;
 }

@@ -49,3 +49,12 @@ function checkUsable(name: string, { usage, mapState }: GpuBuffer, flag: number,
   if (mapState !== "unmapped")
     throw new LinrecError("invalid-argument", `${name} is a GPUBuffer that is ${mapState}. Unmap it first.`);
 }
+
+/** Nothing but the GPU reads and writes its buffers. */
+export function checkPortBackend(option: unknown): void {
+  if (option === undefined || option === "auto" || [option].flat().includes("webgpu")) return;
+  throw new LinrecError(
+    "invalid-argument",
+    `backend is ${JSON.stringify(option)}; x or out is a GPUBuffer, which only "webgpu" can use. Leave it out.`,
+  );
+}

@@ -44,9 +44,9 @@ export class Inputs {
     return seqLen;
   }
 
-  /** x as backends take it: the bits of ids are those of a Float32Array. Nothing of what is on the GPU. */
-  values(name: string, x: Input | GpuBuffer): Float32Array {
-    if (isGpuBuffer(x)) {
+  /** x as backends take it: the bits of ids are those of a Float32Array. Nothing, if it is on the GPU. */
+  values(name: string, x: Input, isPort = false): Float32Array {
+    if (isPort) {
       if (this.#nonFinite === "propagate") return new Float32Array(0);
       throw new LinrecError(
         "unsupported",
@@ -83,7 +83,7 @@ export class Inputs {
   /** x [steps, streams, inputWidth] as backends take it: of one step, unless there may be `many`. */
   checkTokens(x: Input | GpuBuffer, streams: number, many: boolean): { values: Float32Array; steps: number } {
     const name = many ? "x" : "xt";
-    const values = this.values(name, x);
+    const values = this.values(name, x as Input, isGpuBuffer(x));
     const count = countOf(x);
     const expected = streams * this.inputWidth;
     const steps = many ? expected && count / expected : 1;
@@ -159,11 +159,17 @@ export class Inputs {
     return count.reduce((most, tokens) => Math.max(most, outputsOf(tokens, seqLen, every)), 0);
   }
 
-  output(x: Float32Array, batch: number, outputs: number, out: Float32Array | undefined): Float32Array {
+  /** Where y is written: `out`, or a new array; an empty one if `out` is on the GPU. */
+  output(
+    x: Float32Array,
+    batch: number,
+    outputs: number,
+    out: Float32Array | GpuBuffer | undefined,
+  ): Float32Array {
     const size = batch * outputs * this.outputWidth;
     if (out === undefined) return allocating("y", () => new Float32Array(size));
     this.checkOut(out, x, batch, size);
-    return out;
+    return isGpuBuffer(out) ? new Float32Array(0) : out;
   }
 
   checkOut(out: Float32Array | GpuBuffer, x: Float32Array, batch: number, size: number): void {

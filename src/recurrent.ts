@@ -26,7 +26,7 @@ import {
   sizeNames,
   streamOptionNames,
 } from "./forwardOptions.js";
-import type { GpuBuffer } from "./gpuBuffer.js";
+import { checkPortBackend, countOf, type GpuBuffer, isGpuBuffer, portsOf } from "./gpuBuffer.js";
 import type { CacheOwner, GpuCache } from "./gpuCache.js";
 import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
@@ -151,12 +151,24 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * outputWidth] of a model that pools, and the state after the last token. A model with a `vocabulary` reads token ids:
    * x Int32Array [batch, seqLen], checked as far as each row is read.
    *
+   * x and `out` may be GPUBuffers of `engine.gpuDevice`, of just these sizes and with the usage COPY_SRC and COPY_DST: then it
+   * runs on the GPU, and they stay there. Their values are not checked; an id that is none reads the vocabulary's last row.
+   *
    * Rejects with `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite`, `foreign-cache` before
    * any work is done, and with `aborted`, `disposed`, `backend-unavailable`, `gpu-failed`, `worker-failed`, `timeout`,
    * `out-of-memory` later.
    */
-  async forward(x: Input, options: ForwardOptions<Cache> = {}): Promise<ForwardResult<Cache>> {
-    return this.#forward(x, options);
+  forward(
+    x: Input | GpuBuffer,
+    options: ForwardOptions<Cache, GpuBuffer> & { out: GpuBuffer },
+  ): Promise<ForwardResult<Cache, GpuBuffer>>;
+  forward(x: Input | GpuBuffer, options?: ForwardOptions<Cache>): Promise<ForwardResult<Cache>>;
+  async forward(
+    x: Input | GpuBuffer,
+    options: ForwardOptions<Cache, Float32Array | GpuBuffer> = {},
+  ): Promise<ForwardResult<Cache, Float32Array | GpuBuffer>> {
+    const { y, state } = await this.#forward(x, options);
+    return { y: isGpuBuffer(options.out) ? options.out : y, state };
   }
 
   /** @internal The other half of a bidirectional layer: y = `onto` + what x gives when its rows are read from their ends. */
@@ -166,15 +178,17 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /** @param goesOn more of the sequence comes: there may be nothing to pool yet, and y ends with its last output */
   async #forward(
-    x: Input,
-    options: ForwardOptions<Cache>,
+    x: Input | GpuBuffer,
+    options: ForwardOptions<Cache, Float32Array | GpuBuffer>,
     { goesOn, onto }: { goesOn?: boolean; onto?: Float32Array } = {},
   ): Promise<ForwardResult<Cache>> {
     this.checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
+    const ports = portsOf(x, options.out);
+    if (ports) this.#inputs.checkOneProgram("a GPUBuffer");
     const { signal, onProgress, every = 1 } = options;
     if (options.state !== undefined) this.#inputs.checkStreams("go on from a state");
-    const { values, batch, seqLen, lengths } = this.checkInput(x, options);
+    const { values, batch, seqLen, lengths } = this.checkInput(x as Input, options, ports?.x);
     this.#inputs.checkPooled(lengths);
     const timesteps = options.integrationTimesteps;
     if (timesteps !== undefined) checkTimesteps(timesteps, lengths, seqLen);
@@ -186,6 +200,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     checkFunction("onProgress", onProgress);
     checkSignal(signal);
     if (options.backend !== undefined) checkBackendOption(options.backend);
+    if (ports) checkPortBackend(options.backend);
     throwIfAborted(signal);
     const total = batch * seqLen;
     const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
@@ -196,6 +211,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
       timesteps,
       x: values,
       y,
+      ports,
       state: initial,
       resets,
       onto,
@@ -248,8 +264,12 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster, and where the state is there.
    * With a {@link GpuCache}, xt and `out` may be GPUBuffers of `engine.gpuDevice`, which are neither uploaded nor read back.
    */
+  step(
+    xt: Input | GpuBuffer,
+    cache: GpuCache<Cache>,
+    options: StepOptions<GpuBuffer> & { out: GpuBuffer },
+  ): Promise<GpuBuffer>;
   step(xt: Input | GpuBuffer, cache: Cache | GpuCache<Cache>, options?: StepOptions): Promise<Float32Array>;
-  step(xt: Input | GpuBuffer, cache: GpuCache<Cache>, options: StepOptions<GpuBuffer>): Promise<GpuBuffer>;
   async step(
     xt: Input | GpuBuffer,
     cache: Cache | GpuCache<Cache>,
@@ -269,10 +289,14 @@ export abstract class Recurrent<Cache extends AnyCache> {
    */
   stepMany(
     x: Input | GpuBuffer,
+    cache: GpuCache<Cache>,
+    options: StepOptions<GpuBuffer> & { out: GpuBuffer },
+  ): Promise<GpuBuffer>;
+  stepMany(
+    x: Input | GpuBuffer,
     cache: Cache | GpuCache<Cache>,
     options?: StepOptions,
   ): Promise<Float32Array>;
-  stepMany(x: Input | GpuBuffer, cache: GpuCache<Cache>, options: StepOptions<GpuBuffer>): Promise<GpuBuffer>;
   async stepMany(
     x: Input | GpuBuffer,
     cache: Cache | GpuCache<Cache>,
@@ -433,15 +457,15 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   /** Checks x, its shape, and what it starts from. */
-  protected checkInput(x: Input, options: Start<Cache>): Checked {
+  protected checkInput(x: Input, options: Start<Cache>, port?: GpuBuffer): Checked {
     const { batch: rows, state, lengths: given } = options;
     if (state !== undefined) this.#checkCache("state", state);
     const batch = rows === undefined ? (state?.batch ?? 1) : rows;
     checkCount("batch", batch, 0);
-    const values = this.#inputs.values("x", x);
-    const seqLen = this.#inputs.seqLen(x.length, batch);
+    const values = this.#inputs.values("x", x, port !== undefined);
+    const seqLen = this.#inputs.seqLen(countOf(port ?? x), batch);
     const lengths = checkLengths(given, batch, seqLen);
-    this.#inputs.checkValues("x", x, seqLen, lengths);
+    if (!port) this.#inputs.checkValues("x", x, seqLen, lengths);
     return { values, batch, seqLen, lengths };
   }
 

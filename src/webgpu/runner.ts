@@ -8,6 +8,7 @@ import { asGpuError, type Device } from "./device.js";
 import { type Part, type Piece, piecesOf } from "./pieces.js";
 import type { Pipelines, Segment } from "./pipelines.js";
 import { type Layout, makePlan, READBACKS } from "./plan.js";
+import { blamePorts, clearEmptyRows, copyInput, copyOutput } from "./ports.js";
 import { openSteps, type Steps } from "./resident.js";
 import { T } from "./tiles.js";
 import { type Timesteps, timestepsOf } from "./timesteps.js";
@@ -120,6 +121,7 @@ class GpuRunner {
       this.#dropWorkspace();
       throw asGpuError(error);
     }
+    await this.#device.wait(blamePorts(job.ports, clearEmptyRows(this.#device, job)), SUBMIT_DEADLINE_MS);
     const rowFloats = y.length / batch;
     for (let row = 0; row < batch; row++)
       if (lengths[row] === 0) y.fill(0, row * rowFloats, (row + 1) * rowFloats);
@@ -163,8 +165,10 @@ class GpuRunner {
       const readback = workspace.readback(nth);
       uploadPiece(this.#device, passage, workspace, piece);
       const encoder = handle.createCommandEncoder();
+      copyInput(encoder, passage, workspace, piece);
       workspace.encode(encoder, piece.segment, piece.isLast, passage.timeline.every > 1);
-      for (const { area, floats } of resultsOf(this.#layout, piece)) {
+      copyOutput(encoder, passage, workspace, piece);
+      for (const { area, floats } of resultsOf(passage, piece)) {
         encoder.copyBufferToBuffer(workspace.area(area), 0, readback, bytes, 4 * floats);
         bytes += 4 * floats;
       }
@@ -173,7 +177,7 @@ class GpuRunner {
       return { readback, done };
     };
     const { value, clean } = this.#device.scoped("running a model", submit);
-    const done = Promise.all([value.done, clean]);
+    const done = blamePorts(passage.job.ports, Promise.all([value.done, clean]));
     done.catch(() => {}); // nobody looks at it if an earlier piece fails
     return { piece, done, readback: value.readback, bytes };
   }

@@ -1,5 +1,6 @@
 /** What goes to the GPU before a piece of a job, and what comes back after it. */
 import type { ForwardJob } from "../backend.js";
+import { countOf } from "../gpuBuffer.js";
 import type { LruStage } from "../program.js";
 import type { StateSlot } from "../state.js";
 import type { Timeline } from "../timeline.js";
@@ -26,7 +27,7 @@ export function uploadPiece(device: Device, passage: Passage, workspace: Workspa
     upload(device, workspace.area(layout.tables[name]), 0, tables[name]);
   const uploadTokens = (area: number, values: Float32Array | Uint32Array, width: number) =>
     upload(device, workspace.area(area), 0, tokensOf(piece, job.seqLen, values, width));
-  uploadTokens(layout.input, job.x, layout.inputWidth);
+  if (!job.ports?.x) uploadTokens(layout.input, job.x, layout.inputWidth);
   if (timesteps) uploadTokens(layout.times, timesteps.indices, 1);
 }
 
@@ -84,32 +85,49 @@ function uploadStates(
 }
 
 /** What comes back from a piece, in this order: its outputs or, after the last piece, its rows; then the states. */
-export function resultsOf(layout: Layout, { segment, isLast }: Piece): { area: number; floats: number }[] {
+export function resultsOf(
+  { layout, job }: Passage,
+  { segment, isLast }: Piece,
+): { area: number; floats: number }[] {
   const { rows } = segment;
   const outputs = layout.pool ? (isLast ? rows : 0) : segment.outputs;
   const y = { area: layout.output, floats: layout.outputWidth * outputs };
   const states = layout.states.map(({ area, floats }) => ({ area, floats: floats * rows }));
-  return [y, ...states].filter(({ floats }) => floats > 0);
+  return (job.ports?.y ? states : [y, ...states]).filter(({ floats }) => floats > 0);
+}
+
+/**
+ * Where a piece's outputs belong: `floats` of its area of y, from `from`, to `to` of y [batch, rowFloats]. So many `zeros`
+ * follow.
+ */
+export function* outputsOf(
+  { layout, job, timeline }: Passage,
+  { parts, isLast }: Piece,
+): Generator<{ from: number; to: number; floats: number; zeros: number }, void> {
+  if (layout.pool && !isLast) return;
+  const width = layout.outputWidth;
+  const rowFloats = countOf(job.ports?.y ?? job.y) / job.batch;
+  let from = 0;
+  for (const { row, start, end } of parts) {
+    const given = layout.pool ? 0 : timeline.outputs(row, start);
+    const floats = width * (layout.pool ? 1 : timeline.outputs(row, end) - given);
+    const to = row * rowFloats + given * width;
+    yield { from, to, floats, zeros: isLast ? (row + 1) * rowFloats - to - floats : 0 };
+    from += floats;
+  }
 }
 
 /** Puts what came back (the arrays of {@link resultsOf}, one after the other) where the job wants it, and commits it. */
-export function collectPiece(
-  { layout, job, timeline }: Passage,
-  { parts, isLast }: Piece,
-  values: Float32Array,
-): void {
-  const { y, state, done, batch } = job;
-  const width = layout.outputWidth;
-  const rowFloats = y.length / batch;
+export function collectPiece(passage: Passage, piece: Piece, values: Float32Array): void {
+  const { layout, job, timeline } = passage;
+  const { y, state, done } = job;
+  const { parts } = piece;
   let at = 0;
-  for (const { row, start, end } of parts) {
-    if (layout.pool && !isLast) break;
-    const given = layout.pool ? 0 : timeline.outputs(row, start);
-    const count = layout.pool ? 1 : timeline.outputs(row, end) - given;
-    y.set(values.subarray(at, at + count * width), row * rowFloats + given * width);
-    at += count * width;
+  for (const { from, to, floats, zeros } of job.ports?.y ? [] : outputsOf(passage, piece)) {
+    at = from + floats;
+    y.set(values.subarray(from, at), to);
     // What is past the last output becomes zero only now: y may be the memory of x.
-    if (isLast) y.fill(0, row * rowFloats + (given + count) * width, (row + 1) * rowFloats);
+    y.fill(0, to + floats, to + floats + zeros);
   }
   layout.states.forEach(({ size, isComplex, floats }, index) => {
     for (const { row } of parts) {

@@ -1,9 +1,13 @@
 /** The GPU that is there, with its device open to counting and changing. */
-import { createEngine, type Engine, type EngineOptions } from "../../src/index.js";
-import { openDevice } from "../../src/webgpu/device.js";
+import { createEngine, type Engine } from "../../src/index.js";
+import { changedGpu, poison } from "./gpus.js";
+
+/** GPUBufferUsage by value: Node has no such global. */
+const [MAP_READ, COPY_SRC, COPY_DST, UNIFORM] = [1, 4, 8, 64];
 
 export interface Traffic {
   submits: number;
+  maps: number;
   /** Bytes written to buffers by the CPU, but for uniforms. */
   up: number;
   /** Bytes mapped to be read. */
@@ -16,32 +20,22 @@ export interface Watched {
   readonly traffic: Traffic;
 }
 
-/** The engine, and what crosses between it and its GPU; or why there is no GPU. */
-export async function watchedEngine(
-  options: EngineOptions = { backend: "webgpu" },
-): Promise<Watched | { reason: string }> {
-  const real = await openDevice();
-  if ("reason" in real) return real;
-  const { gpu } = real.device;
-  real.device.dispose();
-  const traffic = { submits: 0, up: 0, down: 0 };
-  const stub = {
-    async requestAdapter() {
-      const adapter = (await gpu.requestAdapter()) as GPUAdapter;
-      const { limits, info } = adapter;
-      const requestDevice = async () => watch(await adapter.requestDevice(), traffic);
-      return { limits, info, requestDevice };
-    },
-  };
-  const engine = await createEngine({ ...options, gpu: stub });
+/** The engine, and what crosses between it and its GPU; or why there is no GPU. @param poisoned see {@link poison} */
+export async function watchedEngine(poisoned = false): Promise<Watched | { reason: string }> {
+  const traffic = { submits: 0, maps: 0, up: 0, down: 0 };
+  const changed = await changedGpu((device) => {
+    if (poisoned) poison(device);
+    watch(device, traffic);
+  });
+  if ("reason" in changed) return changed;
+  const engine = await createEngine({ backend: "webgpu", gpu: changed.gpu });
   return { engine, device: engine.gpuDevice as GPUDevice, traffic };
 }
 
-function watch(device: GPUDevice, traffic: Traffic): GPUDevice {
+function watch(device: GPUDevice, traffic: Traffic): void {
   const { queue } = device;
   const { submit, writeBuffer } = queue;
   const { createBuffer } = device;
-  const UNIFORM = 64;
   queue.submit = (commands) => {
     traffic.submits++;
     return submit.call(queue, commands);
@@ -54,10 +48,27 @@ function watch(device: GPUDevice, traffic: Traffic): GPUDevice {
     const buffer = createBuffer.call(device, descriptor);
     const { mapAsync } = buffer;
     buffer.mapAsync = (mode, offset, size) => {
+      traffic.maps++;
       traffic.down += size ?? buffer.size;
       return mapAsync.call(buffer, mode, offset, size);
     };
     return buffer;
   };
-  return device;
+}
+
+/** A buffer that may be x or `out`. */
+export function upload(device: GPUDevice, values: Float32Array): GPUBuffer {
+  const buffer = device.createBuffer({ size: values.byteLength, usage: COPY_SRC | COPY_DST });
+  device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
+  return buffer;
+}
+
+export async function download(device: GPUDevice, buffer: GPUBuffer): Promise<Float32Array> {
+  const { size } = buffer;
+  const readback = device.createBuffer({ size, usage: COPY_DST | MAP_READ });
+  const encoder = device.createCommandEncoder();
+  encoder.copyBufferToBuffer(buffer, 0, readback, 0, size);
+  device.queue.submit([encoder.finish()]);
+  await readback.mapAsync(MAP_READ);
+  return new Float32Array(readback.getMappedRange().slice(0));
 }

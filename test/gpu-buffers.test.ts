@@ -1,0 +1,228 @@
+/** GPUBuffers as x and `out` of a forward: the same bits as with arrays, and neither crosses. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { ForwardJob } from "../src/backend.js";
+import {
+  createEngine,
+  type GpuBuffer,
+  initLru,
+  type Lru,
+  type Model,
+  writeSafetensors,
+} from "../src/index.js";
+import { programOf } from "../src/models/lru.js";
+import { State, stateLayout } from "../src/state.js";
+import { openWebgpu } from "../src/webgpu/backend.js";
+import { expectSameBits, expectSameState } from "./support/bits.js";
+import { loadGolden } from "./support/golden.js";
+import { errorOf, expectLinrecError } from "./support/misuse.js";
+import { floats } from "./support/problems.js";
+import { download, upload, type Watched, watchedEngine } from "./support/watched-gpu.js";
+
+/** GPUBufferUsage by value: Node has no such global. */
+const [COPY_SRC, COPY_DST] = [4, 8];
+
+let watched: Watched | undefined;
+let reason = "";
+
+beforeAll(async () => {
+  const opened = await watchedEngine();
+  if ("reason" in opened) reason = opened.reason;
+  else watched = opened;
+});
+afterAll(() => watched?.engine.dispose());
+
+/** A test that shows as skipped, with the reason, where there is no GPU. */
+function gpuTest(name: string, body: (watched: Watched) => Promise<void>): void {
+  test(name, async (context) => {
+    if (!watched) return context.skip(reason);
+    await body(watched);
+  });
+}
+
+function room(device: GPUDevice, floats: number): GPUBuffer {
+  return upload(device, new Float32Array(floats).fill(Number.NaN)); // whatever is not written shows
+}
+
+describe("a layer", () => {
+  const [dModel, batch, seqLen] = [5, 3, 70];
+  const params = initLru({ dModel, dState: 7, rMin: 0.9, rMax: 0.999, seed: 3 });
+  const x = floats(batch * seqLen * dModel, 8);
+  let lru: Lru;
+
+  beforeAll(async () => {
+    if (watched) lru = await watched.engine.lru(params);
+  });
+
+  const times = floats(batch * seqLen, 2).map((t) => Math.round(2 + t) / 2);
+  const reset = Array.from({ length: batch * seqLen }, (_, i) => i % 23 === 5);
+  const lengths = [70, 0, 33];
+  describe.each<[string, object]>([
+    ["nothing else", {}],
+    ["lengths", { lengths }],
+    ["lengths of none", { lengths: [0, 0, 0] }],
+    ["reset", { reset, lengths }],
+    ["every", { every: 3, lengths }],
+    ["every and reset", { every: 4, reset }],
+    ["integrationTimesteps", { integrationTimesteps: times, lengths }],
+  ])("with %s", (_, options) => {
+    gpuTest("from and to buffers, from a state: the bits of arrays", async ({ device }) => {
+      const { state } = await lru.forward(x.subarray(0, batch * 40 * dModel), { batch });
+      const expected = await lru.forward(x, { batch, state, ...options });
+      const xs = upload(device, x);
+      const out = room(device, expected.y.length);
+      const actual = await lru.forward(xs, { batch, state, ...options, out: out as GpuBuffer });
+      expect(actual.y).toBe(out);
+      expectSameBits(await download(device, out), expected.y, "y");
+      expectSameState([lru, actual.state], [lru, expected.state], "state");
+      const mixed = await lru.forward(xs, { batch, state, ...options });
+      expectSameBits(mixed.y, expected.y, "y as an array");
+      const toBuffer = room(device, expected.y.length);
+      await lru.forward(x, { batch, state, ...options, out: toBuffer });
+      expectSameBits(await download(device, toBuffer), expected.y, "y of an array");
+    });
+  });
+
+  gpuTest("no tokens, no rows", async ({ device }) => {
+    const none = device.createBuffer({ size: 0, usage: COPY_SRC | COPY_DST });
+    const { y, state } = await lru.forward(none, { batch: 2 });
+    expect([y.length, state.batch]).toEqual([0, 2]);
+  });
+
+  gpuTest("what is wrong is refused before anything runs", async ({ device, traffic, engine }) => {
+    const xs = upload(device, x);
+    const buffer = (size: number, usage: number) => device.createBuffer({ size, usage });
+    const picky = await createEngine({ backend: "wasm", nonFinite: "reject" });
+    const [strict, bidirectional] = [
+      await picky.lru(params),
+      await engine.bidirectional({ forward: params, backward: params }),
+    ];
+    const before = { ...traffic };
+    // biome-ignore format: one line for each
+    const misuses: [RegExp, string, () => unknown][] = [
+      [/backend is "wasm".*only "webgpu"/, "invalid-argument", () => lru.forward(xs, { batch, backend: "wasm" })],
+      [/backend is \["reference","wasm"\]/, "invalid-argument", () => lru.forward(xs, { batch, backend: ["reference", "wasm"] })],
+      [/x has 1050 values.*multiple of 20/, "shape-mismatch", () => lru.forward(xs, { batch: 4 })],
+      [/out has 3 values; y has 1050/, "shape-mismatch", () => lru.forward(xs, { batch, out: buffer(12, COPY_DST) })],
+      [/x is a GPUBuffer of usage 8, without GPUBufferUsage.COPY_SRC/, "invalid-argument", () => lru.forward(buffer(20, COPY_DST))],
+      [/out is a GPUBuffer of usage 4, without GPUBufferUsage.COPY_DST/, "invalid-argument", () => lru.forward(xs, { batch, out: buffer(4200, COPY_SRC) })],
+      [/one GPUBuffer/, "invalid-argument", () => lru.forward(xs, { batch, out: xs })],
+      [/nonFinite "reject"/, "unsupported", () => strict.forward(xs, { batch })],
+      [/reverse a GPUBuffer/, "unsupported", () => bidirectional.forward(xs as never, { batch })],
+      [/must be a Float32Array/, "wrong-dtype", () => lru.errorBound(xs as never)],
+    ];
+    for (const [says, code, call] of misuses)
+      expectLinrecError(await errorOf(async () => call()), code as never, says);
+    expect(traffic.submits).toBe(before.submits);
+    const cpu = await createEngine({ backend: "wasm" });
+    const onCpu = await cpu.lru(params);
+    expectLinrecError(await errorOf(() => onCpu.forward(xs, { batch })), "backend-unavailable", /webgpu/);
+    await Promise.all([picky.dispose(), cpu.dispose()]);
+  });
+
+  gpuTest(
+    "a buffer of another device, or one that was destroyed: an error that says so, and the GPU goes on",
+    async (own) => {
+      const stranger = await watchedEngine();
+      if ("reason" in stranger) throw new Error(stranger.reason);
+      const destroyed = upload(own.device, x);
+      destroyed.destroy();
+      for (const buffer of [destroyed, upload(stranger.device, x)]) {
+        const says = /must be of engine.gpuDevice, and not destroyed/;
+        expectLinrecError(await errorOf(() => lru.forward(buffer, { batch })), "invalid-argument", says);
+      }
+      expect(own.engine.gpuDevice).toBe(own.device);
+      expect((await lru.forward(x, { batch })).y).toHaveLength(x.length);
+      await stranger.engine.dispose();
+    },
+  );
+
+  test("a GPU that is lost takes the buffers with it: the forward rejects, the next has a new device", async (context) => {
+    const own = await watchedEngine();
+    if ("reason" in own) return context.skip(own.reason);
+    const layer = await own.engine.lru(params);
+    const pending = layer.forward(upload(own.device, x), { batch });
+    own.device.destroy();
+    await expect(pending).rejects.toMatchObject({ code: "gpu-failed" });
+    const { device } = { device: own.engine.gpuDevice as GPUDevice };
+    expect(device).not.toBe(own.device);
+    const { y } = await layer.forward(upload(device, x), { batch });
+    expectSameBits(y, (await lru.forward(x, { batch })).y, "y on the new device");
+    await own.engine.dispose();
+  });
+
+  test("in pieces: rows together, and rows cut", async (context) => {
+    const opened = await openWebgpu();
+    if ("reason" in opened) return context.skip(opened.reason);
+    const { backend } = opened;
+    const program = programOf(params, "lru");
+    for (const scratchBytes of [12_000, 60_000]) {
+      const runner = await backend.prepare(program, scratchBytes);
+      const run = async (ports?: ForwardJob["ports"]) => {
+        const y = new Float32Array(ports ? 0 : x.length);
+        const job = { batch, seqLen, lengths: Int32Array.of(70, 12, 50), threads: 0, ports, y };
+        const state = new State(stateLayout(program), batch);
+        const rest = { signal: undefined, onProgress: undefined };
+        await runner.forward({ ...job, ...rest, x: ports ? new Float32Array(0) : x, state });
+        return { y, state };
+      };
+      const expected = await run();
+      const out = room(backend.handle, x.length);
+      const actual = await run({ x: upload(backend.handle, x), y: out });
+      expectSameBits(await download(backend.handle, out), expected.y, `y, ${scratchBytes}`);
+      expectSameBits(actual.state.bytes, expected.state.bytes, `state, ${scratchBytes}`);
+      runner.dispose();
+    }
+    backend.dispose();
+  });
+});
+
+const SEQ_LEN = 30;
+
+describe("a model of six layers", () => {
+  let model: Model;
+  const batch = 1;
+  let x = new Float32Array();
+  let stateBytes = 0;
+
+  beforeAll(async () => {
+    const golden = await loadGolden("ml_cls_07_6layers");
+    x = golden.x.slice(0, SEQ_LEN * (golden.program.slots[0] as number)); // little enough for one submit on any GPU
+    if (watched) model = await watched.engine.model(writeSafetensors(golden.checkpoint), golden.spec);
+    if (watched) stateBytes = 4 * batch * modelFloats();
+  });
+
+  /** Of one row's state on the GPU: h of each layer, and the sum of the mean. */
+  function modelFloats(): number {
+    const of = (kind: string) => model.stages.filter((stage) => stage.kind === kind);
+    const h = model.inspect().reduce((sum, { radius }) => sum + 2 * radius.length, 0);
+    return h + of("pool").reduce((sum, { inWidth }) => sum + inWidth, 0);
+  }
+
+  gpuTest(
+    "one submit; x goes up once, y comes back once, and of what is between nothing",
+    async ({ traffic }) => {
+      await model.forward(x, { batch }); // the first makes room
+      const before = { ...traffic };
+      const { y } = await model.forward(x, { batch });
+      expect(traffic.submits - before.submits).toBe(1);
+      expect(traffic.maps - before.maps).toBe(1);
+      expect(traffic.down - before.down).toBe(y.byteLength + stateBytes);
+      const tables = traffic.up - before.up - x.byteLength - stateBytes;
+      expect(tables).toBeLessThanOrEqual(batch * (8 * Math.ceil(SEQ_LEN / 32) * 2 + 16 + 4));
+    },
+  );
+
+  gpuTest("with buffers neither x nor y crosses: states and tables do", async ({ device, traffic }) => {
+    const expected = await model.forward(x, { batch });
+    const out = room(device, expected.y.length);
+    const xs = upload(device, x);
+    const before = { ...traffic };
+    const actual = await model.forward(xs, { batch, out: out as GpuBuffer });
+    expect(traffic.submits - before.submits).toBe(1);
+    expect(traffic.down - before.down).toBe(stateBytes);
+    const tables = traffic.up - before.up - stateBytes;
+    expect(tables).toBeLessThanOrEqual(batch * (8 * Math.ceil(SEQ_LEN / 32) * 2 + 16 + 4));
+    expectSameBits(await download(device, out), expected.y, "y");
+    expectSameState([model, actual.state], [model, expected.state], "state");
+  });
+});
