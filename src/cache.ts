@@ -45,7 +45,7 @@ abstract class InferenceCache {
   }
 
   /** Zeroes the streams in `rows`, or all: h = 0, no token read. */
-  reset(rows?: readonly number[]): void {
+  reset(rows?: readonly number[] | Int32Array): void {
     this.checkFree();
     if (rows !== undefined && typeof rows?.[Symbol.iterator] !== "function") {
       throw new LinrecError(
