@@ -1,9 +1,10 @@
 /** Caches on the GPU: each stream gives what it gives alone, and nothing crosses but what must. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createEngine, type Engine, type GpuBuffer, type GpuCache, initLru, type Lru } from "../src/index.js";
+import { paired } from "./support/conjugates.js";
 import { relativeError } from "./support/golden.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
-import { floats } from "./support/problems.js";
+import { floats, hardParams } from "./support/problems.js";
 import { alone, callsOf, isOneRate, loadLayer, names, SLOTS } from "./support/streams.js";
 import { download, upload, type Watched, watchedEngine } from "./support/watched-gpu.js";
 
@@ -78,6 +79,23 @@ describe.each(names.filter((name, i) => isOneRate(name) && i % 2 === 0))("%s", (
     layer.dispose();
   });
 });
+
+gpuTest(
+  "states that come in conjugate pairs, and states that do not, written to such a layer",
+  async ({ engine }) => {
+    const params = paired(hardParams(4, 3, 2), "another C");
+    const [lru, onCpu] = [await engine.lru(params), await cpu.lru(params)];
+    const start = onCpu.allocateInferenceCache(3);
+    start.set(floats(3 * 6, 1), floats(3 * 6, 2));
+    start.reset([1]);
+    const cache = await lru.allocateGpuCache(3);
+    await cache.write(lru.deserializeState(onCpu.serializeState(start)));
+    const x = floats(5 * 3 * 4, 3);
+    expect(relativeError(await lru.stepMany(x, cache), await onCpu.stepMany(x, start))).toBeLessThan(2e-6);
+    expect(relativeError((await cache.read()).get().re, start.get().re)).toBeLessThan(2e-6);
+    lru.dispose();
+  },
+);
 
 describe("a layer", () => {
   const dModel = 5;

@@ -7,6 +7,7 @@ import { openDevice } from "../src/webgpu/device.js";
 import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
 import { type Segment, segmentOf } from "../src/webgpu/pipelines.js";
 import { makePlan, type Plan } from "../src/webgpu/plan.js";
+import { makeStepPlan } from "../src/webgpu/stepPlan.js";
 import { softwareTiles, T, type Tile, tilesFor } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
 import { BINDINGS, countAccesses, countingKernels } from "./support/countingGpu.js";
@@ -62,6 +63,21 @@ function segmentFor(plan: Plan, program: Program, lengths: number[], every = 1) 
   return { segment: piece?.segment as Segment, given };
 }
 
+/** Steps of as many streams as there are lengths, in slots from the last to the first. */
+function stepsFor(program: Program, rows: number, steps: number) {
+  const plan = makeStepPlan(program);
+  const segment = segmentOf(rows, steps);
+  const places = new Uint32Array(2 * segment.tokens).map((_, i) => (i % 2 ? 0 : rows - 1 - ((i / 2) % rows)));
+  const ids = new Uint32Array(segment.tokens * plan.inputWidth).map((_, i) => i % 3);
+  const given = new Map([[plan.input, ids] as const, [plan.places, places] as const]);
+  return { plan, segment, given, table: undefined };
+}
+
+function forwardFor(program: Program, lengths: number[], every: number, timed: boolean) {
+  const plan = makePlan(program, timed);
+  return { plan, ...segmentFor(plan, program, lengths, every), table: plan.states[0]?.table };
+}
+
 test("the count is what the shaders touch", async (context) => {
   const opened = await openDevice();
   if ("reason" in opened) return context.skip(opened.reason);
@@ -88,7 +104,7 @@ test("the count is what the shaders touch", async (context) => {
     dense: { ...tall, ...staged },
   };
   const compiledTiled = countingKernels(device, tiled);
-  for (const { program, lengths, timed = false, every = 1, tiles } of [
+  for (const { program, lengths, timed = false, every = 1, steps = 0, tiles } of [
     { program: lruProgram(67, 65), lengths: [70, 32] },
     { program: lruProgram(67, 65), lengths: [70, 32, 60], tiles: tiled },
     { program: stack("mean"), lengths: [33, 7], tiles: tiled },
@@ -100,9 +116,15 @@ test("the count is what the shaders touch", async (context) => {
     { program: stack("last"), lengths: [33, 7] },
     { program: stack("max"), lengths: [64] },
     { program: unpooled(stack("mean")), lengths: [50, 80], every: 3 },
+    { program: lruProgram(67, 65), lengths: [1, 1, 1], steps: 5 },
+    { program: lruProgram(67, 65), lengths: Array(70).fill(1), steps: 2, tiles: tiled },
+    ...(["mean", "last", "max"] as const).map((mode) => ({
+      ...{ program: stack(mode), lengths: [1, 1], steps: 3 },
+    })),
   ]) {
-    const plan = makePlan(program, timed);
-    const { segment, given } = segmentFor(plan, program, lengths, every);
+    const { plan, segment, given, table } = steps
+      ? stepsFor(program, lengths.length, steps)
+      : forwardFor(program, lengths, every, timed);
     const counted = await countAccesses(device, tiles ? compiledTiled : compiled, plan, segment, given);
     const { dispatches, kernels } = trafficOf(plan, segment, true, tiles);
     expect(dispatches).toBe(counted.length);
@@ -112,11 +134,11 @@ test("the count is what the shaders touch", async (context) => {
       arrays.forEach((mine, n) => {
         const { read, written, loads } = touches[n] as (typeof touches)[number];
         const array = dispatch.arrays[n];
-        const what = `${kernel}, array ${n}, lengths ${lengths}, every ${every}`;
+        const what = `${kernel}, array ${n}, lengths ${lengths}, every ${every}, steps ${steps}`;
         expect(written, what).toBe(mine.written);
         expect(mine.stores, what).toBe(mine.written);
         // Of weights and of tables by state, and of carries of thinned tokens, the count says what they have at most.
-        const isBound = typeof array !== "number" || array === plan.states[0]?.table || every > 1;
+        const isBound = typeof array !== "number" || array === table || every > 1;
         if (isBound) expect(read, what).toBeGreaterThanOrEqual(mine.read);
         else expect(read, what).toBe(mine.read);
         expect(loads, what).toBe(mine.loads);

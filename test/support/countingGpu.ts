@@ -85,7 +85,7 @@ export function countingKernels(device: GPUDevice, tiles: Tiles) {
 export async function countAccesses(
   device: GPUDevice,
   compiled: ReturnType<typeof countingKernels>,
-  plan: Plan,
+  plan: Pick<Plan, "areas" | "dispatches">,
   segment: Segment,
   given: ReadonlyMap<number, Uint32Array>,
 ): Promise<{ dispatch: Dispatch; arrays: Counted[] }[]> {

@@ -15,5 +15,5 @@ fn skip(
 ) {
   let i = flatten(group, groups) * 64 + lane;
   if (i >= segment.tokens * sizes.width) { return; }
-  y[i] += D[i % sizes.width] * u[i];
+  y[i] = y[i] + D[i % sizes.width] * u[i];
 }
