@@ -1,110 +1,113 @@
-// `npm run mutants`: changes one thing in one kernel, and expects the suite to notice; again for every such change.
-// A mutant that lives shows a line that no test looks at. Takes hours for all; `-- FILE ...` takes only those kernels,
-// `-- --every N` each Nth mutant.
-import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { basename, join } from "node:path";
+// `npm run mutants -- kernels` and `-- src`: changes one thing in one place of the sources, and expects the tests to notice;
+// again for every such change. A mutant that lives shows a line that no test looks at.
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus } from "node:os";
+import { basename } from "node:path";
 import { parseArgs } from "node:util";
-import { copyProject, project } from "./plant.mjs";
+import { Judge } from "./mutants/child.mjs";
+import { compile, embed } from "./mutants/compile.mjs";
+import { equivalent } from "./mutants/equivalent.mjs";
+import * as kernels from "./mutants/kernels.mjs";
+import * as sources from "./mutants/sources.mjs";
+import { survey, testsOf, testsOfCpu, testsOfGpu } from "./mutants/survey.mjs";
+import { toMarkdown } from "./report.mjs";
 
-/** What a change does to a line: a pattern, and what each match becomes. None is meant to leave a program that works. */
-const operators = [
-  ["add for sub", /(?<=\b(?:f32x4|f64x2)\.)sub(?=\()/g, "add"],
-  ["sub for add", /(?<=\b(?:f32x4|f64x2)\.)add(?=\()/g, "sub"],
-  ["nmadd for madd", /(?<![a-z_])madd(?=\()/g, "nmadd"],
-  ["madd for nmadd", /(?<![a-z_])nmadd(?=\()/g, "madd"],
-  ["the real part for the imaginary", /\bcmaddIm(?=\()/g, "cmaddRe"],
-  ["the imaginary part for the real", /\bcmaddRe(?=\()/g, "cmaddIm"],
-  ["the first half of a group for the second", /(?<=v128\.load\([^()]*), 16(?=\))/g, ""],
-  ["one row too few", /(?<=for \(; \w+ )> 0(?=;)/g, "> 1"],
-  ["one chunk too short", /\bchunk - k0? - 1\b|\bchunk - k\b/g, (all) => `${all} - 1`],
-  ["a chunk that ends one token later", /(?<=k(?: \+ 1)? == )chunk/g, "chunk + 1"],
-  ["a mean over one too many", /\/ count\b/g, "/ (count + 1)"],
-  ["a factor left out", /multiply\((?:step|leap), (\w+)\)/g, (_, factor) => factor],
-  ["minus for plus", /(?<= )\+(?= (?:vec2f|multiply|skip|carry|total)\b)/g, "-"],
-  ["the conjugate", /(?<=vec2f\()a\.x \* b\.x - a\.y \* b\.y/g, "a.x * b.x + a.y * b.y"],
-];
-
-/** Statements that can be left out: a call or an assignment on a line of its own. */
-const statement =
-  /^\s+(?!return|const|let|var|for|if|else|export|function|break|continue|workgroupBarrier)[\w.[\]]+(?:\(.*\)|\s[-+*]?=\s.*);$/;
-
-const tests = {
-  assembly: ["golden", "exact", "exact-model", "models", "reference", "kernels"],
-  "src/webgpu/kernels": ["golden", "models", "webgpu"],
-};
+const usage = `Usage: npm run mutants -- kernels|src [FILE ...] [--every N] [--from K] [--list] [--write]
+  FILE        only the mutants of these files
+  --every N   each Nth mutant, the Kth first
+  --list      only says what they are
+  --write     puts the result into docs/guarantees.md`;
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
-  options: { every: { type: "string", default: "1" }, list: { type: "boolean", default: false } },
+  options: {
+    every: { type: "string", default: "1" },
+    from: { type: "string", default: "0" },
+    list: { type: "boolean", default: false },
+    write: { type: "boolean", default: false },
+  },
 });
-const mutants = Object.keys(tests)
-  .flatMap((folder) => readdirSync(join(project, folder)).map((name) => `${folder}/${name}`))
-  .filter((file) => /\.(ts|wgsl)$/.test(file) && !file.endsWith("index.ts"))
-  .filter((file) => positionals.length === 0 || positionals.includes(basename(file)))
-  .flatMap(mutantsOf)
-  .filter((_, i) => i % Number(options.every) === 0);
+const [kind, ...names] = positionals;
+if (kind !== "kernels" && kind !== "src") {
+  console.error(usage);
+  process.exit(2);
+}
 
+const all = (kind === "src" ? sources.sourceFiles : kernels.kernelFiles)
+  .filter((file) => names.length === 0 || names.some((name) => [file, basename(file)].includes(name)))
+  .flatMap(kind === "src" ? sources.mutantsOf : kernels.mutantsOf);
+const chosen = all.filter((_, i) => i % Number(options.every) === Number(options.from));
 if (options.list) {
-  for (const { file, line, says } of mutants) console.log(`${file}:${line + 1}: ${says}`);
-  console.log(`${mutants.length} mutants`);
+  for (const { file, line, says } of chosen) console.log(`${file}:${line}: ${says}`);
+  console.log(`${chosen.length} of ${all.length} mutants`);
   process.exit(0);
 }
 
-const copy = copyProject();
-const survivors = [];
-for (const [i, mutant] of mutants.entries()) {
-  const path = join(copy, mutant.file);
-  const original = readFileSync(path, "utf8");
-  const lines = original.split("\n");
-  lines[mutant.line] = mutant.becomes;
-  writeFileSync(path, lines.join("\n"));
-  const how = fate(mutant.file);
-  writeFileSync(path, original);
-  if (how === "alive") survivors.push(mutant);
-  const where = `${mutant.file}:${mutant.line + 1}`;
+const start = performance.now();
+const judge = new Judge("judge.mjs");
+const kernelJudge = new Judge("kernelJudge.mjs");
+let surveyed;
+const counts = { killed: 0, alive: 0, equivalent: 0, "not compiled": 0 };
+const alive = [];
+for (const [i, mutant] of chosen.entries()) {
+  const { file, line, says } = mutant;
+  const reason = equivalent(mutant);
+  const { fate, by } = reason ? { fate: "equivalent", by: reason } : await fateOf(mutant);
+  counts[fate]++;
+  if (fate === "alive") alive.push(`${file}:${line}: ${says}`);
+  const place = `${file}:${line}: ${says}${mutant.becomes.includes("\n") ? "" : ` | ${mutant.becomes.trim()}`}`;
   console.log(
-    `${i + 1}/${mutants.length} ${how}: ${where}: ${mutant.says}${how === "alive" ? `: ${mutant.becomes.trim()}` : ""}`,
+    `${i + 1}/${chosen.length} ${fate}: ${place}${by ? ` (${by.split("\n")[0].slice(0, 160)})` : ""}`,
   );
 }
-rmSync(copy, { recursive: true, force: true });
-console.log(`${mutants.length - survivors.length} of ${mutants.length} mutants were killed`);
-process.exitCode = survivors.length > 0 ? 1 : 0;
+judge.end();
+kernelJudge.end();
+const seconds = (performance.now() - start) / 1000;
+console.log(`${JSON.stringify(counts)} in ${seconds.toFixed(0)} s`);
+for (const text of alive) console.log(`alive: ${text}`);
+if (options.write) await write();
+process.exit(alive.length > 0 ? 1 : 0);
 
-/** All mutants of a kernel's source, line by line. */
-function mutantsOf(file) {
-  const found = [];
-  let comment = false;
-  for (const [line, text] of readFileSync(join(project, file), "utf8").split("\n").entries()) {
-    if (/^\s*\/\*/.test(text)) comment = true;
-    const isCode =
-      !comment && !/^\s*(\/\/|@|import|export (const|function)|function|fn|const \w+ =.*f32;)/.test(text);
-    if (text.includes("*/")) comment = false;
-    if (!isCode) continue;
-    for (const [says, pattern, replacement] of operators) {
-      for (const { index } of text.matchAll(pattern)) {
-        const change = (all, ...rest) => {
-          const at = rest.findLast((value) => typeof value === "number");
-          if (at !== index) return all;
-          return typeof replacement === "string" ? replacement : replacement(all, ...rest);
-        };
-        found.push({ file, line, says, becomes: text.replace(pattern, change) });
-      }
-    }
-    if (statement.test(text)) found.push({ file, line, says: "left out", becomes: "" });
-  }
-  return found;
+async function map() {
+  surveyed ??= await survey(judge);
+  return surveyed;
 }
 
-/** What the suite says of the copy as it is now. */
-function fate(file) {
-  const run = (...command) =>
-    spawnSync(command[0], command.slice(1), { cwd: copy, encoding: "utf8", timeout: 300_000 });
-  if (run(process.execPath, "esbuild.config.mjs", "--quiet").status !== 0) return "does not compile";
-  const folder = Object.keys(tests).find((name) => file.startsWith(`${name}/`));
-  const files = tests[folder]
-    .map((name) => `test/${name}.test.ts`)
-    .filter((path) => existsSync(join(copy, path)));
-  const { status } = run("npx", "vitest", "run", "--project", "node", "--bail", "1", ...files);
-  return status === 0 ? "alive" : "killed";
+/** "killed", "alive" or "not compiled", and by what. */
+async function fateOf(mutant) {
+  const { file } = mutant;
+  if (kind === "src") {
+    const text = sources.mutate(mutant);
+    return text === undefined
+      ? { fate: "not compiled" }
+      : tried({ file, text }, testsOf(await map(), mutant));
+  }
+  if (file.endsWith(".wgsl")) return tried({ file, text: mutant.text }, testsOfGpu(await map()));
+  const wasm = await compile(file, mutant.text);
+  if (!wasm) return { fate: "not compiled" };
+  const answer = await kernelJudge.ask({ wasm }, 30_000);
+  if (!answer) return { fate: "killed", by: "no end" };
+  if (answer.killed) return { fate: "killed", by: answer.by };
+  return tried({ file: "src/cpu/embedded.gen.ts", text: embed(wasm) }, testsOfCpu(await map()));
+}
+
+/** What the tests say of a changed file. */
+async function tried(change, { tests, ms }) {
+  if (tests.length === 0) return { fate: "alive", by: "no test comes here" };
+  const answer = await judge.ask({ ...change, tests }, 30_000 + 10 * ms);
+  if (!answer) return { fate: "killed", by: "no end" };
+  return { fate: answer.killed ? "killed" : "alive", by: answer.by };
+}
+
+async function write() {
+  const file = new URL("results.json", import.meta.url);
+  const results = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : { campaigns: {} };
+  results.mutants ??= {};
+  results.mutants[kind] = {
+    ...{ mutants: all.length, every: Number(options.every), tried: chosen.length, ...counts, seconds },
+    date: new Date().toISOString().slice(0, 10),
+    machine: `${cpus()[0]?.model.trim() ?? "unknown CPU"}, ${availableParallelism()} threads, Node ${process.version}`,
+  };
+  writeFileSync(file, `${JSON.stringify(results, null, 2)}\n`);
+  writeFileSync(new URL("../docs/guarantees.md", import.meta.url), await toMarkdown(results));
 }

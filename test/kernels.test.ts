@@ -1,5 +1,10 @@
-// A kernel has the same name and the same first line on both backends, so that the two read as one algorithm.
-import { expect, test } from "vitest";
+// Every kernel of the CPU by itself. And a kernel has the same name and the same first line on both backends, so that the
+// two read as one algorithm.
+import { describe, expect, test } from "vitest";
+import { kernelBytes } from "../src/cpu/kernels.js";
+import { Bench } from "./support/bench.js";
+import { builds } from "./support/engines.js";
+import { kernelChecks } from "./support/kernelChecks.js";
 
 const assembly = import.meta.glob<string>("../assembly/*.ts", {
   query: "?raw",
@@ -37,4 +42,10 @@ test("assembly/ and src/webgpu/kernels/ hold the same kernels", () => {
   const [cpu, gpu] = [named(assembly), named(shaders)];
   expect([...cpu.keys()].filter((name) => !cpuOnly.includes(name)).sort()).toEqual([...gpu.keys()].sort());
   for (const [name, line] of gpu) expect(`${name}: ${cpu.get(name)}`).toBe(`${name}: ${line}`);
+});
+
+describe.each(builds)("%s SIMD", (build) => {
+  test.each(Object.keys(kernelChecks))("%s", async (name) => {
+    kernelChecks[name]?.(await Bench.open(await kernelBytes(build, false)));
+  });
 });
