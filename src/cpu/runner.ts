@@ -123,7 +123,11 @@ export class WasmRunner implements Runner {
     const state = arena.allocate(layout.rowBytes);
     new Float32Array(arena.memory.buffer, x, tokens * inputWidth).fill(0);
     new Uint8Array(arena.memory.buffer, state, layout.rowBytes).fill(0);
-    this.#runner.run({ ...noTile(), x, y, tokens, state, last: true, count: tokens });
+    const most = this.packed.tileTokens;
+    for (let at = 0; at < tokens; at += most) {
+      const [from, to] = [x + 4 * at * inputWidth, y + 4 * at * outputWidth];
+      this.#runner.run({ ...noTile(), x: from, y: to, tokens: Math.min(most, tokens - at), state });
+    }
     for (const address of [x, y, state]) arena.free(address);
   }
 

@@ -160,6 +160,22 @@ export const kernelChecks: Readonly<Record<string, (bench: Bench) => void>> = {
         "y",
       );
     }
+    // The largest is taken off before exp, or exp overflows: wherever the largest is.
+    for (const values of [
+      [0, 1, 300],
+      [300, 0, 1],
+      [0, 300, 1],
+    ]) {
+      const x = Float32Array.from(values);
+      const place = bench.place(x);
+      bench.call([{ at: place, bytes: 12 }], (k) => k.logSoftmax(place, place, 12, 1, 3, 3));
+      near(
+        bench.floats(place, 3),
+        expectedOf({ ...at, kind: "logSoftmax", width: 3, group: 3 }, x, 3),
+        () => 2400 * U,
+        "y",
+      );
+    }
     const x = bench.place(Float32Array.of(1, Number.NaN, 2));
     bench.call([{ at: x, bytes: 12 }], (k) => k.logSoftmax(x, x, 12, 1, 3, 3));
     if (!bench.floats(x, 3).every(Number.isNaN)) throw new Error("a NaN does not reach its whole group");
