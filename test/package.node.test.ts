@@ -9,8 +9,10 @@ import { expect, test } from "vitest";
 import { copyProject } from "../campaigns/plant.mjs";
 import manifest from "../package.json" with { type: "json" };
 import lock from "../package-lock.json" with { type: "json" };
+import { partNames } from "../tools/bundle.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
+const parts = partNames.map((name) => `${name}.js`);
 const dist = (name: string) => readFileSync(join(root, "dist", name));
 
 test("nothing runs at installation, and nothing is installed along", () => {
@@ -39,11 +41,18 @@ test("the package has these files and no others", () => {
     stdio: ["ignore", "pipe", "ignore"],
   });
   const paths: string[] = JSON.parse(output)[0].files.map(({ path }: { path: string }) => path);
+  const built = [
+    "cli.js",
+    "index.cjs",
+    "index.d.cts",
+    "index.d.ts",
+    "index.js",
+    "linrec.min.js",
+    "worker.js",
+  ];
   const always = [
-    ...["CHANGELOG.md", "LICENSE", "README.md", "package.json", "dist/comlink.LICENSE"],
-    ...["cli.js", "index.cjs", "index.d.cts", "index.d.ts", "index.js", "kernels.wasm", "worker.js"].map(
-      (name) => `dist/${name}`,
-    ),
+    ...["CHANGELOG.md", "LICENSE", "README.md", "package.json", "dist/comlink.LICENSE", "dist/kernels.wasm"],
+    ...[...built, ...parts].map((name) => `dist/${name}`),
   ];
   expect(paths.filter((path) => !/^dist\/(web\/|sbom\.cdx\.json$)/.test(path)).sort()).toEqual(always.sort());
   const page = paths.filter((path) => path.startsWith("dist/web/"));
@@ -51,12 +60,12 @@ test("the package has these files and no others", () => {
 });
 
 test("the library imports what Node has and, if it is there, webgpu", () => {
-  for (const name of ["index.js", "index.cjs", "worker.js", "cli.js"]) {
+  for (const name of ["index.js", "index.cjs", "linrec.min.js", "worker.js", "cli.js", ...parts]) {
     const code = dist(name).toString();
     const found = [...code.matchAll(/(?:\bfrom|\bimport|\bimport\(|\brequire\()\s*["'`]([^"'`]+)["'`]/g)].map(
       ([, module]) => module as string,
     );
-    const allowed = name === "cli.js" ? ["linrec", "webgpu"] : ["webgpu"];
+    const allowed = ["webgpu", name === "cli.js" ? "linrec" : "", ...parts.map((part) => `./${part}`)];
     const other = found.filter((module) => !/^node:/.test(module) && !allowed.includes(module));
     expect(other, name).toEqual([]);
     for (const module of found)

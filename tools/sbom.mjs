@@ -19,7 +19,15 @@ const { metafile } = await build({
     "examples/web/page.ts",
     "examples/web/page.css",
   ],
-  ...{ absWorkingDir: root, outdir: "out", bundle: true, write: false, metafile: true, platform: "node", format: "esm" },
+  ...{
+    absWorkingDir: root,
+    outdir: "out",
+    bundle: true,
+    write: false,
+    metafile: true,
+    platform: "node",
+    format: "esm",
+  },
   external: ["webgpu"],
   plugins: [
     {
