@@ -24,9 +24,12 @@ test("nothing runs at installation, and nothing is installed along", () => {
 });
 
 test("what a clone installs is pinned by its hash; none of it runs a script", () => {
-  const packages: Record<string, { integrity?: string; link?: boolean; hasInstallScript?: boolean }> =
-    lock.packages;
-  for (const [path, { integrity, hasInstallScript }] of Object.entries(packages)) {
+  interface Installed {
+    readonly integrity?: string;
+    readonly hasInstallScript?: boolean;
+  }
+  const packages = Object.entries(lock.packages as unknown as Record<string, Installed>);
+  for (const [path, { integrity, hasInstallScript }] of packages) {
     if (path === "") continue;
     expect(integrity, path).toMatch(/^sha512-/);
     if (hasInstallScript)
