@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The command `linrec`. Exit codes: 0 done, 1 it failed (or, of `check`, a backend is wrong), 2 the command line is wrong. */
+/** The command `linrec`. Exit codes: see the help below. */
 import { isLinrecError } from "linrec";
 import { version } from "../package.json";
 import { bench } from "./bench.js";
@@ -63,6 +63,7 @@ try {
   // parseArgs throws plain errors with such codes.
   const usage = error instanceof UsageError || String(code).startsWith("ERR_PARSE_ARGS");
   const interrupted = isLinrecError(error) && code === "aborted";
-  console.error(`linrec: ${message ?? error}${usage ? "\n`linrec --help` shows how it is used." : ""}`);
+  const says = interrupted ? "interrupted; nothing was written." : (message ?? error);
+  console.error(`linrec: ${says}${usage ? "\n`linrec --help` shows how it is used." : ""}`);
   process.exitCode = usage ? 2 : interrupted ? 130 : 1;
 }

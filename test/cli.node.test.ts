@@ -1,6 +1,7 @@
 /** The command `linrec`, as built: what it writes, what it says, its exit codes. */
-import { execFile } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -143,6 +144,24 @@ describe("run", () => {
     const outcome = await linrec("run", file("layer.safetensors"), file("x.npy"), "-o", out, ...options);
     expect(outcome).toEqual({ code: 1, stdout: "", stderr: expect.stringMatching(says) });
     expect(existsSync(out) || existsSync(`${out}.part`)).toBe(false);
+  });
+
+  test("Ctrl+C: exit code 130, and nothing is left of the output", async () => {
+    const tokens = 50_000_000; // half a minute's work, in a file that takes no room on the disk
+    const header = npy("<f4", [tokens, 3], new Float32Array());
+    writeFileSync(file("long.npy"), header);
+    truncateSync(file("long.npy"), header.length + 12 * tokens);
+    const args = ["run", file("layer.safetensors"), file("long.npy"), "-o", file("long-y.npy")];
+    const child = spawn(process.execPath, [command, ...args, "--backend", "reference"]);
+    let stderr = "";
+    child.stderr.on("data", (data) => {
+      stderr += data;
+    });
+    await expect.poll(() => existsSync(file("long-y.npy.part")), { timeout: 30_000 }).toBe(true);
+    child.kill("SIGINT");
+    expect(await once(child, "exit")).toEqual([130, null]);
+    expect(stderr).toBe("linrec: interrupted; nothing was written.\n");
+    expect(existsSync(file("long-y.npy")) || existsSync(file("long-y.npy.part"))).toBe(false);
   });
 
   test("names a file that is not there", async () => {

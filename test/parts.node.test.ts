@@ -4,8 +4,9 @@ import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFile
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { gzipSync } from "node:zlib";
 import { afterAll, describe, expect, test } from "vitest";
-import { later } from "../src/parts.js";
+import { later, parts } from "../src/parts.js";
 
 const dist = new URL("../dist/", import.meta.url);
 const folder = mkdtempSync(join(tmpdir(), "linrec-parts-"));
@@ -87,6 +88,18 @@ test.each(["linrec.min.js", "index.cjs"])("%s needs nothing beside it", (file) =
   copyFileSync(new URL(file, dist), join(folder, `alone-${file}`));
   expect(readFileSync(new URL(file, dist), "utf8")).not.toMatch(/import\("\.\//);
   expect(run(`alone-${file}`, wholeModel)).toEqual({ steps: 12, model: true, report: true });
+});
+
+test("README.md says what each file weighs", () => {
+  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+  const kilobytes = (file: string) => gzipSync(readFileSync(new URL(file, dist)), { level: 9 }).length / 1000;
+  const rows = [...readme.matchAll(/^\| `(\w+\.js)` \| (\d+) KB \|/gm)];
+  expect(rows.map(([, file]) => file?.slice(0, -3)).sort()).toEqual(["index", ...Object.keys(parts)].sort());
+  const whole = /`dist\/(linrec\.min\.js)`[^.]*? of (\d+) KB/.exec(readme) as string[];
+  for (const [, file = "", said] of [...rows, whole]) {
+    const off = Math.abs(kilobytes(file) - Number(said));
+    expect(off, `${file} is ${kilobytes(file)} KB`).toBeLessThan(1 + 0.05 * Number(said));
+  }
 });
 
 test("a part is loaded once, and tried again after a failure", async () => {

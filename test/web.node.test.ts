@@ -55,6 +55,13 @@ describe.skipIf(!found.browser)(`the page${found.browser ? "" : ` (skipped: ${fo
   const shoot = (page: Page, name: string) =>
     page.screenshot({ path: path(`test/__screenshots__/web-${name}.png`), fullPage: true });
 
+  test("starts where the browser's language is none that Intl knows", async () => {
+    const { close } = await open(isolated, {}, () =>
+      Object.defineProperty(navigator, "language", { value: "en-US@posix", configurable: true }),
+    );
+    await close();
+  });
+
   test("reads digits that are picked, drawn by pointer, and drawn by keyboard", async () => {
     const { page, close } = await open(isolated, {
       viewport: { width: 1280, height: 900 },

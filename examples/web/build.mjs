@@ -7,6 +7,9 @@ import { readSafetensors } from "linrec";
 /** Digits that go with the page, of the 1,000. */
 const DIGITS = 120;
 
+/** Chromium under a POSIX locale has a language, "en-US@posix", that Intl refuses, and uPlot asks for as it is imported. */
+const validLanguage = `try{Intl.getCanonicalLocales(navigator.language)}catch{Object.defineProperty(navigator,"language",{value:"en-US"})}`;
+
 process.chdir(fileURLToPath(new URL("../..", import.meta.url)));
 const out = "dist/web";
 mkdirSync(out, { recursive: true });
@@ -20,6 +23,7 @@ await build({
   minify: true,
   external: ["node:*", "webgpu"],
   logLevel: "warning",
+  banner: { js: validLanguage },
 });
 copyFileSync("examples/web/index.html", `${out}/index.html`);
 // What is bundled brings its licence along.

@@ -2,7 +2,7 @@
 // Installs the packed package into real clients, each in a folder of its own outside this repository, runs them and checks
 // what they compute. `node test/clients/run.mjs [NAME...]` runs those alone. Installing needs the npm registry.
 import { execFileSync, spawn } from "node:child_process";
-import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,6 +11,7 @@ import { chromium } from "playwright";
 import { createEngine, initLru } from "../../dist/index.js";
 import { findBrowser } from "../../tools/browser.mjs";
 import { serve } from "../../tools/serve.mjs";
+import { follow } from "./steps.mjs";
 
 /**
  * @typedef {object} Client
@@ -21,6 +22,8 @@ import { serve } from "../../tools/serve.mjs";
  * @property {string} [pages] the folder of the page that shows the line
  * @property {string} [page] its file, if it is not index.html
  * @property {string} [server] a command that serves the page at $PORT
+ * @property {string} [ready] what the page has when it works, in place of the line
+ * @property {string} [guide] a page of docs/ that is followed, and nothing else
  * @property {boolean} [ssr] whether the page that is served has the line in #server
  */
 
@@ -35,6 +38,12 @@ const clients = [
     build: ["tsc", "tsc -p tsconfig.bundler.json"],
     run: "node main.js",
   },
+  {
+    name: "command",
+    folder: "node-esm",
+    server: "linrec serve --port $PORT --host 127.0.0.1",
+    ready: "html[data-ready]",
+  },
   { name: "bun", run: "bun main.js" },
   { name: "deno", run: "deno run --allow-all main.js" },
   { name: "html", pages: "." },
@@ -46,6 +55,7 @@ const clients = [
   { name: "vite-build", folder: "vite", build: ["vite build --logLevel warn"], pages: "dist" },
   { name: "vite-worker", build: ["vite build --logLevel warn"], pages: "dist" },
   { name: "next", build: ["next build"], server: "next start --port $PORT --hostname 127.0.0.1", ssr: true },
+  { name: "first-steps", guide: "first-steps.md" },
 ];
 
 const wanted = process.argv.slice(2);
@@ -74,8 +84,12 @@ async function check(client) {
       `${how.padEnd(7)} ${name.padEnd(12)} ${Math.round((performance.now() - start) / 1000)} s ${why}`,
     );
   };
-  if ((pages || server) && !launch) return report("skipped", noBrowser);
+  if ((pages || server || client.guide) && !launch) return report("skipped", noBrowser);
   try {
+    if (client.guide) {
+      await followGuide(client.guide);
+      return report("passed");
+    }
     const home = install(folder);
     for (const command of client.build ?? []) execute(command, home);
     if (client.run) {
@@ -83,7 +97,7 @@ async function check(client) {
     } else {
       const site = server ? await startServer(server, home) : await serve(join(home, pages ?? "."));
       try {
-        await checkPage(site.url + page, client.ssr ?? false);
+        await checkPage(site.url + page, client);
       } finally {
         site.close();
       }
@@ -180,16 +194,51 @@ async function freePort() {
   return port;
 }
 
+/** @param {string} name */
+async function followGuide(name) {
+  const home = join(root, name);
+  mkdirSync(home);
+  const read = (/** @type {string} */ url) =>
+    withPage(url, async (page) => {
+      await page.waitForFunction(() => !document.body.textContent?.includes("…"), null, { timeout: 60_000 });
+      return page.innerText("body");
+    });
+  const hands = { execute, read, env: environment(home) };
+  const guide = readFileSync(join(project, "docs", name), "utf8");
+  await follow(guide, home, join(root, "linrec.tgz"), hands);
+}
+
 /**
  * @param {string} url
- * @param {boolean} ssr
+ * @param {Client} client
  */
-async function checkPage(url, ssr) {
+async function checkPage(url, { ssr, ready }) {
   if (ssr) {
     const html = await (await fetch(url)).text();
     const [, line = ""] = /<pre id="server">(.*?)<\/pre>/s.exec(html) ?? [];
     checkLine(line.replaceAll("&quot;", '"'));
   }
+  if (ready)
+    return withPage(url, (page) => page.waitForSelector(ready, { state: "attached", timeout: 60_000 }));
+  const line = await withPage(url, async (page) => {
+    const filled = page.waitForFunction(() => document.getElementById("client")?.textContent, null, {
+      timeout: 60_000,
+    });
+    return filled.then(
+      (handle) => handle.jsonValue(),
+      () => "",
+    );
+  });
+  checkLine(line ?? "");
+}
+
+/**
+ * What `use` makes of a page; an error if the page logged one.
+ * @template T
+ * @param {string} url
+ * @param {(page: import("playwright").Page) => Promise<T>} use
+ */
+async function withPage(url, use) {
   const browser = await chromium.launch(launch);
   try {
     const page = await browser.newPage();
@@ -200,16 +249,10 @@ async function checkPage(url, ssr) {
       if (message.type() === "error" || message.type() === "warning") problems.push(message.text());
     });
     await page.goto(url);
-    const filled = page.waitForFunction(() => document.getElementById("client")?.textContent, null, {
-      timeout: 60_000,
-    });
-    const line = await filled.then(
-      (handle) => handle.jsonValue(),
-      () => "",
-    );
+    const made = await use(page);
     const serious = problems.filter((problem) => !problem.includes("favicon") && !problem.includes("404"));
     if (serious.length > 0) throw new Error(serious.join("\n"));
-    checkLine(line ?? "");
+    return made;
   } finally {
     await browser.close();
   }
