@@ -13,7 +13,9 @@ import { minifySync } from "rolldown/utils";
 /** @typedef {import("esbuild").Plugin} Plugin */
 
 /** The modules of src/parts/, each with the file's name. */
-export const partNames = readdirSync(new URL("../src/parts", import.meta.url)).map((file) => basename(file, ".ts"));
+export const partNames = readdirSync(new URL("../src/parts", import.meta.url)).map((file) =>
+  basename(file, ".ts"),
+);
 
 /** What a part is exported as; a digest in the end, so that files of different builds are found out. */
 const BUILD = "$BUILD";
