@@ -20,7 +20,7 @@ describe.each(campaigns)("$name", async ({ url }) => {
   );
 });
 
-test.each(["crowd", "arguments", "checkpoints", "not-finite", "same-bits", "lifecycle"])(
+test.each(["crowd", "arguments", "checkpoints", "not-finite", "same-bits", "lifecycle", "failing-gpu"])(
   "%s holds",
   (name) => {
     expect(existsSync(library), "dist/index.js is missing: npm run build").toBe(true);

@@ -1,0 +1,109 @@
+// A GPU whose devices can be lost, refuse work and throw as often as one likes: they share one real device, on which every
+// kernel is compiled but once. To who uses them they fail as the WebGPU specification says that devices do.
+
+/** So small that a forward of little takes many pieces. */
+export const limits = { maxBufferSize: 2 ** 13, maxStorageBufferBindingSize: 2 ** 13 };
+
+/**
+ * @param {GPUDevice} real
+ * @param {GPUAdapter} adapter
+ * @param {object} faults `before(name)` ahead of each call, which may throw; `refuses()` for each submit: nothing of it is
+ *   run, and its error scope says so
+ */
+export function lossyGpu(real, adapter, faults) {
+  const pipelines = new Map();
+  const modules = new Map();
+  let newest;
+
+  function open() {
+    const buffers = new Set();
+    let gone = false;
+    let refused = false;
+    let tell;
+    const lost = new Promise((resolve) => {
+      tell = resolve;
+    });
+    const call =
+      (target, name) =>
+      (...args) => {
+        faults.before(name);
+        return target[name](...args);
+      };
+    const device = {
+      createBindGroup: call(real, "createBindGroup"),
+      createCommandEncoder: call(real, "createCommandEncoder"),
+      limits,
+      lost,
+      createBuffer(descriptor) {
+        faults.before("createBuffer");
+        const buffer = real.createBuffer(descriptor);
+        const map = buffer.mapAsync.bind(buffer);
+        buffer.mapAsync = (...args) =>
+          gone ? Promise.reject(new Error("the device is gone")) : map(...args);
+        if (gone) buffer.destroy();
+        buffers.add(buffer);
+        return buffer;
+      },
+      createShaderModule(descriptor) {
+        faults.before("createShaderModule");
+        const { label } = descriptor;
+        if (!modules.has(label)) modules.set(label, real.createShaderModule(descriptor));
+        return modules.get(label);
+      },
+      async createComputePipelineAsync(descriptor) {
+        faults.before("createComputePipelineAsync");
+        const { label } = descriptor;
+        if (!pipelines.has(label)) pipelines.set(label, await real.createComputePipelineAsync(descriptor));
+        return pipelines.get(label);
+      },
+      pushErrorScope(filter) {
+        faults.before("pushErrorScope");
+        if (!gone) real.pushErrorScope(filter);
+      },
+      async popErrorScope() {
+        faults.before("popErrorScope");
+        const isRefused = refused;
+        refused = false;
+        const error = gone ? null : await real.popErrorScope();
+        if (gone) return null;
+        return isRefused ? { message: "the submit was refused" } : error;
+      },
+      destroy() {
+        if (gone) return;
+        gone = true;
+        for (const buffer of buffers) buffer.destroy();
+        tell({ reason: "destroyed", message: "the device is gone" });
+      },
+      queue: {
+        writeBuffer(...args) {
+          faults.before("writeBuffer");
+          if (!gone) real.queue.writeBuffer(...args);
+        },
+        onSubmittedWorkDone: () => (gone ? Promise.resolve() : real.queue.onSubmittedWorkDone()),
+        submit(commands) {
+          faults.before("submit");
+          if (gone) return;
+          refused = faults.refuses();
+          if (!refused) real.queue.submit(commands);
+        },
+      },
+    };
+    newest = device;
+    return device;
+  }
+
+  const requestDevice = async () => {
+    faults.before("requestDevice");
+    return open();
+  };
+  return {
+    gpu: {
+      async requestAdapter() {
+        faults.before("requestAdapter");
+        return { limits: adapter.limits, info: adapter.info, requestDevice };
+      },
+    },
+    /** Loses the device that was opened last. */
+    lose: () => newest?.destroy(),
+  };
+}
