@@ -9,6 +9,9 @@ import { Queue } from "../queue.js";
 /** An adapter that takes longer is one that never comes: some browsers leave the promise pending for ever. */
 const ADAPTER_DEADLINE_MS = 5000;
 
+/** How much later than its consequences the loss of a device may be told. */
+const LOSS_MS = 50;
+
 /** Software adapters call themselves so, where they do not say `isFallbackAdapter`. */
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe|softpipe|basic render|\bwarp\b/i;
 
@@ -133,7 +136,8 @@ export class Device {
           settle();
           resolve(value);
         },
-        (error) => fail(asGpuError(error)),
+        // What a lost device rejects with says less than the loss, which some browsers tell a moment later.
+        (error) => setTimeout(() => fail(asGpuError(error)), LOSS_MS),
       );
       if (this.#failure) fail(this.#failure);
     });
