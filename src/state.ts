@@ -183,8 +183,16 @@ export class State {
       }
       return { re, im };
     }
-    const loc = this.loc(slot, row);
     const k = this.k[row] as number;
+    if (k === 0) {
+      // A GPU's states are all so, and are read at every step.
+      for (let n = 0; n < slot.size; n++) {
+        re[n] = carry[groupIndex(n)] as number;
+        im[n] = carry[groupIndex(n) + 4] as number;
+      }
+      return { re, im };
+    }
+    const loc = this.loc(slot, row);
     const eigen = eigenvalues(slot.stage.params);
     for (let n = 0; n < slot.size; n++) {
       const i = groupIndex(n);

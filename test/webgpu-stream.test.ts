@@ -100,3 +100,33 @@ test("no piece is waited for before the next has been submitted", async (context
   expect(count).toMatchObject({ submits: 2 * pieces, mapped: 2 * pieces, mostAhead: READBACKS });
   dispose();
 });
+
+test("a step like the one before makes nothing anew: its states, its token, one submit, one readback", async (context) => {
+  const calls: string[] = [];
+  const changed = await changedGpu((handle) => {
+    const watch = <Target extends object>(target: Target, names: (keyof Target)[]) => {
+      for (const name of names) {
+        const call = (target[name] as (...args: unknown[]) => unknown).bind(target);
+        const watched = (...args: unknown[]) => {
+          calls.push(String(name));
+          return call(...args);
+        };
+        Object.assign(target, { [name]: watched });
+      }
+    };
+    watch(handle, ["createBuffer", "createBindGroup", "createComputePipelineAsync", "popErrorScope"]);
+    watch(handle.queue, ["writeBuffer", "submit", "onSubmittedWorkDone"]);
+  });
+  if ("reason" in changed) return context.skip(changed.reason);
+  const opened = await openWebgpu(changed.gpu);
+  if ("reason" in opened) return context.skip(opened.reason);
+  const runner = await opened.backend.prepare(program);
+  const step = { ...jobOf(1), batch: 1 };
+  await runner.forward(step);
+  calls.length = 0;
+  await runner.forward(step);
+  // states, what a mean is divided by, x
+  const uploads = Array(3).fill("writeBuffer");
+  expect(calls).toEqual([...uploads, "submit", ...Array(3).fill("popErrorScope")]);
+  opened.backend.dispose();
+});

@@ -24,7 +24,7 @@ export function uploadPiece(device: Device, passage: Passage, workspace: Workspa
   if (piece.parts[0]?.start === 0) uploadStates(device, passage, workspace, piece);
   const tables = tablesOf(piece, timeline);
   for (const name of ["chunks", "rows", "wanted"] as const)
-    upload(device, workspace.area(layout.tables[name]), 0, tables[name]);
+    workspace.hold(workspace.area(layout.tables[name]), tables[name]);
   const uploadTokens = (area: number, values: Float32Array | Uint32Array, width: number) =>
     upload(device, workspace.area(area), 0, tokensOf(piece, job.seqLen, values, width));
   if (!job.ports?.x) uploadTokens(layout.input, job.x, layout.inputWidth);
@@ -130,9 +130,9 @@ export function collectPiece(passage: Passage, piece: Piece, values: Float32Arra
     y.fill(0, to + floats, to + floats + zeros);
   }
   layout.states.forEach(({ size, isComplex, floats }, index) => {
+    const re = new Float32Array(size);
+    const im = new Float32Array(size);
     for (const { row } of parts) {
-      const re = new Float32Array(size);
-      const im = new Float32Array(size);
       for (let n = 0; n < size; n++) {
         re[n] = values[at + (isComplex ? 2 * n : n)] as number;
         if (isComplex) im[n] = values[at + 2 * n + 1] as number;

@@ -115,6 +115,7 @@ export class Workspace {
   readonly #readbackBytes: number;
   readonly #segments: Readonly<Record<Over, GPUBuffer>>;
   readonly #groups: readonly GPUBindGroup[];
+  readonly #held = new Map<GPUBuffer, Uint32Array>();
 
   /** Holds `largest` and whatever `previous` held. Within `Device.scoped`. */
   constructor(
@@ -166,6 +167,14 @@ export class Workspace {
     return this.#areas[index] as GPUBuffer;
   }
 
+  /** Uploads what a table is to hold from now on, unless it does: to steps, every piece is like the one before. */
+  hold(table: GPUBuffer, words: Uint32Array): void {
+    const held = this.#held.get(table);
+    if (held?.length === words.length && held.every((word, i) => word === words[i])) return;
+    this.#held.set(table, words);
+    upload(this.#device, table, 0, words);
+  }
+
   /** One of the buffers that are read by the CPU: the first is the layout's area, others are made when wanted. */
   readback(nth: number): GPUBuffer {
     const { handle } = this.#device;
@@ -177,8 +186,7 @@ export class Workspace {
   encode(encoder: GPUCommandEncoder, tokens: Segment, isLast: boolean, isThinned = false): void {
     const segments = segmentsOf(tokens, isThinned);
     for (const over of overs) {
-      const words = segmentWords(segments[over], isThinned && over === "outputs");
-      upload(this.#device, this.#segments[over], 0, words);
+      this.hold(this.#segments[over], segmentWords(segments[over], isThinned && over === "outputs"));
     }
     let pass = encoder.beginComputePass();
     for (const { dispatch, index, on } of scheduled(this.#kernels, tokens, isLast, isThinned)) {
