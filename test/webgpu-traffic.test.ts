@@ -54,7 +54,7 @@ function segmentFor(plan: Plan, program: Program, lengths: number[], every = 1) 
   const bounds = { areaBytes: 1e9, totalBytes: 1e9, flops: 1e15 };
   const job = { batch: lengths.length, lengths: Int32Array.from(lengths) };
   const [piece] = [...piecesOf(plan, job, timeline, bounds)];
-  const tables = tablesOf(piece as NonNullable<typeof piece>, timeline);
+  const tables = tablesOf(piece as NonNullable<typeof piece>, timeline, plan.lift);
   const given = new Map<number, Uint32Array>([
     [plan.input, new Uint32Array((piece?.segment.tokens ?? 0) * plan.inputWidth).map((_, i) => i % 3)],
     ...(plan.states[0]?.table ? [[plan.times, new Uint32Array(piece?.segment.tokens ?? 0)] as const] : []),
@@ -73,8 +73,8 @@ function stepsFor(program: Program, rows: number, steps: number) {
   return { plan, segment, given, table: undefined };
 }
 
-function forwardFor(program: Program, lengths: number[], every: number, timed: boolean) {
-  const plan = makePlan(program, timed);
+function forwardFor(program: Program, lengths: number[], every: number, timed: boolean, lift: number) {
+  const plan = makePlan(program, timed, lift);
   return { plan, ...segmentFor(plan, program, lengths, every), table: plan.states[0]?.table };
 }
 
@@ -101,10 +101,11 @@ test("the count is what the shaders touch", async (context) => {
   const tiled = {
     projectScan: { ...wide, ...staged },
     output: { ...tall, ...staged },
+    liftedOutput: { ...tall, ...staged },
     dense: { ...tall, ...staged },
   };
   const compiledTiled = countingKernels(device, tiled);
-  for (const { program, lengths, timed = false, every = 1, steps = 0, tiles } of [
+  for (const { program, lengths, timed = false, every = 1, lift = 1, steps = 0, tiles } of [
     { program: lruProgram(67, 65), lengths: [70, 32] },
     { program: lruProgram(67, 65), lengths: [70, 32, 60], tiles: tiled },
     { program: stack("mean"), lengths: [33, 7], tiles: tiled },
@@ -112,6 +113,8 @@ test("the count is what the shaders touch", async (context) => {
     { program: lruProgram(3, 9), lengths: [1] },
     { program: lruProgram(2, 9), lengths: [T * 67, 1, 65] },
     { program: lruProgram(3, 9), lengths: [40, 70], timed: true },
+    { program: lruProgram(3, 9), lengths: [4 * 40, 4 * 2], lift: 4 },
+    { program: lruProgram(33, 9), lengths: [6 * T], lift: 3, tiles: tiled },
     { program: stack("mean"), lengths: [33, 7] },
     { program: stack("last"), lengths: [33, 7] },
     { program: stack("max"), lengths: [64] },
@@ -124,7 +127,7 @@ test("the count is what the shaders touch", async (context) => {
   ]) {
     const { plan, segment, given, table } = steps
       ? stepsFor(program, lengths.length, steps)
-      : forwardFor(program, lengths, every, timed);
+      : forwardFor(program, lengths, every, timed, lift);
     const counted = await countAccesses(device, tiles ? compiledTiled : compiled, plan, segment, given);
     const { dispatches, kernels } = trafficOf(plan, segment, true, tiles);
     expect(dispatches).toBe(counted.length);

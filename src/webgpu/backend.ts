@@ -2,6 +2,7 @@
 import type { Backend, Runner } from "../backend.js";
 import type { Program } from "../program.js";
 import { asGpuError, type Device, openDevice } from "./device.js";
+import type { Lifting } from "./lifting.js";
 import { type Measurement, measureDevice } from "./measure.js";
 import { Pipelines } from "./pipelines.js";
 import { prepareRunner, SCRATCH_BYTES } from "./runner.js";
@@ -42,8 +43,8 @@ export class WebgpuBackend implements Backend {
    * about twice `scratchBytes`: longer sequences and larger batches are run in pieces. Forwards of all runners run in
    * the order of the calls. Rejects with `unsupported`, `out-of-memory`, `gpu-failed`, `timeout` or `disposed`.
    */
-  prepare(program: Program, scratchBytes = SCRATCH_BYTES): Promise<Runner> {
-    return prepareRunner(this.#device, this.#pipelines, program, scratchBytes);
+  prepare(program: Program, scratchBytes = SCRATCH_BYTES, lifting?: Lifting): Promise<Runner> {
+    return prepareRunner(this.#device, this.#pipelines, program, scratchBytes, lifting);
   }
 
   /** Times an empty round trip and a matrix product: a few milliseconds on a GPU, tens on a software adapter. */

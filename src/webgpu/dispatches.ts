@@ -1,6 +1,7 @@
 /** Each stage as dispatches of kernels, its parameters packed as the kernels read them. */
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
 import type { LruStage, PoolStage, Stage } from "../program.js";
+import { liftedWeights } from "./lifting.js";
 import { GROUP, type KernelName, type Segment, segmentOf } from "./pipelines.js";
 import { plainTile, T, type Tile, tilesOver } from "./tiles.js";
 
@@ -63,15 +64,19 @@ export function lruDispatches(
     wanted: number | undefined;
   },
   timed?: { table: number; times: number },
+  lift = 1,
 ): Dispatch[] {
-  const { dModel, dState, params } = stage;
+  const { dState, params } = stage;
+  const dModel = lift * stage.dModel;
   const { y, u, loc, carry, state, rows, chunks, wanted } = area;
-  const powers = timed ? new Float32Array(2 * T * dState) : powerTable(stage, T, (k) => k + 1);
+  const powers = timed ? new Float32Array(2 * T * dState) : powerTable(stage, T, (k) => lift * (k + 1));
+  const plain = () => ({ B: packB(stage), C: packC(stage), D: params.D });
+  const { B, C, D } = lift > 1 ? liftedWeights(stage, lift) : plain();
   return [
     {
       kernel: "projectScan",
       sizes: [dModel, dState, timed ? 0 : 1],
-      arrays: [loc, carry, state, u, packB(stage), powers, chunks],
+      arrays: [loc, carry, state, u, B, powers, chunks],
       workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dState),
     },
     timed
@@ -84,13 +89,13 @@ export function lruDispatches(
       : {
           kernel: "carryScan",
           sizes: [dState],
-          arrays: [carry, state, loc, powers, jumpTable(stage), rows, chunks],
+          arrays: [carry, state, loc, powers, jumpTable(stage, lift), rows, chunks],
           workgroups: ({ rows, chunks }) => (chunks === rows ? 0 : rows * Math.ceil(dState / 4)),
         },
     {
-      kernel: "output",
-      sizes: [dModel, dState],
-      arrays: [y, loc, carry, powers, packC(stage), params.D, u, wanted ?? chunks],
+      kernel: lift > 1 ? "liftedOutput" : "output",
+      sizes: [dModel, dState, stage.dModel],
+      arrays: [y, loc, carry, powers, C, D, u, wanted ?? chunks],
       workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dModel),
       over: wanted === undefined ? undefined : "outputs",
     },
@@ -98,9 +103,9 @@ export function lruDispatches(
 }
 
 /** lambda^(T j), j to GROUP; then of those with j = 1, 2, 4, ... GROUP what they lost when they were rounded. */
-function jumpTable(stage: LruStage): Float32Array {
+function jumpTable(stage: LruStage, lift: number): Float32Array {
   const { dState } = stage;
-  const exponent = (j: number) => T * (j <= GROUP ? j : 2 ** (j - GROUP - 1));
+  const exponent = (j: number) => lift * T * (j <= GROUP ? j : 2 ** (j - GROUP - 1));
   const table = powerTable(stage, GROUP + 2 + Math.log2(GROUP), exponent);
   const eigen = eigenvalues(stage.params);
   for (let at = 2 * (GROUP + 1) * dState; at < table.length; at += 2) {

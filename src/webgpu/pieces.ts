@@ -56,7 +56,7 @@ export function* piecesOf(
     const length = lengths[row] as number;
     if (length === 0) continue;
     const whole = { row, start: 0, end: length };
-    const own = sizeOf(whole, timeline);
+    const own = sizeOf(layout.lift, whole, timeline);
     const isShort = fits(own);
     if (parts.length > 0 && !(isShort && fits(plus(size, own)))) {
       yield { parts, segment: size, room: size, isLast: true };
@@ -70,9 +70,9 @@ export function* piecesOf(
     let room = nothing;
     const pieces: { part: Part; segment: Segment }[] = [];
     for (let start = 0, end = 0; start < length; start = end) {
-      end = furthest(row, start, length, timeline, fits);
+      end = furthest(layout.lift, row, start, length, timeline, fits);
       const part = { row, start, end };
-      const segment = sizeOf(part, timeline);
+      const segment = sizeOf(layout.lift, part, timeline);
       room = combine(room, segment, Math.max);
       pieces.push({ part, segment });
     }
@@ -83,7 +83,7 @@ export function* piecesOf(
 }
 
 function limitsOf(
-  { areas, readback, flopsPerToken }: Layout,
+  { areas, readback, flopsPerToken, lift }: Layout,
   bounds: Bounds,
 ): { area: Area; bound: number }[] {
   const total: Area = { ...noBytes };
@@ -92,7 +92,7 @@ function limitsOf(
     for (const key of Object.keys(total) as (keyof Area)[]) total[key] += copies * area[key];
   });
   // A short chunk costs a whole one.
-  const flops = { ...noBytes, perChunk: flopsPerToken * T };
+  const flops = { ...noBytes, perChunk: flopsPerToken * T * lift };
   return [
     ...areas.map((area) => ({ area, bound: bounds.areaBytes })),
     { area: total, bound: bounds.totalBytes },
@@ -111,23 +111,25 @@ function combine(a: Segment, b: Segment, by: (a: number, b: number) => number): 
 }
 
 function sizeOf(
+  lift: number,
   { row, start, end }: Part,
   timeline: Timeline,
-  chunks = countChunks(timeline, row, start, end),
+  chunks = countChunks(lift, timeline, row, start, end),
 ): Segment {
   const outputs = timeline.outputs(row, end) - timeline.outputs(row, start);
   return { rows: 1, chunks, tokens: end - start, outputs, thinned: timeline.every > 1 ? outputs : 0 };
 }
 
-function countChunks(timeline: Timeline, row: number, start: number, end: number): number {
-  if (timeline.resets(row).length === 0) return Math.ceil((end - start) / T);
+function countChunks(lift: number, timeline: Timeline, row: number, start: number, end: number): number {
+  if (timeline.resets(row).length === 0) return Math.ceil((end - start) / T / lift);
   let count = 0;
-  for (const _chunk of chunksOf(timeline.resets(row), start, end)) count++;
+  for (const _chunk of chunksOf(lift, timeline.resets(row), start, end)) count++;
   return count;
 }
 
-/** The chunks of tokens [start, end): each has T of them, or ends at a reset or the end. */
+/** The chunks of tokens [start, end): each has T of them (lifted: T times as many), or ends at a reset or the end. */
 function* chunksOf(
+  lift: number,
   resets: Int32Array,
   start: number,
   end: number,
@@ -136,38 +138,41 @@ function* chunksOf(
   for (let at = start; at < end; ) {
     const isReset = resets[next] === at;
     if (isReset) next++;
-    const to = Math.min(at + T, resets[next] ?? end, end);
+    const to = Math.min(at + T * lift, resets[next] ?? end, end);
     yield { start: at, end: to, isReset };
     at = to;
   }
 }
 
-/** How far a piece reaches that starts at `start`: in whole chunks, if one fits, and by one token at least. */
+/** How far a piece reaches that starts at `start`: in whole chunks, if one fits, and by one token (lifted: by one group of them) at least. */
 function furthest(
+  lift: number,
   row: number,
   start: number,
   length: number,
   timeline: Timeline,
   fits: (segment: Segment) => boolean,
 ): number {
+  const size = T * lift;
   // Without resets every chunk is like the others, and there may be millions.
   if (timeline.resets(row).length === 0) {
-    let [most, few] = [Math.ceil((length - start) / T), 0];
+    let [most, few] = [Math.ceil((length - start) / size), 0];
     while (few < most) {
       const chunks = Math.ceil((few + most) / 2);
-      const end = Math.min(start + chunks * T, length);
-      if (fits(sizeOf({ row, start, end }, timeline, chunks))) few = chunks;
+      const end = Math.min(start + chunks * size, length);
+      if (fits(sizeOf(lift, { row, start, end }, timeline, chunks))) few = chunks;
       else most = chunks - 1;
     }
-    if (few > 0) return Math.min(start + few * T, length);
+    if (few > 0) return Math.min(start + few * size, length);
   }
   let chunks = 0;
   let reached = start;
-  for (const chunk of chunksOf(timeline.resets(row), start, length)) {
-    if (!fits(sizeOf({ row, start, end: chunk.end }, timeline, ++chunks))) {
+  for (const chunk of chunksOf(lift, timeline.resets(row), start, length)) {
+    if (!fits(sizeOf(lift, { row, start, end: chunk.end }, timeline, ++chunks))) {
       if (reached > start) return reached;
       reached = chunk.end;
-      while (reached > start + 1 && !fits(sizeOf({ row, start, end: reached }, timeline, 1))) reached--;
+      const few = () => sizeOf(lift, { row, start, end: reached }, timeline, 1);
+      while (reached > start + lift && !fits(few())) reached -= lift;
       return reached;
     }
     reached = chunk.end;
@@ -180,7 +185,7 @@ export const FRESH = 2 ** 31;
 
 /** What the kernels read of a piece's shape, uint32. */
 export interface Tables {
-  /** [chunks, 2]: first token, and tokens | FRESH */
+  /** [chunks, 2]: first token, and tokens | FRESH; lifted in groups of tokens */
   readonly chunks: Uint32Array;
   /** [rows, 4]: first chunk and chunks; of the tokens from the last reset on, the first, and their number | FRESH */
   readonly rows: Uint32Array;
@@ -188,7 +193,7 @@ export interface Tables {
   readonly wanted: Uint32Array;
 }
 
-export function tablesOf({ parts, segment }: Piece, timeline: Timeline): Tables {
+export function tablesOf({ parts, segment }: Piece, timeline: Timeline, lift = 1): Tables {
   const chunks = new Uint32Array(2 * segment.chunks);
   const rows = new Uint32Array(4 * parts.length);
   const wanted = timeline.every > 1 ? new Uint32Array(2 * segment.outputs) : chunks;
@@ -200,9 +205,9 @@ export function tablesOf({ parts, segment }: Piece, timeline: Timeline): Tables 
     rows[4 * i] = chunk;
     rows[4 * i + 2] = tokens + from - start;
     rows[4 * i + 3] = end - from + (reset >= start ? FRESH : 0);
-    for (const { start: first, end: last, isReset } of chunksOf(resets, start, end)) {
-      chunks[2 * chunk] = tokens;
-      chunks[2 * chunk + 1] = last - first + (isReset ? FRESH : 0);
+    for (const { start: first, end: last, isReset } of chunksOf(lift, resets, start, end)) {
+      chunks[2 * chunk] = tokens / lift;
+      chunks[2 * chunk + 1] = (last - first) / lift + (isReset ? FRESH : 0);
       if (timeline.every > 1) {
         const skip = timeline.every - 1 - (timeline.count(row, first) % timeline.every);
         for (let k = skip; k < last - first; k += timeline.every) {

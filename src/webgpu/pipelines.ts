@@ -21,7 +21,7 @@ import skip from "./kernels/skip.wgsl?raw";
 import slotPool from "./kernels/slotPool.wgsl?raw";
 import slotScan from "./kernels/slotScan.wgsl?raw";
 import timedScan from "./kernels/timedScan.wgsl?raw";
-import { plainTile, T, type Tile, type TiledKernel, type Tiles, tileConstants } from "./tiles.js";
+import { plainTile, plainTiles, T, type Tile, type TiledKernel, type Tiles, tileConstants } from "./tiles.js";
 
 const sources = {
   add,
@@ -33,6 +33,7 @@ const sources = {
   gelu,
   glu,
   layerNorm,
+  liftedOutput: output,
   logSoftmax,
   output,
   pool,
@@ -114,12 +115,17 @@ export function tileOf(tiles: Tiles, kernel: KernelName): Tile {
   return isTiled(kernel) ? tiles[kernel] : plainTile;
 }
 
-const isTiled = (kernel: KernelName): kernel is TiledKernel =>
-  kernel === "projectScan" || kernel === "output" || kernel === "dense";
+const isTiled = (kernel: KernelName): kernel is TiledKernel => kernel in plainTiles;
 
 /** A kernel as the GPU's compiler gets it. */
 export function shaderOf(kernel: KernelName, tile = plainTile): string {
-  return prelude + (isTiled(kernel) ? tileConstants(kernel, tile) : "") + sources[kernel];
+  const lift = `const LIFT = ${Number(kernel === "liftedOutput")}u;\n`;
+  return prelude + (isTiled(kernel) ? lift + tileConstants(kernel, tile) : "") + sources[kernel];
+}
+
+/** The name that the kernel has in its shader. */
+export function entryPointOf(kernel: KernelName): string {
+  return kernel === "liftedOutput" ? "output" : kernel;
 }
 
 /** Compiles each kernel once for a device, when it is first needed. */
@@ -150,7 +156,11 @@ export class Pipelines {
     const { value: module, clean } = device.scoped(`compiling ${kernel}`, () =>
       device.handle.createShaderModule({ label: kernel, code }),
     );
-    const options = { label: kernel, layout: "auto", compute: { module, entryPoint: kernel } } as const;
+    const options = {
+      label: kernel,
+      layout: "auto",
+      compute: { module, entryPoint: entryPointOf(kernel) },
+    } as const;
     const pipeline = device.handle.createComputePipelineAsync(options).catch((error) => {
       const message = `The GPU driver refused the kernel ${kernel}: ${messageOf(error)}`;
       throw new LinrecError("gpu-failed", message, { cause: error });

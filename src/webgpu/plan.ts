@@ -19,6 +19,7 @@ import {
 } from "../program.js";
 import { stateLayout } from "../state.js";
 import { type Dispatch, localDispatch, lruDispatches, poolDispatch, thinDispatch } from "./dispatches.js";
+import { liftingFlops } from "./lifting.js";
 import type { Segment } from "./pipelines.js";
 import { MOST_VALUES } from "./timesteps.js";
 
@@ -73,6 +74,8 @@ export interface Layout {
   /** The area that y and the states are copied to, to be read by the CPU. There are {@link READBACKS} of it. */
   readonly readback: number;
   readonly flopsPerToken: number;
+  /** Timesteps that LRUs take as one: every row of a segment has so many, or a multiple. */
+  readonly lift: number;
 }
 
 export interface StateArea {
@@ -88,12 +91,16 @@ export interface StateArea {
 /**
  * Nothing is copied that is not repacked: the arrays must be uploaded before the caller can change them.
  * @param timed for tokens with integration timesteps
+ * @param lift timesteps that LRUs take as one (see lifting.ts)
  */
-export function makePlan(program: Program, timed = false): Plan {
+export function makePlan(program: Program, timed = false, lift = 1): Plan {
   const areas: Area[] = [];
   const addArea = (area: Partial<Area>): number => areas.push({ ...noBytes, ...area }) - 1;
   const dState = Math.max(0, ...program.stages.map((stage) => (stage.kind === "lru" ? stage.dState : 0)));
-  const scratch = { loc: addArea({ perToken: 8 * dState }), carry: addArea({ perChunk: 8 * dState }) };
+  const scratch = {
+    loc: addArea({ perToken: (8 * dState) / lift }),
+    carry: addArea({ perChunk: 8 * dState }),
+  };
   const tables = {
     chunks: addArea({ perChunk: 8 }),
     rows: addArea({ perRow: 16 }),
@@ -142,7 +149,7 @@ export function makePlan(program: Program, timed = false): Plan {
       const wanted = index === lastLru ? tables.wanted : undefined;
       const { rows, chunks } = tables;
       const areas = { y, u: x, state: state as number, rows, chunks, wanted, ...scratch };
-      dispatches.push(...lruDispatches(stage, areas, table === undefined ? table : { table, times }));
+      dispatches.push(...lruDispatches(stage, areas, table === undefined ? table : { table, times }, lift));
       if (index === lastLru) thin(index + 1, stage.dst);
     } else if (stage.kind === "pool") {
       const sum = state ?? addArea({ perRow: 4 * stage.width });
@@ -168,7 +175,8 @@ export function makePlan(program: Program, timed = false): Plan {
     counts,
     times,
     readback: addArea(pool ? { perRow: stateBytes + yBytes } : { perRow: stateBytes, perOutput: yBytes }),
-    flopsPerToken: flopsPerToken(program),
+    flopsPerToken: flopsPerToken(program) + liftingFlops(program, lift),
+    lift,
   };
 }
 

@@ -5,6 +5,7 @@ import type { Program } from "../program.js";
 import { throwIfAborted } from "../signal.js";
 import { Timeline } from "../timeline.js";
 import { asGpuError, type Device } from "./device.js";
+import { isLifted, liftingOf, runLifted } from "./lifting.js";
 import { type Part, type Piece, piecesOf } from "./pieces.js";
 import type { Pipelines, Segment } from "./pipelines.js";
 import { type Layout, makePlan, READBACKS } from "./plan.js";
@@ -31,26 +32,39 @@ export async function prepareRunner(
   pipelines: Pipelines,
   program: Program,
   scratchBytes: number,
+  lifting = liftingOf(program),
 ): Promise<Runner> {
-  const prepare = async (timed: boolean) => {
-    const { dispatches, ...layout } = makePlan(program, timed);
+  const prepare = async (timed: boolean, lift = 1) => {
+    const { dispatches, ...layout } = makePlan(program, timed, lift);
     return new GpuRunner(device, layout, await loadKernels(device, pipelines, dispatches), scratchBytes);
   };
   const plain = await prepare(false);
-  /** With dispatches and weights of its own: made when first wanted. */
-  let timed: Promise<GpuRunner> | undefined;
+  /** With dispatches and weights of their own: made when first wanted. */
+  const others = new Map<boolean, Promise<GpuRunner>>();
+  const other = (timed: boolean): Promise<GpuRunner> => {
+    const known = others.get(timed);
+    if (known) return known;
+    const made = prepare(timed, timed ? 1 : lifting.lift);
+    others.set(timed, made);
+    made.catch(() => others.delete(timed));
+    return made;
+  };
   let steps: Promise<Steps> | undefined;
   return {
     forward(job) {
       const run = async () => {
         plain.check(job);
         const timesteps = timestepsOf(job);
-        if (!timesteps) return plain.run(job, timesteps);
-        timed ??= prepare(true);
-        timed.catch(() => {
-          timed = undefined;
-        });
-        return (await timed).run(job, timesteps);
+        if (timesteps) return (await other(true)).run(job, timesteps);
+        if (!isLifted(job, lifting)) return plain.run(job);
+        const lifted = await other(false);
+        return runLifted(
+          program,
+          job,
+          lifting.lift,
+          (head) => lifted.run(head),
+          (tail) => plain.run(tail),
+        );
       };
       return device.enqueue(run);
     },
@@ -66,7 +80,7 @@ export async function prepareRunner(
     dispose() {
       plain.dispose();
       steps?.then(({ dispose }) => dispose()).catch(() => {});
-      timed?.then((runner) => runner.dispose()).catch(() => {});
+      for (const made of others.values()) made.then((runner) => runner.dispose()).catch(() => {});
     },
   };
 }
@@ -98,7 +112,7 @@ class GpuRunner {
    * While a piece is computed the next one is uploaded and waits behind it, and what the one before it gave is read: the
    * queue never runs dry. What is carried from piece to piece of a row stays on the GPU.
    */
-  async run(job: ForwardJob, timesteps: Timesteps | undefined): Promise<void> {
+  async run(job: ForwardJob, timesteps?: Timesteps): Promise<void> {
     const { batch, seqLen, lengths, y } = job;
     this.check(job);
     const passage = { job, timesteps, timeline: new Timeline(job), layout: this.#layout };
@@ -132,7 +146,7 @@ class GpuRunner {
   async #land(passage: Passage, { piece, done, readback, bytes }: Submitted): Promise<void> {
     const { job } = passage;
     const { batch, seqLen, lengths } = job;
-    const deadline = SUBMIT_DEADLINE_MS + slowestMs(piece.segment, this.#layout.flopsPerToken);
+    const deadline = SUBMIT_DEADLINE_MS + slowestMs(piece.segment, this.#layout);
     await this.#device.wait(done, deadline);
     this.check(job); // before y is written: its owner may have gone on
     // Not before now: a device that is destroyed takes its mapped memory with it at once.
@@ -201,6 +215,6 @@ class GpuRunner {
   }
 }
 
-function slowestMs({ chunks }: Segment, flopsPerToken: number): number {
-  return chunks * (1 / SLOWEST_CHUNKS_PER_MS + (T * flopsPerToken) / SLOWEST_FLOPS_PER_MS);
+function slowestMs({ chunks }: Segment, { flopsPerToken, lift }: Layout): number {
+  return chunks * (1 / SLOWEST_CHUNKS_PER_MS + (T * lift * flopsPerToken) / SLOWEST_FLOPS_PER_MS);
 }

@@ -11,7 +11,7 @@ import type { Device } from "./device.js";
 /** Timesteps in a chunk: as many accumulators (twice, re and im) as a thread keeps in registers on any GPU. */
 export const T = 32;
 
-export type TiledKernel = "projectScan" | "output" | "dense";
+export type TiledKernel = "projectScan" | "output" | "liftedOutput" | "dense";
 
 export interface Tile {
   /** Timesteps of a thread: a multiple of 4 that divides T. */
@@ -49,7 +49,7 @@ export const plainTiles = allOf(plainTile);
 export const softwareTiles = allOf({ ...plainTile, slab: 8 });
 
 function allOf(tile: Tile): Tiles {
-  return { projectScan: tile, output: tile, dense: tile };
+  return { projectScan: tile, output: tile, liftedOutput: tile, dense: tile };
 }
 
 /** Workgroups for a matrix of some chunks and columns. */
@@ -63,7 +63,7 @@ export function threadsOf({ rows, lanes, chunks }: Tile): number {
 
 /** Columns of the left matrix staged at a time: of re and im in `output`. */
 export function slabOf(kernel: TiledKernel, { chunks, slab }: Tile): number {
-  return Math.min(slab, SLAB_BYTES / ((kernel === "output" ? 8 : 4) * T * chunks));
+  return Math.min(slab, SLAB_BYTES / ((kernel.endsWith("utput") ? 8 : 4) * T * chunks));
 }
 
 /** The tiles that a device can run, the plain one first. */

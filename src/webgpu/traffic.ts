@@ -6,7 +6,7 @@
  * - per token 12H + 16N bytes: u twice and y once (4H each), loc written and read (8N each),
  * - per chunk 32N + 24: its final written, read and made its carry, which is read (8N each), and three reads of its place,
  * - per row 24N + 16: the state read and written, one token of loc (8N each), and the row's entry,
- * and its weights, which stay in the caches. Where each row is one chunk there is no carry scan, and per chunk 40N + 16 is all.
+ * and its weights, which stay in the caches. Lifted, a token takes 12H + 16N/P, and a chunk 8N less: its last loc is in its final. Where each row is one chunk there is no carry scan, and per chunk 40N + 16 is all.
  */
 import type { Dispatch } from "./dispatches.js";
 import { scheduled } from "./dispatches.js";
@@ -37,7 +37,7 @@ export interface Traffic extends Touch {
  * @param isLast whether its rows end with it
  */
 export function trafficOf(
-  { dispatches }: Pick<Plan, "dispatches">,
+  { dispatches, lift = 1 }: Pick<Plan, "dispatches"> & { readonly lift?: number },
   segment: Segment,
   isLast = true,
   tiles: Tiles = plainTiles,
@@ -45,7 +45,8 @@ export function trafficOf(
   const total = { read: 0, written: 0, loads: 0, copies: 0 };
   const kernels = [];
   for (const { dispatch, on } of scheduled(dispatches, segment, isLast, segment.thinned > 0)) {
-    const touches = touchesOf(dispatch, on, tileOf(tiles, dispatch.kernel));
+    const tokens = lifted.has(dispatch.kernel) ? on.tokens / lift : on.tokens;
+    const touches = touchesOf(dispatch, { ...on, tokens }, tileOf(tiles, dispatch.kernel));
     for (const { read, written, loads } of touches) {
       total.read += read;
       total.written += written;
@@ -60,6 +61,9 @@ export function trafficOf(
   }
   return { ...total, dispatches: kernels.length, kernels };
 }
+
+/** Their tokens are groups of as many as the plan lifts. */
+const lifted = new Set<KernelName>(["projectScan", "liftedOutput"]);
 
 /** Elements of `bytes` each: distinct ones that are read, all loads, and those that are written. */
 const touch = (bytes: number, read: number, loads = read, written = 0): Touch => ({
@@ -141,6 +145,29 @@ function touchesOf(
     }
     case "skip":
       return [touch(4, values, values, values), ...columns, touch(4, values)];
+    case "liftedOutput": {
+      const [dModel, dState] = [width, other];
+      const lanes = padded(dModel, breadth);
+      const height = padded(chunks, tile.chunks);
+      const staged = (height * T * dState * lanes) / breadth;
+      const block = sizes[2] as number;
+      // Columns of u that come before those of y: the others are zero in D.
+      let depth = 0;
+      for (let end = breadth; end <= lanes; end += breadth)
+        depth += Math.min(dModel, padded(Math.min(end, dModel), block));
+      // The first of a chunk's T needs the carry alone.
+      const later = (staged * (T - 1)) / T;
+      return [
+        store(4, values),
+        touch(8, (tokens - chunks) * dState, later),
+        touch(8, chunks * dState, staged / 4),
+        touch(8, (T - 1) * dState, later),
+        touch(8, dModel * dState, height * parts * dState * lanes),
+        touch(4, dModel ** 2, depth * breadth * height * parts),
+        touch(4, values, depth * height * T),
+        touch(8, chunks, staged / 2 + (depth * height * T) / 4 + (2 * chunks * parts * lanes) / tile.cols),
+      ];
+    }
     case "output": {
       const [dModel, dState] = [width, other];
       const lanes = padded(dModel, breadth);

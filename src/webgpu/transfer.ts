@@ -22,7 +22,7 @@ export interface Passage {
 export function uploadPiece(device: Device, passage: Passage, workspace: Workspace, piece: Piece): void {
   const { layout, job, timeline, timesteps } = passage;
   if (piece.parts[0]?.start === 0) uploadStates(device, passage, workspace, piece);
-  const tables = tablesOf(piece, timeline);
+  const tables = tablesOf(piece, timeline, layout.lift);
   for (const name of ["chunks", "rows", "wanted"] as const)
     workspace.hold(workspace.area(layout.tables[name]), tables[name]);
   const uploadTokens = (area: number, values: Float32Array | Uint32Array, width: number) =>

@@ -116,6 +116,7 @@ export async function tune(
         [best[kernel], least] = [tile, taken];
       }
     }
+    best.liftedOutput = best.output;
     return best;
   } finally {
     for (const made of buffers) made.destroy();

@@ -1,6 +1,7 @@
 /** Runs a plan's own shaders with every access of a storage array counted: what `trafficOf` says must come of it. */
 import { type Dispatch, scheduled, segmentsOf } from "../../src/webgpu/dispatches.js";
 import {
+  entryPointOf,
   type KernelName,
   type Segment,
   segmentWords,
@@ -73,7 +74,7 @@ export function countingKernels(device: GPUDevice, tiles: Tiles) {
     let made = known.get(kernel);
     if (!made) {
       const { code, bytes } = counting(kernel, tileOf(tiles, kernel));
-      const compute = { module: device.createShaderModule({ code }), entryPoint: kernel };
+      const compute = { module: device.createShaderModule({ code }), entryPoint: entryPointOf(kernel) };
       made = { pipeline: device.createComputePipeline({ layout: "auto", compute }), bytes };
       known.set(kernel, made);
     }

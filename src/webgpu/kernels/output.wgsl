@@ -1,8 +1,10 @@
 // y = Re(C h) + D * u.
+// Or lifted (LIFT is 1): a token is several timesteps, h the state before it, and D a matrix, of which nothing is above the
+// diagonal of blocks.
 // A workgroup takes CHUNKS chunks, or as many times T of the wanted tokens where they are thinned, and WIDTH features; a thread
 // ROWS timesteps of COLS features.
 
-struct Sizes { dModel: u32, dState: u32 }
+struct Sizes { dModel: u32, dState: u32, block: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;  // [tokens or outputs, dModel]
@@ -10,7 +12,7 @@ struct Sizes { dModel: u32, dState: u32 }
 @group(0) @binding(4) var<storage, read> carry: array<vec2f>;  // [chunks, dState]
 @group(0) @binding(5) var<storage, read> powers: array<vec2f>; // [T, dState], lambda^(k+1)
 @group(0) @binding(6) var<storage, read> C: array<vec2f>;      // [dState, dModel] of (C_re, -C_im)
-@group(0) @binding(7) var<storage, read> D: array<f32>;        // [dModel]
+@group(0) @binding(7) var<storage, read> D: array<f32>;        // [dModel]; lifted [dModel in, dModel out]
 @group(0) @binding(8) var<storage, read> u: array<f32>;        // [tokens, dModel]
 @group(0) @binding(9) var<storage, read> places: array<vec2u>; // chunks as in projectScan; thinned: token, T chunk + k
 
@@ -59,7 +61,11 @@ fn output(
             k = place.y % T;
             token = place.x;
           }
-          let h = loc[token * sizes.dState + n] + multiply(powers[k * sizes.dState + n], incoming);
+          var h = incoming;
+          if (k >= LIFT) {
+            let added = multiply(powers[(k - LIFT) * sizes.dState + n], incoming);
+            h = loc[(token - LIFT) * sizes.dState + n] + added;
+          }
           re[s] = h.x;
           im[s] = h.y;
         }
@@ -85,6 +91,35 @@ fn output(
     workgroupBarrier();
   }
 
+  if (LIFT > 0) {
+    let end = min(sizes.dModel, ((task % blocks + 1) * WIDTH - 1) / sizes.block * sizes.block + sizes.block);
+    for (var k0 = 0u; k0 < end; k0 += SLAB) {
+      let width = min(SLAB, end - k0);
+      for (var i = thread; i < TILE * SLAB; i += THREADS) {
+        if (i % SLAB < width) {
+          let row = i / SLAB * 4;
+          let place = places[min(origin + row / T, segment.chunks - 1)];
+          for (var s = 0u; s < 4; s++) {
+            let token = place.x + min(row % T + s, (place.y & ~FRESH) - 1);
+            hRe[i][s] = u[token * sizes.dModel + k0 + i % SLAB];
+          }
+        }
+      }
+      workgroupBarrier();
+      for (var k = 0u; k < width; k++) {
+        var w: array<f32, COLS>;
+        for (var c = 0u; c < COLS; c++) {
+          w[c] = D[(k0 + k) * sizes.dModel + min(column + c * LANES, sizes.dModel - 1)];
+        }
+        for (var q = 0u; q < QUADS; q++) {
+          let v = hRe[(part * QUADS + q) * SLAB + k];
+          for (var c = 0u; c < COLS; c++) { sums[q * COLS + c] += v * w[c]; }
+        }
+      }
+      workgroupBarrier();
+    }
+  }
+
   let chunk = origin + part / PARTS;
   if (chunk >= segment.chunks) { return; }
   var first = chunk * T; // of y
@@ -96,7 +131,8 @@ fn output(
   for (var c = 0u; c < COLS; c++) {
     let j = column + c * LANES;
     if (j >= sizes.dModel) { break; }
-    let skip = D[j];
+    var skip = 0.0;
+    if (LIFT == 0) { skip = D[j]; }
     for (var q = 0u; q < QUADS; q++) {
       for (var s = 0u; s < 4; s++) {
         let k = part % PARTS * ROWS + 4 * q + s;
@@ -104,7 +140,9 @@ fn output(
           var token = first + k;
           let i = token * sizes.dModel + j;
           if (thinned) { token = places[token].x; }
-          y[i] = sums[q * COLS + c][s] + skip * u[token * sizes.dModel + j];
+          var sum = sums[q * COLS + c][s];
+          if (LIFT == 0) { sum += skip * u[token * sizes.dModel + j]; }
+          y[i] = sum;
         }
       }
     }

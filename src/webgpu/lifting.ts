@@ -1,0 +1,154 @@
+/**
+ * Lifting: P timesteps as one. u [L, H] is [L/P, P H] without being moved, and with h the state before the P timesteps
+ *
+ *     h' = lambda^P h + B~ u~     B~ = [lambda^(P-1) B, ..., lambda B, B]
+ *     y~ = Re(C~ h) + D~ u~       C~ = [C lambda; ...; C lambda^P]     D~ = Re(C lambda^(i-j) B) for i >= j, + D for i = j
+ *
+ * is the recurrence itself. A state is stored once for P timesteps: 12H + 16N/P bytes a timestep in place of 12H + 16N, for
+ * about P H^2 flops more than 8HN. Rows end with whole groups of P: what is left of them runs without lifting.
+ */
+import type { ForwardJob } from "../backend.js";
+import { eigenvalues, powerIm, powerRe } from "../params.js";
+import { inputWidth, type LruStage, lruStages, outputWidth, type Program, poolOf } from "../program.js";
+import { T } from "./tiles.js";
+
+/** What a GPU can multiply and add while a byte comes: 20 (H100), 30 (integrated, M4 Max), 80 (RTX 4090). */
+const FLOPS_PER_BYTE = 30;
+
+/** Chunks of lifted timesteps that fill a large GPU; fewer are done sooner without. */
+const LEAST_CHUNKS = 256;
+
+/** How many timesteps are taken as one, where a job has at least so many chunks of them. */
+export interface Lifting {
+  readonly lift: number;
+  readonly leastChunks: number;
+}
+
+/** Lifting that pays. */
+export function liftingOf(program: Program): Lifting {
+  return { lift: liftOf(program), leastChunks: LEAST_CHUNKS };
+}
+
+/** Timesteps to take as one: 1 where that is not clearly faster, as in most layers that are wide and have N <= H. */
+export function liftOf(program: Program): number {
+  const stages = lruStages(program);
+  const cost = (P: number) => stages.reduce((sum, stage) => sum + costOf(stage, P), 0);
+  return [2, 4, 8, 16].reduce((best, P) => (cost(P) < 0.95 * cost(best) ? P : best), 1);
+}
+
+/** Of a timestep: its flops, on lanes of which there are 64 side by side, and those that its bytes stand in for. */
+function costOf({ dModel: H, dState: N }: LruStage, P: number): number {
+  const lanes = (width: number) => Math.ceil(width / 64) * 64;
+  const skip = P > 1 ? ((P + 1) * H * lanes(P * H)) / P : 2 * H;
+  const flops = 4 * H * lanes(N) + (4 * N * lanes(P * H)) / P + skip;
+  return flops + FLOPS_PER_BYTE * (12 * H + (16 * N) / P);
+}
+
+/** Flops that lifting adds to a token. */
+export function liftingFlops(program: Program, P: number): number {
+  return P > 1 ? lruStages(program).reduce((sum, { dModel: H }) => sum + (P + 1) * H * H, 0) : 0;
+}
+
+/** B~ [P H, N] of (re, im), C~ [N, P H] of (re, -im) and D~ transposed, [P H, P H]: in float64, rounded once. */
+export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: number) {
+  const { BRe, BIm, CRe, CIm, D } = params as { [key in keyof typeof params]-?: Float32Array };
+  const eigen = eigenvalues(params);
+  const width = P * H;
+  const lifted = {
+    B: new Float32Array(2 * width * N),
+    C: new Float32Array(2 * width * N),
+    D: new Float32Array(width ** 2),
+  };
+  /** Re(C lambda^d B) [P, dModel out, dModel in] */
+  const kernel = new Float64Array(P * H * H);
+  for (let n = 0; n < N; n++) {
+    const gamma = Math.exp(params.gammaLog[n] as number);
+    for (let i = 0; i < P; i++) {
+      const [re, im] = [powerRe(eigen, n, i), powerIm(eigen, n, i)];
+      const [nextRe, nextIm] = [powerRe(eigen, n, i + 1), powerIm(eigen, n, i + 1)];
+      for (let j = 0; j < H; j++) {
+        const [bRe, bIm] = [gamma * (BRe[n * H + j] as number), gamma * (BIm[n * H + j] as number)];
+        const [cRe, cIm] = [CRe[j * N + n] as number, CIm[j * N + n] as number];
+        const [liftedRe, liftedIm] = [re * bRe - im * bIm, re * bIm + im * bRe];
+        const b = 2 * (((P - 1 - i) * H + j) * N + n);
+        [lifted.B[b], lifted.B[b + 1]] = [liftedRe, liftedIm];
+        const c = 2 * (n * width + i * H + j);
+        lifted.C[c] = cRe * nextRe - cIm * nextIm;
+        lifted.C[c + 1] = -(cRe * nextIm + cIm * nextRe);
+        for (let o = 0, at = i * H * H + j; o < H; o++, at += H) {
+          kernel[at] =
+            (kernel[at] as number) +
+            (CRe[o * N + n] as number) * liftedRe -
+            (CIm[o * N + n] as number) * liftedIm;
+        }
+      }
+    }
+  }
+  for (let i = 0; i < P; i++) {
+    for (let j = 0; j <= i; j++) {
+      for (let o = 0; o < H; o++) {
+        for (let q = 0; q < H; q++) {
+          const skip = i === j && o === q ? (D[o] as number) : 0;
+          lifted.D[(j * H + q) * width + i * H + o] = (kernel[((i - j) * H + o) * H + q] as number) + skip;
+        }
+      }
+    }
+  }
+  return lifted;
+}
+
+/** Whether lifting pays for a job: its tokens have no times, no resets, all give an output, and are many. */
+export function isLifted(job: ForwardJob, { lift: P, leastChunks }: Lifting): boolean {
+  if (P === 1 || job.timesteps || (job.every ?? 1) > 1 || job.resets?.some(({ length }) => length > 0))
+    return false;
+  const chunks = job.lengths.reduce((sum, length) => sum + Math.floor(length / P / T), 0);
+  // What is left of the rows costs another way to the GPU and back.
+  return chunks >= leastChunks * (job.lengths.some((length) => length % P > 0) ? 4 : 1);
+}
+
+/** Runs what whole groups of P there are by `lifted`, and then what is left by `plain`. */
+export async function runLifted(
+  program: Program,
+  job: ForwardJob,
+  P: number,
+  lifted: (job: ForwardJob) => Promise<void>,
+  plain: (job: ForwardJob) => Promise<void>,
+): Promise<void> {
+  const { batch, seqLen, x, y, done } = job;
+  const [inWidth, outWidth] = [inputWidth(program), outputWidth(program)];
+  const lengths = job.lengths.map((length) => length % P);
+  const heads = job.lengths.map((length) => length - (length % P));
+  const tail = P - 1;
+  // Copied first: y may be the memory of x.
+  const rest = new (x.constructor as Float32ArrayConstructor)(batch * tail * inWidth);
+  for (let row = 0; row < batch; row++) {
+    const from = row * seqLen + (heads[row] as number);
+    const tokens = x.subarray(from * inWidth, (from + (lengths[row] as number)) * inWidth);
+    rest.set(tokens, row * tail * inWidth);
+  }
+  await lifted({ ...job, lengths: heads });
+  if (lengths.every((length) => length === 0)) return;
+  const pooled = poolOf(program) !== undefined;
+  const given = new Float32Array(batch * (pooled ? 1 : tail) * outWidth);
+  const reached = new Int32Array(batch);
+  try {
+    const own = { seqLen: tail, lengths, x: rest, y: given, done: reached, onProgress: undefined };
+    await plain({ ...job, ...own });
+  } finally {
+    // What has been committed is kept, for whoever goes on from there.
+    for (let row = 0; row < batch; row++) {
+      const tokens = reached[row] as number;
+      if (tokens === 0) {
+        // The zeros past its outputs took the place of what is left of it to be read.
+        const from = row * tail * inWidth;
+        const left = rest.subarray(from, from + (lengths[row] as number) * inWidth);
+        if (x.buffer === y.buffer) x.set(left, (row * seqLen + (heads[row] as number)) * inWidth);
+        continue;
+      }
+      if (done) done[row] = (heads[row] as number) + tokens;
+      const at = (row * y.length) / batch + (pooled ? 0 : (heads[row] as number) * outWidth);
+      const from = row * (pooled ? 1 : tail) * outWidth;
+      y.set(given.subarray(from, from + (pooled ? 1 : tokens) * outWidth), at);
+    }
+  }
+}

@@ -1,0 +1,212 @@
+/** Several timesteps as one on the GPU: the same numbers, fewer bytes. */
+import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
+import type { ForwardJob } from "../src/backend.js";
+import { toLruParams } from "../src/models/lru.js";
+import type { LruParams, Program, Stage } from "../src/program.js";
+import { runReference } from "../src/reference.js";
+import { linearLimit } from "../src/selfTest.js";
+import { State, stateLayout } from "../src/state.js";
+import { openWebgpu, type WebgpuBackend } from "../src/webgpu/backend.js";
+import { isLifted, liftOf, runLifted } from "../src/webgpu/lifting.js";
+import { segmentOf } from "../src/webgpu/pipelines.js";
+import { makePlan } from "../src/webgpu/plan.js";
+import { T } from "../src/webgpu/tiles.js";
+import { trafficOf } from "../src/webgpu/traffic.js";
+import { goldenNames, initialState, loadGolden, relativeError } from "./support/golden.js";
+import { floats, hardParams } from "./support/problems.js";
+
+let backend: WebgpuBackend | undefined;
+let reason = "";
+beforeAll(async () => {
+  const opened = await openWebgpu();
+  if ("reason" in opened) reason = opened.reason;
+  else backend = opened.backend;
+});
+afterAll(() => backend?.dispose());
+
+function needGpu(context: TestContext): WebgpuBackend {
+  if (!backend) context.skip(reason);
+  return backend as WebgpuBackend;
+}
+
+function lruProgram(params: LruParams): Program {
+  const [dModel, dState] = [params.D.length, params.nuLog.length];
+  const stages: Stage[] = [{ kind: "lru", name: "lru", src: 0, dst: 1, dModel, dState, params }];
+  return { architecture: "lru", slots: [dModel, dModel], stages, output: 1 };
+}
+
+/** Two LRUs with something between and behind them. */
+function stack(mode?: "mean" | "last" | "max"): Program {
+  const lru = (src: number, dst: number, seed: number): Stage => ({
+    ...{ kind: "lru", name: "lru", src, dst, dModel: 5, dState: 9 },
+    params: hardParams(5, 9, seed),
+  });
+  const stages: Stage[] = [
+    lru(0, 1, 1),
+    { kind: "gelu", name: "gelu", src: 1, dst: 1, width: 5 },
+    { kind: "add", name: "add", src: 1, other: 0, dst: 1, width: 5 },
+    lru(1, 2, 2),
+    ...(mode ? [{ kind: "pool", name: "pool", src: 2, dst: 2, width: 5, mode } as const] : []),
+  ];
+  return { architecture: "", slots: [5, 5, 5], stages, output: 2 };
+}
+
+function makeJob(program: Program, lengths: number[]): ForwardJob {
+  const [batch, seqLen] = [lengths.length, Math.max(...lengths)];
+  const state = new State(stateLayout(program), batch);
+  for (let row = 0; row < batch; row++) {
+    for (const slot of state.layout.slots) state.write(slot, row, floats(slot.size, 6), floats(slot.size, 7));
+    state.restartRow(row, 3);
+  }
+  const isPooled = program.stages.some(({ kind }) => kind === "pool");
+  const width = program.slots[0] as number;
+  return {
+    ...{ batch, seqLen, state, threads: 0, signal: undefined, onProgress: undefined },
+    lengths: Int32Array.from(lengths),
+    x: floats(batch * seqLen * width, 8),
+    y: new Float32Array(batch * (isPooled ? 1 : seqLen) * width).fill(Number.NaN),
+  };
+}
+
+function statesOf({ state, batch }: Pick<ForwardJob, "state" | "batch">): number[] {
+  const rows = [...Array(batch).keys()];
+  return state.layout.slots.flatMap((slot) =>
+    rows.flatMap((row) => {
+      const { re, im } = state.read(slot, row);
+      return [...re, ...im];
+    }),
+  );
+}
+
+describe("other people's implementations", () => {
+  const layers = goldenNames.filter((name) => name.startsWith("lru_"));
+  for (const lift of [2, 5]) {
+    test.for(layers)(`${lift} timesteps as one: %s`, async (name, context) => {
+      const gpu = needGpu(context);
+      const golden = await loadGolden(name);
+      const { program, batch, seqLen, x } = golden;
+      const params = toLruParams(golden.checkpoint);
+      const runner = await gpu.prepare(program, undefined, { lift, leastChunks: 0 });
+      const job = { ...makeJob(program, Array(batch).fill(seqLen)), x, state: initialState(golden) };
+      await runner.forward(job);
+      runner.dispose();
+      const limit = linearLimit(params, x, batch, seqLen, initialState(golden));
+      expect(relativeError(job.y, golden.y)).toBeLessThanOrEqual(limit);
+    });
+  }
+});
+
+describe("the reference", () => {
+  for (const [what, program, limit] of [
+    ["a layer", lruProgram(hardParams(6, 10, 1)), 1e-6],
+    ["a layer wider than a workgroup", lruProgram(hardParams(40, 70, 2)), 1e-6],
+    ["a stack", stack(), 5e-5],
+    ["a stack that pools", stack("mean"), 5e-5],
+    ["a stack that takes the last", stack("last"), 5e-5],
+  ] as const) {
+    test(`${what}: ragged rows, pieces of rows, and what is left of them`, async (context) => {
+      const gpu = needGpu(context);
+      for (const [lift, scratchBytes, lengths] of [
+        [4, undefined, [333, 0, 1, 4, 130, 128]],
+        [3, 40_000, [333, 200]],
+        [8, undefined, [64, 8]],
+      ] as const) {
+        const job = makeJob(program, [...lengths]);
+        const expected = runReference(program, job);
+        const runner = await gpu.prepare(program, scratchBytes, { lift, leastChunks: 0 });
+        await runner.forward(job);
+        expect(relativeError(job.y, expected.y)).toBeLessThan(limit);
+        const states = statesOf({ state: expected.state, batch: job.batch });
+        expect(relativeError(statesOf(job), states)).toBeLessThan(limit);
+        lengths.forEach((length, row) => {
+          expect(job.state.count[row]).toBe(3 + length);
+        });
+        runner.dispose();
+      }
+    });
+  }
+
+  test("y in the memory of x", async (context) => {
+    const gpu = needGpu(context);
+    const program = lruProgram(hardParams(4, 6, 1));
+    const job = makeJob(program, [50, 23]);
+    const expected = runReference(program, job);
+    const runner = await gpu.prepare(program, undefined, { lift: 4, leastChunks: 0 });
+    await runner.forward({ ...job, y: job.x });
+    expect(relativeError(job.x, expected.y)).toBeLessThan(1e-6);
+    runner.dispose();
+  });
+});
+
+test("bytes fall as computed: 12H + 16N / P a timestep", () => {
+  for (const [H, N, P] of [
+    [64, 256, 4],
+    [3, 5, 8],
+  ] as const) {
+    const plan = makePlan(lruProgram(hardParams(H, N, 1)), false, P);
+    const bytes = (chunks: number) => {
+      const { read, written, dispatches } = trafficOf(plan, {
+        ...segmentOf(2, P * T * chunks),
+        chunks: 2 * chunks,
+      });
+      expect(dispatches).toBe(3);
+      return read + written;
+    };
+    const tokens = 2 * P * T * 2000;
+    const perChunk = 24 * N + 24;
+    expect(bytes(3000) - bytes(1000)).toBe(tokens * (12 * H + (16 * N) / P) + 4000 * perChunk);
+  }
+});
+
+test("wide layers of few states are not lifted, layers of many states and small ones are", () => {
+  const lift = (H: number, N: number) =>
+    liftOf(lruProgram({ ...hardParams(1, 1, 1), D: new Float32Array(H), nuLog: new Float32Array(N) }));
+  for (const [H, N] of [
+    [256, 256],
+    [256, 64],
+    [1024, 1024],
+  ] as const)
+    expect(lift(H, N)).toBe(1);
+  expect(lift(64, 256)).toBe(4);
+  expect(lift(32, 32)).toBeGreaterThan(1);
+  expect(lift(1, 1)).toBeGreaterThan(1);
+  expect(liftOf({ architecture: "", slots: [1], stages: [], output: 0 })).toBe(1);
+});
+
+test("resets, timesteps, every and little work are left to the other plan", () => {
+  const program = lruProgram(hardParams(2, 2, 1));
+  const job = makeJob(program, [T * 4 * 16]);
+  const lifting = { lift: 4, leastChunks: 16 };
+  expect(isLifted(job, lifting)).toBe(true);
+  expect(isLifted(job, { lift: 1, leastChunks: 0 })).toBe(false);
+  expect(isLifted(job, { lift: 4, leastChunks: 17 })).toBe(false);
+  expect(isLifted(makeJob(program, [T * 4 * 16 + 1]), lifting)).toBe(false);
+  expect(isLifted({ ...job, every: 2 }, lifting)).toBe(false);
+  expect(isLifted({ ...job, resets: [Int32Array.of(5)] }, lifting)).toBe(false);
+  expect(isLifted({ ...job, resets: [new Int32Array()] }, lifting)).toBe(true);
+  expect(isLifted({ ...job, timesteps: floats(job.seqLen, 1) }, lifting)).toBe(false);
+});
+
+test("what has been done when the rest fails is said and kept, and x is whole where it is not", async () => {
+  const program = lruProgram(hardParams(1, 1, 1));
+  const memory = Float32Array.from({ length: 14 }, (_, i) => i + 1);
+  const done = new Int32Array(2);
+  const job = { ...makeJob(program, [7, 6]), x: memory, y: memory, done };
+  const lifted = async ({ y, lengths, done }: ForwardJob) => {
+    expect([...lengths]).toEqual([4, 4]);
+    for (const row of [0, 1]) {
+      y.fill(-1, 7 * row, 7 * row + 4);
+      y.fill(0, 7 * row + 4, 7 * row + 7);
+      (done as Int32Array)[row] = 4;
+    }
+  };
+  const plain = async ({ x, y, lengths, done, seqLen }: ForwardJob) => {
+    expect([seqLen, ...lengths, ...x]).toEqual([3, 3, 2, 5, 6, 7, 12, 13, 0]);
+    y.fill(-2, 0, 3);
+    (done as Int32Array)[0] = 3;
+    throw new Error("lost");
+  };
+  await expect(runLifted(program, job, 4, lifted, plain)).rejects.toThrow("lost");
+  expect([...done]).toEqual([7, 4]);
+  expect([...memory]).toEqual([-1, -1, -1, -1, -2, -2, -2, -1, -1, -1, -1, 12, 13, 0]);
+});
