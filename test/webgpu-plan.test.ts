@@ -45,6 +45,36 @@ test("a stage never reads what it writes, and nothing that is needed later is ov
   expect(new Set(everyOutput.map(({ arrays }) => arrays[0])).size).toBeLessThanOrEqual(3);
 });
 
+test("what works element by element becomes a part of the matrix product before it, where nobody else needs that", () => {
+  const dense = (src: number, dst: number): Stage => ({
+    ...{ kind: "dense", name: "dense", src, dst, inWidth: width, outWidth: width },
+    ...{ kernel: new Float32Array(width ** 2), bias: null },
+  });
+  const glu = (src: number, gate: number, dst: number): Stage => ({
+    ...{ kind: "glu", name: "glu", src, gate, dst, width },
+  });
+  const kernelsOf = (stages: Stage[], output: number) =>
+    planOf(4, stages, output).dispatches.flatMap(({ kernel, epilogue, into }) =>
+      into ? [] : [[kernel, ...(epilogue ?? [])].join(" ")],
+    );
+  expect(kernelsOf([dense(0, 1), gelu(1, 1), add(1, 0, 2)], 2)).toEqual([
+    "dense v = geluOf(v, false); v = v + other(0);",
+  ]);
+  expect(kernelsOf([dense(0, 1), dense(0, 2), glu(1, 2, 3), add(0, 3, 0)], 0)).toEqual([
+    "dense",
+    "dense v = gluOf(other(0), v, false); v = other(1) + v;",
+  ]);
+  expect(kernelsOf([dense(0, 1), glu(1, 1, 1)], 1)).toEqual(["dense v = gluOf(v, v, false);"]);
+  // Read again, or y itself.
+  expect(kernelsOf([dense(0, 1), gelu(1, 2), add(1, 2, 1)], 1)).toEqual(["dense", "gelu", "add"]);
+  expect(kernelsOf([dense(0, 1), gelu(1, 2)], 1)).toEqual(["dense", "gelu"]);
+  // More arrays than a kernel may have.
+  const sums = [1, 2, 3, 4, 5].map(() => add(1, 0, 1));
+  expect(kernelsOf([dense(0, 1), ...sums], 1)).toHaveLength(2);
+  for (const { arrays } of planOf(4, [dense(0, 1), ...sums], 1).dispatches)
+    expect(arrays.slice(1)).not.toContain(arrays[0]);
+});
+
 /** Rows of a job, without anything in them. */
 function rowsOf(lengths: number[], resets?: Int32Array[], every = 1) {
   const layout = { slots: [], rowBytes: 0, parts: [] };

@@ -1,6 +1,6 @@
 /** Each stage as dispatches of kernels, its parameters packed as the kernels read them. */
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
-import type { LruStage, PoolStage, Stage } from "../program.js";
+import { type LruStage, type PoolStage, readsOf, type Stage } from "../program.js";
 import { liftedWeights } from "./lifting.js";
 import { GROUP, type KernelName, type Segment, segmentOf } from "./pipelines.js";
 import { plainTile, T, type Tile, tilesOver } from "./tiles.js";
@@ -18,6 +18,8 @@ export interface Dispatch {
    * one token for each row, since it follows a pool stage.
    */
   readonly over?: Over | undefined;
+  /** What the stages after it, which work element by element, do to what it stores (see {@link fused}). */
+  readonly epilogue?: readonly string[];
   /** Run only where the tokens are thinned, and its result is then copied to this area: `bytes` for each output. */
   readonly into?: { readonly area: number; readonly bytes: number } | undefined;
 }
@@ -180,6 +182,35 @@ export function thinDispatch(
     over: "outputs",
     into: { area: area.x, bytes: 4 * width },
   };
+}
+
+/** Storage arrays that a kernel may have on every device. */
+const MOST_ARRAYS = 8;
+
+/**
+ * A matrix product with a stage behind it that works element by element on its result, of which nobody else knows: what
+ * would be stored, and loaded again, stays where it is. Undefined where the stage does not, or has an array too many.
+ * @param slot what holds the result
+ */
+export function fused(
+  dispatch: Dispatch,
+  stage: Stage,
+  slot: number,
+  areaOf: (slot: number) => number,
+): Dispatch | undefined {
+  const { arrays, epilogue = [], kernel } = dispatch;
+  const reads = readsOf(stage);
+  if (!reads.includes(slot)) return undefined;
+  const others = reads.filter((read) => read !== slot).map(areaOf);
+  if (arrays.length + others.length > MOST_ARRAYS) return undefined;
+  const other = `other(${arrays.length - (kernel === "dense" ? 4 : MOST_ARRAYS)})`;
+  const [a, b] = reads.map((read) => (read === slot ? "v" : other));
+  let value: string;
+  if (stage.kind === "gelu") value = `geluOf(v, ${stage.exact ?? false})`;
+  else if (stage.kind === "glu") value = `gluOf(${a}, ${b}, ${stage.silu ?? false})`;
+  else if (stage.kind === "add") value = `${a} + ${b}`;
+  else return undefined;
+  return { ...dispatch, arrays: [...arrays, ...others], epilogue: [...epilogue, `v = ${value};`] };
 }
 
 /** A stage that needs nothing but its token. `other` is the area of the second slot that it reads, if it reads two. */

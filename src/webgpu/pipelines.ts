@@ -78,6 +78,23 @@ fn sigmoid(z: f32) -> f32 {
   let e = exp(-abs(z));
   return select(1.0, e, z < 0.0) / (1.0 + e);
 }
+
+// x * Phi(x): by erf, or in the tanh form x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)).
+// Built from exp: WGSL's tanh may be off by 1e-5.
+fn geluOf(x: f32, exact: bool) -> f32 {
+  // At 13 Phi and the sigmoid have long been 0 or 1 in float32, and the cube of a large x would overflow.
+  let v = clamp(x, -13.0, 13.0);
+  if (!exact) { return x * sigmoid(1.5957691216057308 * (v + 0.044715 * v * v * v)); }
+  // Phi(-|x|) = exp(-x^2 / 2) t S(t), as on the CPU.
+  let t = 1.0 / (1.0 + 0.2316 * abs(v));
+  let s = 0.09251900762319565 + t * (0.09021434187889099 + t * (0.10373284667730331 + t * (0.010128508321940899
+    + t * (0.231429323554039 + t * (-0.20815405249595642 + t * (0.25137490034103394 - t * 0.07124482840299606))))));
+  let below = exp(-0.5 * v * v) * t * s;
+  return x * select(1.0 - below, below, v < 0.0);
+}
+
+// x * sigmoid(z), or x * z * sigmoid(z): SiLU.
+fn gluOf(x: f32, z: f32, silu: bool) -> f32 { return x * select(1.0, z, silu) * sigmoid(z); }
 `;
 
 /** How much is run at a time. */
@@ -117,10 +134,20 @@ export function tileOf(tiles: Tiles, kernel: KernelName): Tile {
 
 const isTiled = (kernel: KernelName): kernel is TiledKernel => kernel in plainTiles;
 
-/** A kernel as the GPU's compiler gets it. */
-export function shaderOf(kernel: KernelName, tile = plainTile): string {
+/**
+ * A kernel as the GPU's compiler gets it.
+ * @param epilogue what becomes of a value v of y before it is stored: statements, in which `other(n)` are other arrays' values there
+ */
+export function shaderOf(kernel: KernelName, tile = plainTile, epilogue: readonly string[] = []): string {
+  if (!isTiled(kernel)) return prelude + sources[kernel];
   const lift = `const LIFT = ${Number(kernel === "liftedOutput")}u;\n`;
-  return prelude + (isTiled(kernel) ? lift + tileConstants(kernel, tile) : "") + sources[kernel];
+  const statements = epilogue.join("\n").replace(/other\((\d)\)/g, "other$1[i]");
+  const first = (sources[kernel].match(/@binding/g) ?? []).length;
+  const others = [...new Set(statements.match(/other\d/g))].map(
+    (name, n) => `@group(0) @binding(${first + n}) var<storage, read> ${name}: array<f32>;\n`,
+  );
+  const finish = `fn finish(value: f32, i: u32) -> f32 {\nvar v = value;\n${statements}\nreturn v;\n}\n`;
+  return prelude + lift + tileConstants(kernel, tile) + others.join("") + finish + sources[kernel];
 }
 
 /** The name that the kernel has in its shader. */
@@ -141,8 +168,8 @@ export class Pipelines {
   }
 
   /** Rejects with `gpu-failed` and the compiler's words. */
-  get(kernel: KernelName, tile?: Tile): Promise<GPUComputePipeline> {
-    const code = shaderOf(kernel, tile);
+  get(kernel: KernelName, tile?: Tile, epilogue?: readonly string[]): Promise<GPUComputePipeline> {
+    const code = shaderOf(kernel, tile, epilogue);
     let pipeline = this.#compiled.get(code);
     if (!pipeline) {
       pipeline = this.#compile(kernel, code);

@@ -18,7 +18,14 @@ import {
   slotWidth,
 } from "../program.js";
 import { stateLayout } from "../state.js";
-import { type Dispatch, localDispatch, lruDispatches, poolDispatch, thinDispatch } from "./dispatches.js";
+import {
+  type Dispatch,
+  fused,
+  localDispatch,
+  lruDispatches,
+  poolDispatch,
+  thinDispatch,
+} from "./dispatches.js";
 import { liftingFlops } from "./lifting.js";
 import type { Segment } from "./pipelines.js";
 import { MOST_VALUES } from "./timesteps.js";
@@ -121,7 +128,7 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
   const dispatches: Dispatch[] = [];
   let pool: PoolStage | undefined;
   const lastLru = poolOf(program)
-    ? -1
+    ? program.stages.length
     : program.stages.reduce((last, { kind }, i) => (kind === "lru" ? i : last), -1);
   /** Leaves the wanted tokens in every slot that stage `from` or a later one reads. */
   const thin = (from: number, except?: number) => {
@@ -133,6 +140,8 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
     }
   };
   if (lastLru < 0) thin(0);
+  /** The dispatch and the slot of the matrix product that the stage before was: what comes next may become a part of it. */
+  let product: { at: number; slot: number } | undefined;
   program.stages.forEach((stage, index) => {
     const [x, other] = readsOf(stage).map((slot) => slots.areaOf(slot)) as [number, number?];
     const carriesOver = stage.kind === "lru" || stage.kind === "pool";
@@ -143,6 +152,20 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
       );
     }
     if (stage.kind === "pool") pool = stage;
+    const over = pool ? "rows" : index > lastLru ? "outputs" : undefined;
+    const made = product;
+    product = undefined;
+    if (made && (stage.dst === made.slot || !isRead(program, made.slot, index + 1))) {
+      const before = dispatches[made.at] as Dispatch;
+      const both =
+        before.over === over ? fused(before, stage, made.slot, (slot) => slots.areaOf(slot)) : undefined;
+      if (both) {
+        dispatches[made.at] = both;
+        slots.rename(made.slot, stage.dst);
+        product = { at: made.at, slot: stage.dst };
+        return;
+      }
+    }
     const y = slots.write(index, pool ? "perRow" : "perToken");
     const { area: state, table } = states[carriers.findIndex((slot) => slot.stage === stage)] ?? {};
     if (stage.kind === "lru") {
@@ -150,12 +173,13 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
       const { rows, chunks } = tables;
       const areas = { y, u: x, state: state as number, rows, chunks, wanted, ...scratch };
       dispatches.push(...lruDispatches(stage, areas, table === undefined ? table : { table, times }, lift));
+      product = { at: dispatches.length - 1, slot: stage.dst };
       if (index === lastLru) thin(index + 1, stage.dst);
     } else if (stage.kind === "pool") {
       const sum = state ?? addArea({ perRow: 4 * stage.width });
       dispatches.push(poolDispatch(stage, { y, sum, x, rows: tables.rows, counts }));
     } else {
-      const over = pool ? "rows" : index > lastLru ? "outputs" : undefined;
+      if (stage.kind === "dense") product = { at: dispatches.length, slot: stage.dst };
       dispatches.push({ ...localDispatch(stage, y, x, other), over });
     }
   });
@@ -197,6 +221,11 @@ export class SlotAreas {
     const area = this.#areaOf.get(slot);
     if (area === undefined) throw new Error(`slot ${slot} is read before it is written`);
     return area;
+  }
+
+  /** What was in one slot, and nobody needs there, is in another. */
+  rename(from: number, to: number): void {
+    this.#areaOf.set(to, this.areaOf(from));
   }
 
   /** An area for what stage `index` writes: none that it reads, and none that is read later. */

@@ -46,7 +46,10 @@ export function trafficOf(
   const kernels = [];
   for (const { dispatch, on } of scheduled(dispatches, segment, isLast, segment.thinned > 0)) {
     const tokens = lifted.has(dispatch.kernel) ? on.tokens / lift : on.tokens;
-    const touches = touchesOf(dispatch, { ...on, tokens }, tileOf(tiles, dispatch.kernel));
+    const own = touchesOf(dispatch, { ...on, tokens }, tileOf(tiles, dispatch.kernel));
+    // An epilogue's arrays are as large as y.
+    const others = dispatch.arrays.slice(own.length).map(() => touch(1, own[0]?.written ?? 0));
+    const touches = [...own, ...others];
     for (const { read, written, loads } of touches) {
       total.read += read;
       total.written += written;
@@ -220,7 +223,7 @@ function touchesOf(
     case "copyRows":
       return [store(4, values), touch(4, values), touch(8, tokens, values)];
     case "gelu":
-      return [store(4, values), touch(4, values, 2 * values)];
+      return [store(4, values), touch(4, values)];
     case "glu":
     case "add":
       return [store(4, values), touch(4, values), touch(4, values)];

@@ -65,11 +65,11 @@ export async function loadKernels(
   try {
     await device.wait(clean, SUBMIT_DEADLINE_MS);
     const tiles = pipelines.tiles ?? (await tunedTiles(device, pipelines));
-    const kernels = dispatches.map(async ({ kernel, workgroups, over, into }, i) => {
+    const kernels = dispatches.map(async ({ kernel, workgroups, over, into, epilogue }, i) => {
       const tile = tileOf(tiles, kernel);
       return {
         ...(uploaded[i] as (typeof uploaded)[number]),
-        ...{ over, into, pipeline: await pipelines.get(kernel, tile) },
+        ...{ over, into, pipeline: await pipelines.get(kernel, tile, epilogue) },
         workgroups: (segment: Segment) => workgroups(segment, tile),
       };
     });

@@ -34,14 +34,18 @@ export const BINDINGS = MOST_ARRAYS + 1;
 const [STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ] = [128, 64, 4, 8, 1];
 
 /** The shader with `name[i]` as `name[touch(n, i)]`, n the array's number, or 8 more where it is written. */
-function counting(kernel: KernelName, tile: Tile): { code: string; bytes: number[] } {
-  const source = shaderOf(kernel, tile);
+function counting(
+  kernel: KernelName,
+  tile: Tile,
+  epilogue: readonly string[] = [],
+): { code: string; bytes: number[] } {
+  const source = shaderOf(kernel, tile, epilogue);
   const arrays = new Map<string, number>();
   const bytes: number[] = [];
   const declarations = source.matchAll(/@binding\((\d+)\) var<storage[^>]*> (\w+): array<(?:vec(\d))?/g);
   for (const [, binding, name, lanes = 1] of declarations) {
     arrays.set(name as string, Number(binding) - 2);
-    bytes.push(4 * Number(lanes));
+    bytes[Number(binding) - 2] = 4 * Number(lanes);
   }
   const rewrite = (text: string): string => {
     const found = /\b(\w+)\[/.exec(text);
@@ -69,14 +73,15 @@ fn touch(n: u32, i: u32) -> u32 {
 
 /** Compiles a counting kernel once. */
 export function countingKernels(device: GPUDevice, tiles: Tiles) {
-  const known = new Map<KernelName, { pipeline: GPUComputePipeline; bytes: number[] }>();
-  return (kernel: KernelName) => {
-    let made = known.get(kernel);
+  const known = new Map<string, { pipeline: GPUComputePipeline; bytes: number[] }>();
+  return (kernel: KernelName, epilogue: readonly string[] = []) => {
+    const key = [kernel, ...epilogue].join();
+    let made = known.get(key);
     if (!made) {
-      const { code, bytes } = counting(kernel, tileOf(tiles, kernel));
+      const { code, bytes } = counting(kernel, tileOf(tiles, kernel), epilogue);
       const compute = { module: device.createShaderModule({ code }), entryPoint: entryPointOf(kernel) };
       made = { pipeline: device.createComputePipeline({ layout: "auto", compute }), bytes };
-      known.set(kernel, made);
+      known.set(key, made);
     }
     return { ...made, tile: tileOf(tiles, kernel) };
   };
@@ -106,7 +111,7 @@ export async function countAccesses(
   const result = [];
   for (const { dispatch, on } of scheduled(plan.dispatches, segment, true, isThinned)) {
     const { kernel, sizes, arrays, over = "tokens", into } = dispatch;
-    const { pipeline, bytes, tile } = compiled(kernel);
+    const { pipeline, bytes, tile } = compiled(kernel, dispatch.epilogue);
     const words = segmentWords(segmentsOf(segment, isThinned)[over], isThinned && over === "outputs");
     const buffers = [
       buffer(16, UNIFORM, words),

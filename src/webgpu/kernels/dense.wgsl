@@ -52,7 +52,8 @@ fn dense(
     for (var q = 0u; q < QUADS; q++) {
       for (var s = 0u; s < 4; s++) {
         let t = part * ROWS + 4 * q + s;
-        if (t < count) { y[(first + t) * sizes.outWidth + j] = sums[q * COLS + c][s] + bias; }
+        let i = (first + t) * sizes.outWidth + j;
+        if (t < count) { y[i] = finish(sums[q * COLS + c][s] + bias, i); }
       }
     }
   }

@@ -15,6 +15,5 @@ fn glu(
 ) {
   let i = flatten(group, groups) * 64 + lane;
   if (i >= segment.tokens * sizes.width) { return; }
-  let z = gate[i];
-  y[i] = x[i] * select(1.0, z, sizes.silu != 0) * sigmoid(z);
+  y[i] = gluOf(x[i], gate[i], sizes.silu != 0);
 }

@@ -142,7 +142,7 @@ fn output(
           if (thinned) { token = places[token].x; }
           var sum = sums[q * COLS + c][s];
           if (LIFT == 0) { sum += skip * u[token * sizes.dModel + j]; }
-          y[i] = sum;
+          y[i] = finish(sum, i);
         }
       }
     }
