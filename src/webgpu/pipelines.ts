@@ -55,7 +55,11 @@ const MAX_GROUPS = 65535;
 /** A compilation has hung: a cold driver takes a second or two. */
 const COMPILE_DEADLINE_MS = 60_000;
 
-/** What every kernel is compiled with. */
+/**
+ * What every kernel is compiled with. geluOf is built from exp, for WGSL's tanh may be off by 1e-5: by erf, Phi(-|x|) =
+ * exp(-x^2 / 2) t S(t) as on the CPU, or as x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)). At 13 both have long been 0 or 1
+ * in float32, and the cube of a large x would overflow.
+ */
 const prelude = `
 const T = ${T}u;
 const GROUP = ${GROUP}u;
@@ -79,13 +83,10 @@ fn sigmoid(z: f32) -> f32 {
   return select(1.0, e, z < 0.0) / (1.0 + e);
 }
 
-// x * Phi(x): by erf, or in the tanh form x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)).
-// Built from exp: WGSL's tanh may be off by 1e-5.
+// x * Phi(x).
 fn geluOf(x: f32, exact: bool) -> f32 {
-  // At 13 Phi and the sigmoid have long been 0 or 1 in float32, and the cube of a large x would overflow.
   let v = clamp(x, -13.0, 13.0);
   if (!exact) { return x * sigmoid(1.5957691216057308 * (v + 0.044715 * v * v * v)); }
-  // Phi(-|x|) = exp(-x^2 / 2) t S(t), as on the CPU.
   let t = 1.0 / (1.0 + 0.2316 * abs(v));
   let s = 0.09251900762319565 + t * (0.09021434187889099 + t * (0.10373284667730331 + t * (0.010128508321940899
     + t * (0.231429323554039 + t * (-0.20815405249595642 + t * (0.25137490034103394 - t * 0.07124482840299606))))));
