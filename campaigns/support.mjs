@@ -46,6 +46,14 @@ export function sameResult(owner, result, otherOwner, expected) {
   );
 }
 
+/** What a layer gives of each x undisturbed, on the calling thread alone: `oracle` is the layer there. */
+export async function undisturbed(linrec, params, inputs, options) {
+  const engine = await linrec.createEngine({ backend: "wasm", threads: 0 });
+  const oracle = await engine.lru(params);
+  const expected = await Promise.all(inputs.map((x) => oracle.forward(x, options)));
+  return { oracle, expected, dispose: () => engine.dispose() };
+}
+
 /** True for the library's own error with a code from its list. */
 export function isTyped(linrec, error) {
   return linrec.isLinrecError(error) && error.code in linrec.errorCodes;

@@ -16,7 +16,7 @@ import { runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
 import { expectSameBits } from "./support/bits.js";
 import { paired } from "./support/conjugates.js";
-import { builds, createEngines, type NamedEngine } from "./support/engines.js";
+import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 import { rows } from "./support/sequences.js";
@@ -87,8 +87,7 @@ describe.each([
   afterAll(() => engine.dispose());
 
   test.for(cases)("%o", async (given, context) => {
-    const { available, reason } = engine.backends[backend];
-    if (!available) context.skip(reason);
+    needBackend(context, engine, backend);
     const { forward, backward, x, integrationTimesteps } = problemOf(given);
     const layer = await engine.bidirectional({ forward, backward });
     for (const timed of [false, true]) {

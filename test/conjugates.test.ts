@@ -8,6 +8,7 @@ import { linearLimit } from "../src/selfTest.js";
 import { State, stateLayout } from "../src/state.js";
 import { expectSameBits } from "./support/bits.js";
 import { apart, paired } from "./support/conjugates.js";
+import { needBackend } from "./support/engines.js";
 import { goldenNames, loadGolden, relativeError } from "./support/golden.js";
 import { floats, hardParams } from "./support/problems.js";
 
@@ -97,8 +98,7 @@ describe.each(["reference", "wasm", "webgpu"] as const)("on %s", (backend: Backe
   test.for(cases)(
     "the merged layer is the whole one: $count pairs, dModel $dModel, C $mirror",
     async ({ mirror, dModel, count }, context) => {
-      const { available, reason } = engine.backends[backend];
-      if (!available) context.skip(reason);
+      needBackend(context, engine, backend);
       const params = paired(hardParams(dModel, count, 7), mirror, apart);
       const merged = mergeConjugates(params);
       expect(merged.nuLog.length).toBe(count);

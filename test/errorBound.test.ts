@@ -2,6 +2,7 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type BackendName, createEngine, type Engine } from "../src/index.js";
+import { needBackend } from "./support/engines.js";
 import { floats, problem, sizes } from "./support/problems.js";
 
 let engine: Engine;
@@ -32,8 +33,7 @@ async function worstShare(backend: BackendName, given: Parameters<typeof problem
 
 describe.each(["wasm", "webgpu"] as const)("%s", (backend) => {
   test("no error is larger than its bound", async (context) => {
-    const { available, reason } = engine.backends[backend];
-    if (!available) context.skip(reason);
+    needBackend(context, engine, backend);
     const numRuns = backend === "wasm" ? 60 : 8;
     const check = async (given: Parameters<typeof problem>[0]) => {
       // A GPU may take the smallest numbers for 0.

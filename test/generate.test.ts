@@ -12,7 +12,7 @@ import { uniforms } from "../src/init.js";
 import type { DenseStage } from "../src/program.js";
 import { draw } from "../src/sample.js";
 import { expectSameBits } from "./support/bits.js";
-import { builds, createEngines } from "./support/engines.js";
+import { builds, createEngines, needBackend } from "./support/engines.js";
 import { loadGolden } from "./support/golden.js";
 import { errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams, random } from "./support/problems.js";
@@ -124,8 +124,7 @@ describe("generate", () => {
 
   test.for(["webgpu", "reference"] as const)("runs on %s too", async (backend, context) => {
     const other = await createEngine({ backend: [backend, "reference"] });
-    const { available, reason } = other.backends[backend];
-    if (!available) return context.skip(reason);
+    needBackend(context, other, backend);
     const prompts = idsOf(2 * 9, 12);
     const tokens = await collect((await other.model(bytes)).generate(prompts, { batch: 2, maxTokens: 12 }));
     // Of random weights, whose likeliest tokens are far enough apart for rounding not to matter.

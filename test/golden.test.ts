@@ -3,7 +3,7 @@
  * limits of DESIGN section 2: the LRU's output and state within twice what plain sequential float32 is off by, whole
  * models within 1e-5 on the CPU and 5e-5 on the GPU. Prints the worst of each backend.
  */
-import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   createEngine,
   type Engine,
@@ -15,6 +15,7 @@ import {
 import { toLruParams } from "../src/models/lru.js";
 import type { BackendName } from "../src/program.js";
 import { linearLimit } from "../src/selfTest.js";
+import { needBackend } from "./support/engines.js";
 import { type GoldenCase, goldenNames, initialState, loadGolden, relativeError } from "./support/golden.js";
 import { cut, join, stepThrough } from "./support/sequences.js";
 
@@ -68,12 +69,6 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
     expect(error, `${kind} of ${where}`).toBeLessThanOrEqual(limit);
   }
 
-  /** Shows as skipped, with the reason, where the backend is missing: never as green. */
-  function needBackend(context: TestContext): void {
-    const { available, reason } = engine.backends[backend];
-    if (!available) context.skip(reason);
-  }
-
   /** A state's error may be what the source's own float32 run was off by, twice. */
   function stateLimit(golden: GoldenCase): number {
     const f32 = planes(golden, "state_f32");
@@ -94,7 +89,7 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
   }
 
   test.for(layers)("%s: forward", async (name, context) => {
-    needBackend(context);
+    needBackend(context, engine, backend);
     const golden = await loadGolden(name);
     const { lru, limit } = await load(golden);
     const { batch, x } = golden;
@@ -106,7 +101,7 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
   });
 
   test.for(layers)("%s: the state on the way", async (name, context) => {
-    needBackend(context);
+    needBackend(context, engine, backend);
     const golden = await loadGolden(name);
     const { lru } = await load(golden);
     const { batch, seqLen, x } = golden;
@@ -124,7 +119,7 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
   });
 
   test.for(layers)("%s: step by step", async (name, context) => {
-    needBackend(context);
+    needBackend(context, engine, backend);
     const golden = await loadGolden(name);
     const { lru, limit } = await load(golden);
     const { batch, seqLen, x } = golden;
@@ -147,7 +142,7 @@ describe.each(candidates)("$name", ({ name: title, backend, options, modelLimit,
   });
 
   test.for(models)("%s", async (name, context) => {
-    needBackend(context);
+    needBackend(context, engine, backend);
     const golden = await loadGolden(name);
     const { checkpoint, input, y: expected, batch, h0 } = golden;
     const model = await engine.model(writeSafetensors(checkpoint), golden.spec);

@@ -23,7 +23,7 @@ import { linearLimit } from "../src/selfTest.js";
 import { State, type StateSlot, stateLayout } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { apart, paired } from "./support/conjugates.js";
-import { builds, createEngines, type NamedEngine } from "./support/engines.js";
+import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
 import { floats, hardParams } from "./support/problems.js";
 import { cut, join, rows, stepThrough } from "./support/sequences.js";
@@ -70,8 +70,7 @@ describe.each(["reference", "wasm", "webgpu"] as const)("on %s", (backend: Backe
       (["plain", "timesteps", "resets"] as const).map((kind) => [start, kind] as const),
     ),
   )("as the whole layer: from %s, %s", async ([start, kind], context) => {
-    const { available, reason } = engine.backends[backend];
-    if (!available) context.skip(reason);
+    needBackend(context, engine, backend);
     const [dModel, batch, seqLen, lengths] = [5, 3, 131, [131, 77, 120]];
     const params = layerOf(dModel);
     const x = floats(batch * seqLen * dModel, 11);

@@ -1,6 +1,5 @@
 /** Token ids as input: an embedding in front, on every backend, against the same program fed with the table's rows. */
-import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
-import type { Backend } from "../src/backend.js";
+import { describe, expect, type TestContext, test } from "vitest";
 import { Model } from "../src/models/model.js";
 import type { Program, Stage } from "../src/program.js";
 import type { Host, Prepared } from "../src/recurrent.js";
@@ -10,7 +9,7 @@ import { expectSameBits } from "./support/bits.js";
 import { relativeError } from "./support/golden.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams, random } from "./support/problems.js";
-import { runWay, ways } from "./support/ways.js";
+import { opened, runWay, ways } from "./support/ways.js";
 
 const [vocabulary, width, dState] = [11, 6, 5];
 const table = floats(vocabulary * width, 1);
@@ -37,21 +36,14 @@ const rowsOf = (ids: Int32Array) =>
     return table[(ids[Math.floor(i / width)] as number) * width + (i % width)] as number;
   });
 
-describe.each(ways)("$name", ({ open, threads, isGpu }) => {
-  let backend: Backend | undefined;
-  let reason = "";
-
-  beforeAll(async () => {
-    const opened = await open();
-    if ("reason" in opened) reason = opened.reason;
-    else backend = opened;
-  });
-  afterAll(() => backend?.dispose());
+describe.each(ways)("$name", (way) => {
+  const { threads, isGpu } = way;
+  const backendOf = opened(way);
 
   test.for([1, 5, 47, 49, 4100])(
     "reads rows of the table, %i tokens",
     async (seqLen, context: TestContext) => {
-      if (!backend) return context.skip(reason);
+      const backend = backendOf(context);
       const batch = 3;
       const ids = idsOf(batch * seqLen, seqLen);
       const lengths = Int32Array.of(seqLen, Math.max(1, seqLen - 3), 1);

@@ -1,21 +1,18 @@
+/** From a checkpoint's names and options to a program. What does not fit is in models-refused.test.ts. */
 import { describe, expect, test } from "vitest";
-import { initLru } from "../src/init.js";
-import { readSafetensors, type Tensor, toFloat32, writeSafetensors } from "../src/io/safetensors.js";
+import { readSafetensors } from "../src/io/safetensors.js";
 import type { ModelSpec } from "../src/models/architecture.js";
 import { buildProgram } from "../src/models/build.js";
-import { fromLruParams, lruProgram, toLruParams } from "../src/models/lru.js";
-import { countParameters, inputWidth, type LruParams, outputWidth } from "../src/program.js";
+import { countParameters, inputWidth, outputWidth } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { goldenNames, loadExample, loadGolden, relativeError } from "./support/golden.js";
+import { f32, type Tensors, thrownBy } from "./support/tensors.js";
 
-type Tensors = ReadonlyMap<string, Tensor>;
 const rename = (tensors: Tensors, change: (name: string) => string): Tensors =>
   new Map([...tensors].map(([name, tensor]) => [change(name), tensor]));
 const without = (tensors: Tensors, pattern: RegExp): Tensors =>
   new Map([...tensors].filter(([name]) => !pattern.test(name)));
-const f32 = (shape: number[], fill = 0): Tensor => {
-  return { dtype: "F32", shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(fill) };
-};
+const dataOf = (tensors: Tensors, name: string) => tensors.get(name)?.data as Float64Array;
 
 describe("the architecture", () => {
   test.each(goldenNames)("is read off the names: %s", async (name) => {
@@ -64,19 +61,19 @@ describe("the architecture", () => {
   });
 
   test("is not guessed: the error lists names and architectures", () => {
-    expect(errorOf(() => buildProgram(new Map([["weight", f32([2])]])))).toMatchObject({
+    expect(thrownBy(() => buildProgram(new Map([["weight", f32([2])]])))).toMatchObject({
       code: "unknown-model",
       message: expect.stringMatching(
         /1 tensors, weight:.*Pass a spec.*lrnnx\/lru.*minimal-lru\/classification/,
       ),
     });
-    expect(errorOf(() => buildProgram(new Map()))).toMatchObject({ code: "unknown-model" });
+    expect(thrownBy(() => buildProgram(new Map()))).toMatchObject({ code: "unknown-model" });
   });
 
   test("lrnnx/lru with a ninth tensor is not beyond doubt", async () => {
     const { checkpoint } = await loadGolden("lru_01_basic");
     const extra = new Map([...checkpoint, ["extra", f32([1])]]);
-    expect(errorOf(() => buildProgram(extra))).toMatchObject({ code: "unknown-model" });
+    expect(thrownBy(() => buildProgram(extra))).toMatchObject({ code: "unknown-model" });
   });
 });
 
@@ -121,7 +118,7 @@ describe("options", () => {
     );
     expect(relativeError(y, expected)).toBeLessThan(1e-10);
     const bad = () => buildProgram(checkpoint, {}, { ...spec, multidim: 3 });
-    expect(errorOf(bad)).toMatchObject({
+    expect(thrownBy(bad)).toMatchObject({
       code: "invalid-argument",
       message: expect.stringMatching(/multidim is 3.*10/),
     });
@@ -155,9 +152,11 @@ describe("options", () => {
     const { checkpoint } = await loadGolden("ml_cls_05_batchnorm_eval");
     const spec = { architecture: "minimal-lru/classification", ...options } as ModelSpec;
     const expected = { code: "invalid-argument", message: expect.stringMatching(message) };
-    expect(errorOf(() => buildProgram(checkpoint, {}, spec))).toMatchObject(expected);
+    expect(thrownBy(() => buildProgram(checkpoint, {}, spec))).toMatchObject(expected);
     // In a file it is the file that is at fault for bad JSON only: options are judged alike.
-    expect(errorOf(() => buildProgram(checkpoint, { linrec: JSON.stringify(spec) }))).toMatchObject(expected);
+    expect(thrownBy(() => buildProgram(checkpoint, { linrec: JSON.stringify(spec) }))).toMatchObject(
+      expected,
+    );
   });
 
   test("an architecture without options says so", async () => {
@@ -178,13 +177,13 @@ describe("options", () => {
     ["text", "lrnnx/lru", /got string/],
   ])("%s as spec is refused", (_, spec, message) => {
     const expected = { code: "invalid-argument", message: expect.stringMatching(message) };
-    expect(errorOf(() => buildProgram(new Map(), {}, spec as unknown as ModelSpec))).toMatchObject(expected);
+    expect(thrownBy(() => buildProgram(new Map(), {}, spec as unknown as ModelSpec))).toMatchObject(expected);
   });
 
   test.each(["{", "[1,", "null", "3", "{}", "[".repeat(100_000)])(
     "metadata that holds no spec is refused: %.10s",
     (linrec) => {
-      expect(errorOf(() => buildProgram(new Map(), { linrec }))).toMatchObject({
+      expect(thrownBy(() => buildProgram(new Map(), { linrec }))).toMatchObject({
         code: "malformed-file",
         message: expect.stringMatching(/"linrec".*pass a spec/),
       });
@@ -192,288 +191,8 @@ describe("options", () => {
   );
 
   test("metadata of an inherited name is no spec", () => {
-    expect(errorOf(() => buildProgram(new Map(), Object.create({ linrec: "{" })))).toMatchObject({
+    expect(thrownBy(() => buildProgram(new Map(), Object.create({ linrec: "{" })))).toMatchObject({
       code: "unknown-model",
     });
   });
 });
-
-describe("tensors that do not fit are all named", () => {
-  const spec: ModelSpec = { architecture: "minimal-lru/classification", prenorm: true, norm: "layer" };
-  const refusal = async (change: (tensors: Map<string, Tensor>) => void, use: ModelSpec = spec) => {
-    const { checkpoint } = await loadGolden("ml_cls_01_mean_prenorm");
-    const tensors = new Map(checkpoint);
-    change(tensors);
-    return errorOf(() => buildProgram(tensors, {}, use));
-  };
-  const out1 = "params.encoder.layers_1.out1.kernel";
-
-  const cases: [string, (tensors: Map<string, Tensor>) => void, RegExp][] = [
-    ["missing", (t) => t.delete(out1), /missing: encoder\.layers_1\.out1\.kernel\.$/],
-    [
-      "a missing decoder",
-      (t) => {
-        t.delete("params.decoder.kernel");
-        t.delete("params.decoder.bias");
-      },
-      /missing: decoder\.kernel, decoder\.bias\.$/,
-    ],
-    ["left over", (t) => t.set("opt.mu", f32([1])), /not part of it: opt\.mu\.$/],
-    [
-      "misshapen",
-      (t) => t.set(out1, f32([8, 9])),
-      /layers_1\.out1\.kernel has shape \[8, 9\], expected \[8, 8\]/,
-    ],
-    [
-      "transposed",
-      (t) => t.set("params.decoder.kernel", f32([5, 8])),
-      /decoder\.kernel has shape \[5, 8\], expected \[8, 5\]/,
-    ],
-    [
-      "of a wrong rank",
-      (t) => t.set("params.decoder.bias", f32([5, 1])),
-      /decoder\.bias has shape \[5, 1\], expected \[5\]/,
-    ],
-    [
-      "integers",
-      (t) => t.set(out1, { dtype: "I32", shape: [8, 8], data: new Int32Array(64) }),
-      /out1\.kernel has dtype I32/,
-    ],
-    [
-      "empty",
-      (t) => t.set("params.encoder.encoder.kernel", f32([0, 8])),
-      /encoder\.encoder\.kernel is empty/,
-    ],
-    [
-      "a layer of another width",
-      (t) => t.set("params.encoder.layers_0.seq.D", f32([7])),
-      /layers_0\.seq\.D has shape \[7\], expected \[8\]/,
-    ],
-    [
-      "a layer far away",
-      (t) => t.set("params.encoder.layers_999999999.seq.D", f32([8])),
-      /not part of it: encoder\.layers_999999999/,
-    ],
-    [
-      "all three at once",
-      (t) => {
-        t.delete(out1);
-        t.set("extra", f32([1]));
-        t.set("params.encoder.layers_0.seq.B_re", f32([12, 7]));
-      },
-      /missing: .*out1\.kernel\. misshapen: .*B_re has shape \[12, 7\], expected \[12, 8\]\. not part of it: extra/,
-    ],
-  ];
-  test.each(cases)("%s", async (_, change, message) => {
-    const expected = { code: "unknown-model", message: expect.stringMatching(message) };
-    expect(await refusal(change)).toMatchObject(expected);
-  });
-
-  test("a missing layer 0 makes the others homeless", async () => {
-    const error = await refusal((tensors) => {
-      for (const name of [...tensors.keys()]) if (name.includes("layers_0")) tensors.delete(name);
-    });
-    expect(error).toMatchObject({
-      message: expect.stringMatching(/missing: encoder\.layers_0\..*not part of it: encoder\.layers_1\./),
-    });
-  });
-
-  test("batch statistics that are missing suggest the other norm, and so do those that are left over", async () => {
-    const missing = await refusal(() => undefined, { ...spec, norm: "batch" });
-    expect(missing).toMatchObject({
-      message: expect.stringMatching(/missing: batch_stats.*norm is "batch".*norm: "layer"/),
-    });
-    const { checkpoint } = await loadGolden("ml_cls_05_batchnorm_eval");
-    const left = errorOf(() => buildProgram(checkpoint, {}, { ...spec, norm: "layer" }));
-    expect(left).toMatchObject({
-      message: expect.stringMatching(/not part of it: batch_stats.*norm is "layer".*norm: "batch"/),
-    });
-  });
-
-  test("one name in two spellings", async () => {
-    const error = await refusal((tensors) => tensors.set("params/decoder/bias", f32([5])));
-    expect(error).toMatchObject({
-      code: "unknown-model",
-      message: expect.stringMatching(/Two tensors.*decoder\.bias/),
-    });
-  });
-
-  test("several layers where one is wanted", async () => {
-    const { checkpoint } = await loadGolden("ml_cls_01_mean_prenorm");
-    expect(() => buildProgram(checkpoint, {}, { architecture: "lrnnx/lru" })).toThrow(
-      /several.*layers_0\.seq\..*toLruParams/,
-    );
-  });
-
-  test("values that are not finite, by name and index", async () => {
-    const kernel = f32([8, 8]);
-    kernel.data[9] = Number.NaN;
-    expect(await refusal((tensors) => tensors.set(out1, kernel))).toMatchObject({
-      code: "non-finite",
-      message: expect.stringMatching(/layers_1\.out1\.kernel.*NaN.*index 9/),
-    });
-    const large: Tensor = { dtype: "F64", shape: [5], data: new Float64Array(5).fill(1e39) };
-    expect(await refusal((tensors) => tensors.set("params.decoder.bias", large))).toMatchObject({
-      code: "non-finite",
-    });
-  });
-
-  test("a layer with |lambda| = 1, by name and state", async () => {
-    const error = await refusal((tensors) => {
-      const nuLog = f32([12]);
-      nuLog.data[5] = -40;
-      tensors.set("params.encoder.layers_1.seq.nu_log", nuLog);
-    });
-    expect(error).toMatchObject({
-      code: "unstable",
-      message: expect.stringMatching(/layers_1\.seq\.nuLog\[5\] is -40/),
-    });
-  });
-
-  test("a variance below 0", async () => {
-    const { checkpoint, spec: batch } = await loadGolden("ml_seq_04_batchnorm_eval");
-    const tensors = new Map(checkpoint).set("batch_stats.normalization.var", f32([6], -1));
-    expect(() => buildProgram(tensors, {}, batch)).toThrow(/normalization\.var\[0\] is -1/);
-  });
-
-  test("half precision is widened, and the tensors stay the caller's", async () => {
-    const { checkpoint } = await loadGolden("ml_cls_01_mean_prenorm");
-    const half: Tensor = { dtype: "BF16", shape: [5], data: Uint16Array.of(0x3f80, 0, 0, 0, 0xc000) };
-    const tensors = new Map(checkpoint).set("params.decoder.bias", half);
-    const program = buildProgram(tensors, {}, spec);
-    const expected = { bias: Float32Array.of(1, 0, 0, 0, -2) };
-    for (const { data } of checkpoint.values()) (data as Float32Array).fill(9);
-    const decoder = program.stages.find(({ name }) => name === "decoder");
-    expect(decoder).toMatchObject(expected);
-    expect((decoder as unknown as { kernel: Float32Array }).kernel).not.toContain(9);
-  });
-});
-
-describe("lruProgram", () => {
-  const params = initLru({ dModel: 3, dState: 4, seed: 5 });
-
-  test("is one stage over two slots, with arrays of its own", () => {
-    const own = structuredClone(params);
-    const program = lruProgram(own);
-    for (const values of Object.values(own)) (values as Float32Array).fill(0);
-    expect(program).toEqual({
-      architecture: "lrnnx/lru",
-      slots: [3, 3],
-      stages: [{ kind: "lru", name: "lru", src: 0, dst: 1, dModel: 3, dState: 4, params }],
-      output: 1,
-    });
-  });
-
-  test("takes theta, which may be negative, for thetaLog", () => {
-    const { thetaLog, ...rest } = params;
-    const theta = Float32Array.from(thetaLog as Float32Array, Math.exp);
-    const x = [1, 2, 3, 4, 5, 6];
-    const expected = runReference(lruProgram(params), { x, batch: 1, seqLen: 2 }).y;
-    expect(
-      relativeError(runReference(lruProgram({ ...rest, theta }), { x, batch: 1, seqLen: 2 }).y, expected),
-    ).toBeLessThan(1e-6);
-    expect(() => lruProgram({ ...rest, theta: theta.map((value) => -value) })).not.toThrow();
-  });
-
-  const change = (part: Record<string, unknown>) => ({ ...params, ...part }) as unknown as LruParams;
-  const gone = new Float32Array(4);
-  structuredClone(gone.buffer, { transfer: [gone.buffer] });
-  const at = (name: "nuLog" | "CIm" | "thetaLog" | "gammaLog", index: number, value: number) => {
-    return change({ [name]: params[name]?.map((old, i) => (i === index ? value : old)) });
-  };
-
-  const cases: [string, unknown, string, RegExp][] = [
-    ["null", null, "invalid-argument", /object with nuLog.*got null/],
-    ["both phases", change({ theta: new Float32Array(4) }), "invalid-argument", /both thetaLog and theta/],
-    ["no phase", change({ thetaLog: undefined }), "invalid-argument", /neither thetaLog nor theta/],
-    ["an array missing", change({ BIm: undefined }), "wrong-dtype", /BIm must be a Float32Array.*undefined/],
-    ["a plain array", change({ D: [1, 2, 3] }), "wrong-dtype", /D must be a Float32Array.*Array/],
-    ["float64", change({ nuLog: new Float64Array(4) }), "wrong-dtype", /nuLog.*got Float64Array/],
-    ["a buffer", change({ D: new ArrayBuffer(12) }), "wrong-dtype", /D must.*got ArrayBuffer/],
-    ["detached memory", change({ gammaLog: gone }), "detached", /gammaLog is detached/],
-    [
-      "BRe too short",
-      change({ BRe: new Float32Array(11) }),
-      "shape-mismatch",
-      /BRe has 11.*\[dState, dModel\] needs 12: dState is 4.*dModel is 3/,
-    ],
-    [
-      "CIm too long",
-      change({ CIm: new Float32Array(13) }),
-      "shape-mismatch",
-      /CIm has 13.*\[dModel, dState\] needs 12/,
-    ],
-    [
-      "thetaLog too short",
-      change({ thetaLog: new Float32Array(3) }),
-      "shape-mismatch",
-      /thetaLog has 3.*\[dState\] needs 4/,
-    ],
-    ["no states", change({ nuLog: new Float32Array(0) }), "shape-mismatch", /dState is 0.*at least 1/],
-    ["a NaN", at("CIm", 7, Number.NaN), "non-finite", /CIm\[7\] is NaN/],
-    ["an infinity", at("nuLog", 1, Infinity), "non-finite", /nuLog\[1\] is Infinity/],
-    [
-      "a phase beyond float32",
-      at("thetaLog", 2, 100),
-      "non-finite",
-      /thetaLog\[2\] is 100.*pass the phases as `theta`/,
-    ],
-    ["a gamma beyond float32", at("gammaLog", 3, 90), "non-finite", /gammaLog\[3\] is 90.*logarithm/],
-    ["|lambda| = 1", at("nuLog", 3, -38), "unstable", /nuLog\[3\] is -38.*state 3/],
-  ];
-  test.each(cases)("refuses %s", (_, given, code, message) => {
-    const expected = { code, message: expect.stringMatching(message) };
-    expect(errorOf(() => lruProgram(given as LruParams))).toMatchObject(expected);
-  });
-
-  test("takes the slowest and the fastest decay there is", () => {
-    expect(() => lruProgram(at("nuLog", 0, -37))).not.toThrow();
-    expect(() => lruProgram(at("nuLog", 0, 100))).not.toThrow();
-  });
-});
-
-describe("names of a checkpoint", () => {
-  const params = initLru({ dModel: 3, dState: 4, seed: 6 });
-
-  test("there and back, through a file, under any prefix", () => {
-    for (const prefix of ["", "block.0.seq."]) {
-      const { tensors } = readSafetensors(writeSafetensors(fromLruParams(params, prefix)));
-      expect([...tensors.keys()].sort()).toEqual(
-        ["B_im", "B_re", "C_im", "C_re", "D", "gamma_log", "nu_log", "theta_log"].map(
-          (name) => prefix + name,
-        ),
-      );
-      expect(tensors.get(`${prefix}B_re`)?.shape).toEqual([4, 3]);
-      expect(tensors.get(`${prefix}C_im`)?.shape).toEqual([3, 4]);
-      expect(toLruParams(tensors, prefix)).toEqual(params);
-    }
-  });
-
-  test("theta stays theta", () => {
-    const { thetaLog, ...rest } = params;
-    const unlogged = { ...rest, theta: thetaLog as Float32Array };
-    expect(toLruParams(fromLruParams(unlogged))).toEqual(unlogged);
-  });
-
-  test("one layer out of many; what is missing is named", async () => {
-    const { checkpoint } = await loadGolden("ml_cls_01_mean_prenorm");
-    const layer = toLruParams(checkpoint, "params.encoder.layers_1.seq.");
-    expect(layer.BRe).toEqual(toFloat32(checkpoint.get("params.encoder.layers_1.seq.B_re") as Tensor));
-    expect(errorOf(() => toLruParams(checkpoint, "params.encoder.layers_2.seq."))).toMatchObject({
-      code: "unknown-model",
-      message: expect.stringMatching(/missing: params\.encoder\.layers_2\.seq\.nu_log/),
-    });
-  });
-});
-
-function dataOf(tensors: Tensors, name: string): Float64Array {
-  return tensors.get(name)?.data as Float64Array;
-}
-
-function errorOf(run: () => unknown): unknown {
-  try {
-    return run();
-  } catch (error) {
-    return error;
-  }
-}

@@ -8,7 +8,7 @@ import { buildProgram } from "../src/models/build.js";
 import type { BackendName } from "../src/program.js";
 import { shortestOf } from "../src/rates.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
-import { builds, createEngines, type NamedEngine } from "./support/engines.js";
+import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
 import { randomClassifier, randomUnet } from "./support/lrnnx.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
@@ -52,8 +52,7 @@ describe.each(backends)("integrationTimesteps on $backend", ({ backend, limit })
   afterAll(() => engine.dispose());
 
   test.for(all)("$name, against the oracle", async ({ seed, made }, context) => {
-    const { available, reason } = engine.backends[backend];
-    if (!available) return context.skip(reason);
+    needBackend(context, engine, backend);
     const { checkpoint, spec, x, batch, seqLen, lengths } = made;
     const model = await engine.model(writeSafetensors(checkpoint), spec);
     const integrationTimesteps = timesOf(made, seed);

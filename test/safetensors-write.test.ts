@@ -1,6 +1,7 @@
 /** What writeSafetensors refuses, and toFloat32. */
 import { describe, expect, test } from "vitest";
 import { type Dtype, type Tensor, toFloat32, writeSafetensors } from "../src/io/safetensors.js";
+import { thrownBy } from "./support/tensors.js";
 
 describe("writing refuses", () => {
   const data = Float32Array.of(1, 2);
@@ -68,13 +69,13 @@ describe("writing refuses", () => {
   ];
 
   test.each(cases)("%s", (_, tensors, code, message) => {
-    const error = errorOf(() => writeSafetensors(tensors as Record<string, Tensor>));
+    const error = thrownBy(() => writeSafetensors(tensors as Record<string, Tensor>));
     expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
   });
 
   test("metadata that is no object", () => {
     const write = () => writeSafetensors([], null as unknown as Record<string, string>);
-    expect(errorOf(write)).toMatchObject({
+    expect(thrownBy(write)).toMatchObject({
       code: "invalid-argument",
       message: expect.stringMatching(/metadata must be an object/),
     });
@@ -82,7 +83,7 @@ describe("writing refuses", () => {
 
   test("metadata that is not text", () => {
     const write = () => writeSafetensors([], { k: 1 } as unknown as Record<string, string>);
-    expect(errorOf(write)).toMatchObject({
+    expect(thrownBy(write)).toMatchObject({
       code: "invalid-argument",
       message: expect.stringMatching(/"k".*number/),
     });
@@ -92,7 +93,7 @@ describe("writing refuses", () => {
     const gone = Float32Array.of(1);
     structuredClone(gone.buffer, { transfer: [gone.buffer] });
     const write = () => writeSafetensors({ a: { dtype: "F32", shape: [0], data: gone } });
-    expect(errorOf(write)).toMatchObject({ code: "detached" });
+    expect(thrownBy(write)).toMatchObject({ code: "detached" });
   });
 });
 
@@ -145,15 +146,6 @@ describe("toFloat32", () => {
   });
 
   test("integers are refused", () => {
-    expect(errorOf(() => widen("I32", Int32Array.of(1)))).toMatchObject({ code: "wrong-dtype" });
+    expect(thrownBy(() => widen("I32", Int32Array.of(1)))).toMatchObject({ code: "wrong-dtype" });
   });
 });
-
-function errorOf(run: () => unknown): unknown {
-  try {
-    run();
-  } catch (error) {
-    return error;
-  }
-  return "no error";
-}

@@ -4,6 +4,7 @@ import { isLinrecError } from "../src/errors.js";
 import { type Dtype, readSafetensors, type Tensor, writeSafetensors } from "../src/io/safetensors.js";
 import { elementCount } from "../src/io/tensor.js";
 import { goldenNames, loadGolden } from "./support/golden.js";
+import { thrownBy } from "./support/tensors.js";
 
 const tensorArrays = {
   F64: Float64Array,
@@ -249,7 +250,7 @@ describe("refuses", () => {
   ];
 
   test.each(cases)("%s", (_, bytes, message) => {
-    const error = errorOf(() => readSafetensors(bytes));
+    const error = thrownBy(() => readSafetensors(bytes));
     expect(error).toMatchObject({ code: "malformed-file", message: expect.stringMatching(message) });
   });
 
@@ -258,16 +259,16 @@ describe("refuses", () => {
   });
 
   test("a dtype that it does not support, by name", () => {
-    const error = errorOf(() => readSafetensors(one({ dtype: '"F8_E4M3"' })));
+    const error = thrownBy(() => readSafetensors(one({ dtype: '"F8_E4M3"' })));
     expect(error).toMatchObject({ code: "unsupported", message: expect.stringMatching(/"a".*F8_E4M3.*F32/) });
   });
 
   test("what is no bytes, or no more", () => {
     const detached = new ArrayBuffer(64);
     structuredClone(detached, { transfer: [detached] });
-    expect(errorOf(() => readSafetensors(detached))).toMatchObject({ code: "detached" });
+    expect(thrownBy(() => readSafetensors(detached))).toMatchObject({ code: "detached" });
     for (const source of ["{}", null, undefined, 5, [1, 2], {}]) {
-      expect(errorOf(() => readSafetensors(source as unknown as ArrayBuffer))).toMatchObject({
+      expect(thrownBy(() => readSafetensors(source as unknown as ArrayBuffer))).toMatchObject({
         code: "wrong-dtype",
       });
     }
@@ -319,13 +320,13 @@ describe("hostile files", () => {
     const { tensors } = await loadGolden("lru_21_init_L1");
     const sound = writeSafetensors(tensors);
     for (let length = 0; length < sound.length; length += length < 2200 ? 1 : 37) {
-      expect(errorOf(() => readSafetensors(sound.slice(0, length)))).toMatchObject({
+      expect(thrownBy(() => readSafetensors(sound.slice(0, length)))).toMatchObject({
         code: "malformed-file",
       });
     }
     const longer = new Uint8Array(sound.length + 1);
     longer.set(sound);
-    expect(errorOf(() => readSafetensors(longer))).toMatchObject({ code: "malformed-file" });
+    expect(thrownBy(() => readSafetensors(longer))).toMatchObject({ code: "malformed-file" });
   });
 
   test("headers made of the format's own pieces", () => {
@@ -409,9 +410,4 @@ function outcomeOf<T>(run: () => T): { value: T } | { error: unknown } {
   } catch (error) {
     return { error };
   }
-}
-
-function errorOf(run: () => unknown): unknown {
-  const outcome = outcomeOf(run);
-  return "error" in outcome ? outcome.error : "no error";
 }

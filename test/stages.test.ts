@@ -1,11 +1,10 @@
 /** Stages that work on one token, by themselves: every backend against the reference in float64. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Backend } from "../src/backend.js";
+import { describe, expect, test } from "vitest";
 import type { Program, Stage } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { relativeError } from "./support/golden.js";
 import { floats } from "./support/problems.js";
-import { runWay, ways } from "./support/ways.js";
+import { opened, runWay, ways } from "./support/ways.js";
 
 /** x -> (x, or two copies of it by a dense stage) -> the stage. */
 const programs: Record<string, (width: number) => Program> = {
@@ -34,21 +33,14 @@ function single(stage: Stage, width: number): Program {
   return { architecture: "test", slots: [width, width], stages: [stage], output: 1 };
 }
 
-describe.each(ways)("$name", ({ open, threads, isGpu }) => {
-  let backend: Backend | undefined;
-  let reason = "";
-
-  beforeAll(async () => {
-    const opened = await open();
-    if ("reason" in opened) reason = opened.reason;
-    else backend = opened;
-  });
-  afterAll(() => backend?.dispose());
+describe.each(ways)("$name", (way) => {
+  const { threads, isGpu } = way;
+  const backendOf = opened(way);
 
   test.for(
     Object.keys(programs).flatMap((name) => [1, 3, 4, 5, 17, 65].map((width) => [name, width] as const)),
   )("%s, width %i", async ([name, width], context) => {
-    if (!backend) return context.skip(reason);
+    const backend = backendOf(context);
     const program = (programs[name] as (width: number) => Program)(width);
     for (const [batch, seqLen, magnitude] of [
       [1, 1, 1],
@@ -64,7 +56,7 @@ describe.each(ways)("$name", ({ open, threads, isGpu }) => {
   });
 
   test("gelu by erf is within 2^-23 max(1, |x|) of the true one, from -200 to 200 and beyond", async (context) => {
-    if (!backend) return context.skip(reason);
+    const backend = backendOf(context);
     const x = Float32Array.from({ length: 80_000 }, (_, i) => ((i - 40_000) / 200) * (i % 2 ? 1 : 0.05));
     x.set([0, -0, 1e-30, -1e-30, 1e30, -1e30, 3e38, -3e38]);
     const program = (programs["gelu by erf"] as (width: number) => Program)(1);

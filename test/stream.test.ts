@@ -13,7 +13,7 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
-import { builds, createEngines } from "./support/engines.js";
+import { builds, createEngines, needBackend } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
 import { detached, errorOf, expectLinrecError, type Misuse, wrong } from "./support/misuse.js";
 import { floats, hardParams, random } from "./support/problems.js";
@@ -231,8 +231,7 @@ describe("with reset, integrationTimesteps and every", () => {
 
   test.for(["reference", "webgpu"] as const)("one forward on %s", async (backend, context) => {
     const host = await createEngine({ backend: [backend, "reference"] });
-    const { available, reason } = host.backends[backend];
-    if (!available) return context.skip(reason);
+    needBackend(context, host, backend);
     for (const timed of [false, true]) {
       const { y, expected } = await compare(host, 5, timed, 3);
       expect(relativeError(y, expected)).toBeLessThan(backend === "webgpu" ? 5e-6 : 1e-7);

@@ -3,7 +3,7 @@
  * bits however the sequence is cut, on any number of threads.
  */
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, type TestContext, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { TileRunner } from "../src/cpu/tiles.js";
 import { createEngine, type Engine, type Lru, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
@@ -11,7 +11,7 @@ import { runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
 import type { StateSlot } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
-import { builds, createEngines, type NamedEngine } from "./support/engines.js";
+import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
 import { randomClassifier } from "./support/lrnnx.js";
 import { detached, errorOf, expectLinrecError, wrong } from "./support/misuse.js";
@@ -327,13 +327,8 @@ describe("where there is a GPU", () => {
   });
   afterAll(() => engine.dispose());
 
-  function needGpu(context: TestContext): void {
-    const { available, reason } = engine.backends.webgpu;
-    if (!available) context.skip(reason);
-  }
-
   test("within the limit of a plain float32 recurrence", async (context) => {
-    needGpu(context);
+    needBackend(context, engine, "webgpu");
     const backend = "webgpu";
     for (const given of [
       { dModel: 1, dState: 1, batch: 1, seqLen: 3 },
@@ -355,7 +350,7 @@ describe("where there is a GPU", () => {
   });
 
   test("steps and a state that goes between the backends", async (context) => {
-    needGpu(context);
+    needBackend(context, engine, "webgpu");
     const params = hardParams(3, 5, 2);
     const lru = await engine.lru(params);
     const x = floats(40 * 3, 1);
@@ -376,7 +371,7 @@ describe("where there is a GPU", () => {
   });
 
   test("too many values: a demand is refused, a list goes on to the CPU and says so, and the GPU stays", async (context) => {
-    needGpu(context);
+    needBackend(context, engine, "webgpu");
     const lru = await engine.lru(hardParams(3, 4, 1));
     const x = floats(2000 * 3, 1);
     const integrationTimesteps = timestepsOf(2000, 4);

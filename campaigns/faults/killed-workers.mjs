@@ -1,5 +1,5 @@
 // Worker threads are ended from outside while work is under way.
-import { floats, lruParams, quantile, sameResult, settled, watchWorkers } from "../support.mjs";
+import { floats, lruParams, quantile, sameResult, settled, undisturbed, watchWorkers } from "../support.mjs";
 
 export default {
   promise: "A worker that dies costs time, never a result: every promise settles, with the right bits.",
@@ -18,9 +18,7 @@ export default {
     const params = lruParams(linrec, 16, 24);
     const [batch, seqLen] = [2, 2500];
     const inputs = [1, 2, 3].map((seed) => floats(batch * seqLen * 16, seed));
-    const alone = await linrec.createEngine({ backend: "wasm", threads: 0 });
-    const oracle = await alone.lru(params);
-    const expected = await Promise.all(inputs.map((x) => oracle.forward(x, { batch })));
+    const { oracle, expected, ...alone } = await undisturbed(linrec, params, inputs, { batch });
     const engine = await linrec.createEngine({ backend: "wasm", threads: 2, onFallback: () => {} });
     const lru = await engine.lru(params);
 

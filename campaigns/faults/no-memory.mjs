@@ -1,5 +1,5 @@
 // Memory that is not to be had: the Nth allocation of the library fails, for every N.
-import { floats, isTyped, lruParams, sameResult, settled } from "../support.mjs";
+import { floats, isTyped, lruParams, sameResult, settled, undisturbed } from "../support.mjs";
 
 const makers = ["ArrayBuffer", "Float32Array", "Float64Array", "Int32Array", "Uint8Array"];
 
@@ -47,9 +47,11 @@ export default {
     const params = lruParams(linrec, 8, 12);
     const batch = 3;
     const x = floats(batch * 5000 * 8, 1);
-    const alone = await linrec.createEngine({ backend: "wasm", threads: 0 });
-    const oracle = await alone.lru(params);
-    const expected = await oracle.forward(x, { batch });
+    const {
+      oracle,
+      expected: [expected],
+      ...alone
+    } = await undisturbed(linrec, params, [x], { batch });
     let [tried, typed, recovered] = [0, 0, 0];
     for (let nth = 1; nth < 5000; nth++) {
       const engine = await linrec.createEngine({ backend: "wasm", threads: 0, onFallback: () => {} });

@@ -1,6 +1,6 @@
 // Worker threads that fail from inside, at every kernel call and at every stage of starting up.
 import { readFileSync } from "node:fs";
-import { floats, lruParams, sameResult, settled } from "../support.mjs";
+import { floats, lruParams, sameResult, settled, undisturbed } from "../support.mjs";
 
 /** What a worker does to itself, as source. It runs inside the worker, between two kernel calls. */
 const faults = {
@@ -53,9 +53,11 @@ export default {
     const params = lruParams(linrec, 8, 12);
     const [batch, seqLen] = [2, 1500];
     const x = floats(batch * seqLen * 8, 1);
-    const alone = await linrec.createEngine({ backend: "wasm", threads: 0 });
-    const oracle = await alone.lru(params);
-    const expected = await oracle.forward(x, { batch });
+    const {
+      oracle,
+      expected: [expected],
+      ...alone
+    } = await undisturbed(linrec, params, [x], { batch });
     const figures = {};
     const attempt = async (workerUrl, what) => {
       let told = 0;

@@ -1,5 +1,5 @@
 // What a worker is sent by somebody else: pages and extensions can post to any worker that they can reach.
-import { floats, lruParams, pick, random, sameResult, watchWorkers } from "../support.mjs";
+import { floats, lruParams, pick, random, sameResult, undisturbed, watchWorkers } from "../support.mjs";
 
 export default {
   promise:
@@ -19,9 +19,11 @@ export default {
     const next = random(3);
     const params = lruParams(linrec, 8, 12);
     const x = floats(2 * 2000 * 8, 1);
-    const alone = await linrec.createEngine({ backend: "wasm", threads: 0 });
-    const oracle = await alone.lru(params);
-    const expected = await oracle.forward(x, { batch: 2 });
+    const {
+      oracle,
+      expected: [expected],
+      ...alone
+    } = await undisturbed(linrec, params, [x], { batch: 2 });
     const told = [];
     const engine = await linrec.createEngine({
       backend: "wasm",

@@ -1,6 +1,7 @@
 /** Engines for every way in which the CPU can run: threads or none, memory shared or private. */
+import type { TestContext } from "vitest";
 import { kernelBytes } from "../../src/cpu/kernels.js";
-import { createEngine, type Engine, type EngineOptions } from "../../src/index.js";
+import { type BackendName, createEngine, type Engine, type EngineOptions } from "../../src/index.js";
 
 export type Build = "relaxed" | "baseline";
 
@@ -14,6 +15,12 @@ export const builds: readonly Build[] = await Promise.all(
 /** Kernels for private memory: the engine then does what it does on a page that is not cross-origin isolated. */
 export async function createPrivateEngine(build: Build, options: EngineOptions = {}): Promise<Engine> {
   return createEngine({ backend: "wasm", wasm: await kernelBytes(build, false), ...options });
+}
+
+/** Shows a test as skipped, with the reason, where a backend is missing: never as green. */
+export function needBackend(context: TestContext, engine: Engine, backend: BackendName): void {
+  const { available, reason } = engine.backends[backend];
+  if (!available) context.skip(reason);
 }
 
 export interface NamedEngine {

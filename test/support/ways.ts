@@ -1,4 +1,5 @@
 /** Every way to run a program, without an engine around it. */
+import { afterAll, beforeAll, type TestContext } from "vitest";
 import type { Backend, Runner } from "../../src/backend.js";
 import { openWasm } from "../../src/cpu/backend.js";
 import { outputWidth, type Program, poolOf } from "../../src/program.js";
@@ -42,6 +43,18 @@ export const ways: Way[] = [
     },
   },
 ];
+
+/** Opens a way for the tests of a describe block: each gets the backend here, or is skipped with the reason. */
+export function opened({ open }: Way): (context: TestContext) => Backend {
+  let way: Awaited<ReturnType<Way["open"]>>;
+  beforeAll(async () => {
+    way = await open();
+  });
+  afterAll(async () => {
+    if ("name" in way) await way.dispose();
+  });
+  return (context) => ("name" in way ? way : context.skip(way.reason));
+}
 
 /** Runs a program from zeros. */
 export async function runWay(
