@@ -1,6 +1,6 @@
 /** Running a forward where the scheduler says, and what a backend leaves undone on what is next: never in silence. */
 import type { Backend, ForwardJob, Runner } from "./backend.js";
-import { asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
+import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
 import type { Machine } from "./machine.js";
 import type { BackendName, Network } from "./program.js";
 import { restsOf } from "./rest.js";
@@ -40,7 +40,7 @@ export class Failover {
     const { backend: name, threads } = this.#candidate as Candidate;
     const whole = { ...job, threads };
     const backend = this.#host.machine.backend(name);
-    const done = new Int32Array(job.batch);
+    const done = allocating("a forward", () => new Int32Array(job.batch));
     const state = job.state.clone();
     try {
       if (!backend) throw new LinrecError("backend-unavailable", this.#host.machine.reason(name));
