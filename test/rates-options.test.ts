@@ -3,7 +3,14 @@
  * and a slower token is as far from the one before it as the mean of those that it stands for.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { createEngine, type Engine, type Model, writeSafetensors } from "../src/index.js";
+import {
+  createEngine,
+  type Engine,
+  type ForwardResult,
+  type Model,
+  type ModelCache,
+  writeSafetensors,
+} from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
 import type { BackendName } from "../src/program.js";
 import { shortestOf } from "../src/rates.js";
@@ -161,6 +168,33 @@ describe.each(builds)("bit for bit, %s SIMD", (build) => {
       const end = await model.forward(rest, { ...options, state: restored });
       expectSameBits(end.y, whole.y, "cut");
       expectSameState([model, end.state], [model, whole.state], "state");
+    });
+
+    test("a stream of marked chunks ends on what forward says, many steps at once on what steps say", async () => {
+      const reset = resetsOf(
+        { ...made, lengths: lengths.map(() => seqLen) },
+        seed,
+        shortestOf(model.program),
+      );
+      const times = timesOf(made, seed);
+      const own = rows(x, batch, [0]);
+      const chunks = [0, 1, 9, 30].map((from, i, cuts) => {
+        const to = cuts[i + 1] ?? seqLen;
+        const integrationTimesteps = times.subarray(from, to);
+        const part = cut(own, 1, model.inputWidth, from, to);
+        return { x: part, reset: reset.subarray(from, to), integrationTimesteps };
+      });
+      const said: ForwardResult<ModelCache>[] = [];
+      for await (const result of model.forwardStream(chunks)) said.push(result);
+      const options = { reset: reset.subarray(0, seqLen), integrationTimesteps: times.subarray(0, seqLen) };
+      const whole = await model.forward(own, options);
+      const last = said.at(-1) as ForwardResult<ModelCache>;
+      expectSameBits(last.y, whole.y, "stream");
+      expectSameState([model, last.state], [model, whole.state], "state of the stream");
+      const cache = model.allocateInferenceCache();
+      const steps = await model.stepMany(own, cache, options);
+      expectSameBits(steps.subarray(-model.outputWidth), whole.y, "many steps");
+      expectSameState([model, cache], [model, whole.state], "state of many steps");
     });
   });
 });
