@@ -204,6 +204,10 @@ describe("a layer", () => {
     cache.dispose();
     cache.dispose();
     expectLinrecError(await errorOf(() => lru.step(xt, cache)), "disposed", /disposed of/);
+    const orphan = await other.allocateGpuCache(2);
+    const pending = errorOf(() => other.step(xt.subarray(0, 2 * dModel), orphan));
+    other.dispose();
+    expectLinrecError(await pending, "disposed", /disposed of/);
   });
 
   gpuTest(

@@ -49,13 +49,17 @@ export async function openSteps(device: Device, pipelines: Pipelines, program: P
   const { dispatches, ...layout } = makeStepPlan(program);
   const loaded = await loadKernels(device, pipelines, dispatches);
   const residents = new Set<GpuResident>();
+  let disposed = false;
   return {
     async resident(slots, bounds) {
       const resident = await GpuResident.open(device, layout, loaded, stateLayout(program), slots, bounds);
+      for (const other of residents) if (other.isLost) residents.delete(other);
       residents.add(resident);
+      if (disposed) resident.dispose(); // meanwhile
       return resident;
     },
     dispose() {
+      disposed = true;
       for (const resident of residents) resident.dispose();
       loaded.destroy();
     },
@@ -117,6 +121,11 @@ class GpuResident implements Resident {
     });
     await device.wait(clean, SUBMIT_DEADLINE_MS);
     return new GpuResident(device, plan, loaded, layout, bounds, states);
+  }
+
+  /** Its memory has been freed, for whatever reason. */
+  get isLost(): boolean {
+    return this.#lost !== undefined;
   }
 
   step(job: ResidentJob): Promise<void> {
@@ -188,6 +197,7 @@ class GpuResident implements Resident {
         return submit();
       });
       await this.#device.wait(Promise.all(reads), SUBMIT_DEADLINE_MS + flops * this.#bounds.msPerFlop);
+      if (this.#lost) throw this.#lost;
     } catch (error) {
       const lost = this.#lost;
       this.#lose(error as LinrecError);
@@ -281,6 +291,10 @@ class GpuResident implements Resident {
   async #map(readback: GPUBuffer, bytes: number, use: (values: Float32Array) => void): Promise<() => void> {
     await readback.mapAsync(MAP_READ, 0, Math.max(4, bytes));
     return () => {
+      if (this.#lost) {
+        readback.destroy(); // meanwhile; y is its owner's again
+        throw this.#lost;
+      }
       use(new Float32Array(readback.getMappedRange(0, Math.max(4, bytes)), 0, bytes / 4));
       readback.unmap();
       this.#readbacks.push(readback);
