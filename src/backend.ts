@@ -97,3 +97,20 @@ export interface Backend {
   /** Ends everything the backend holds. Idempotent. Work under way rejects with `disposed`. */
   dispose(): void | Promise<void>;
 }
+
+/** What the scheduler wants to know of a GPU: how long the parts of a forward take there. */
+export interface GpuRates {
+  /** From the call to the result when there is next to nothing to compute. */
+  readonly roundTripMs: number;
+  /** Each dispatch, however small. */
+  readonly dispatchMs: number;
+  /** Copies from the CPU's memory to the GPU's, and back into an array. */
+  readonly uploadBytesPerMs: number;
+  readonly readbackBytesPerMs: number;
+  /** Multiplications and additions of wide layers, over many tokens. */
+  readonly flopsPerMs: number;
+  /** What a token takes in each dispatch beyond its flops: memory, and lanes that narrow layers leave idle. */
+  readonly tokenMs: number;
+  /** The least that an LRU of 256 features and states takes, of however few tokens. */
+  readonly layerMs: number;
+}

@@ -26,9 +26,11 @@ import {
   inputWidth,
   type LruParams,
   lruFlops,
+  lruStages,
   type Network,
   outputWidth,
   type Program,
+  poolOf,
   statesPerToken,
 } from "./program.js";
 import { partsOf, segmentTokens } from "./rates.js";
@@ -187,9 +189,12 @@ export class Engine {
     const { batch, seqLen, timed } = readSize(problem);
     const { dModel, dState, layers = 1 } = problem;
     for (const [name, value] of Object.entries({ dModel, dState, layers })) checkCount(name, value, 1);
-    const flops = layers * lruFlops(dModel, dState);
-    const timedStates = timed ? layers * dState : 0;
-    return this.#plan(verb, { batch, seqLen, flopsPerToken: flops, timedStates, bytesPerToken: 8 * dModel });
+    const states = layers * dState;
+    return this.#plan(verb, {
+      ...{ batch, seqLen, flopsPerToken: layers * lruFlops(dModel, dState), states },
+      ...{ timedStates: timed ? states : 0, bytesIn: 4 * dModel, bytesOut: 4 * dModel },
+      dispatches: LRU_DISPATCHES * layers,
+    });
   }
 
   /** Runs every backend that is here against the float64 reference, and stops using one that is wrong. Takes a second or so. */
@@ -420,14 +425,21 @@ function isStep(
   return plain && lengths.every((length) => length === 1);
 }
 
+/** Of a GPU: project and scan, carry, output. */
+const LRU_DISPATCHES = 3;
+
 function workOf(whole: Network, batch: number, seqLen: number, timed = false): Work {
   const program = halvesOf(whole)?.lean ?? whole;
+  const states = statesPerToken(program);
   return {
     batch,
     seqLen,
     flopsPerToken: flopsPerToken(program),
-    timedStates: timed ? statesPerToken(program) : 0,
-    bytesPerToken: 4 * (inputWidth(program) + outputWidth(program)),
+    states,
+    timedStates: timed ? states : 0,
+    bytesIn: 4 * inputWidth(program),
+    bytesOut: poolOf(program) ? 0 : 4 * outputWidth(program),
+    dispatches: program.stages.length + (LRU_DISPATCHES - 1) * lruStages(program).length,
     calls: partsOf(program).length * Math.ceil(seqLen / segmentTokens(program, batch)),
   };
 }

@@ -1,5 +1,5 @@
 /** What this machine has: the backends that run here, why the others do not, and how fast they are. */
-import type { Backend } from "./backend.js";
+import type { Backend, GpuRates } from "./backend.js";
 import { openWasm, type WasmBackend } from "./cpu/backend.js";
 import type { Simd } from "./cpu/kernels.js";
 import { sharedMemorySupport, threadCount } from "./environment.js";
@@ -47,7 +47,7 @@ export class Machine {
   runReference: typeof runReference | undefined;
   #wasm: WasmBackend | undefined;
   #webgpu: WebgpuBackend | undefined;
-  #gpuRates = { gpu: 0, roundTripMs: 0 };
+  #gpuRates: GpuRates | undefined;
   /** When the GPU was last opened anew, and the opening while it is under way. */
   #renewed = Number.NEGATIVE_INFINITY;
   #renewal: Promise<void> | undefined;
@@ -117,7 +117,6 @@ export class Machine {
     let unavailable: ReadonlyMap<BackendName, string> = this.#unavailable;
     if (failed.size > 0)
       unavailable = new Map([...unavailable, ...[...failed].map((name) => [name, "it failed"] as const)]);
-    const { roundTripMs, gpu } = this.#gpuRates;
     const wasm = here("wasm") &&
       this.#wasm && {
         threads: this.#wasm.threads,
@@ -126,7 +125,7 @@ export class Machine {
         hopMs: this.#wasm.hopMs,
         flopsPerMs: this.#wasm.measure(), // once it is asked for: a page that only steps starts without
       };
-    const webgpu = this.#webgpu && { software: this.#webgpu.software, roundTripMs, flopsPerMs: gpu };
+    const webgpu = this.#webgpu && { software: this.#webgpu.software, rates: this.#gpuRates };
     return {
       wasm: wasm || undefined,
       webgpu: here("webgpu") ? webgpu : undefined,
@@ -197,8 +196,7 @@ export class Machine {
     // A software adapter is never chosen for its speed, so there is nothing to measure.
     if (opened.backend.software) return;
     try {
-      const { roundTripMs, flopsPerSecond } = await opened.backend.measure();
-      this.#gpuRates = { roundTripMs, gpu: flopsPerSecond / 1000 };
+      this.#gpuRates = await opened.backend.measure();
     } catch (error) {
       await this.#reopen(error);
     }

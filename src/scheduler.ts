@@ -2,7 +2,8 @@
  * Which backend runs what: a pure function of the work, the hardware that was found and a cost model measured on it.
  * It decides nothing in secret: a plan lists every candidate with its predicted cost, and the reason for the choice.
  */
-import type { BackendName } from "./program.js";
+import type { GpuRates } from "./backend.js";
+import { type BackendName, lruFlops } from "./program.js";
 
 export type Verb = "forward" | "step";
 
@@ -11,10 +12,15 @@ export interface Work {
   readonly batch: number;
   readonly seqLen: number;
   readonly flopsPerToken: number;
-  /** Of x and y together. */
-  readonly bytesPerToken: number;
+  /** Of x and of y, for each token of x. */
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+  /** dState of all LRUs together, for a token: the CPU's scan costs more than its flops. */
+  readonly states: number;
   /** States that an LRU of tokens with timesteps scans for each of them (0: the tokens have none). */
   readonly timedStates?: number;
+  /** Of a GPU, for all tokens together. */
+  readonly dispatches: number;
   /** How often a backend is called: more than once where the rate changes on the way (1 if left out). */
   readonly calls?: number;
 }
@@ -35,10 +41,8 @@ export interface WasmHardware {
 export interface GpuHardware {
   /** A software adapter computes on the CPU: right, but never the faster choice. */
   readonly software: boolean;
-  /** Measured: an empty submit and its readback. Not for software. */
-  readonly roundTripMs: number;
-  /** Measured with a real kernel. Not for software. */
-  readonly flopsPerMs: number;
+  /** Undefined where nothing was measured: on software. */
+  readonly rates: GpuRates | undefined;
 }
 
 export interface Hardware {
@@ -55,6 +59,8 @@ export interface Candidate {
   readonly threads: number;
   /** Predicted time in ms; Infinity where the candidate cannot run. */
   readonly ms: number;
+  /** What it is the sum of, in ms: "compute", and "upload", "dispatches" and so on where there are any. */
+  readonly parts: Readonly<Record<string, number>>;
   readonly available: boolean;
   /** Why it was chosen, or why not. */
   readonly reason: string;
@@ -65,6 +71,7 @@ export interface Plan {
   readonly backend: BackendName;
   readonly threads: number;
   readonly ms: number;
+  readonly parts: Readonly<Record<string, number>>;
   readonly reason: string;
   readonly candidates: readonly Candidate[];
 }
@@ -72,12 +79,31 @@ export interface Plan {
 /** What may be used: the fastest of all ("auto"), or backends in order of preference. */
 export type Preference = "auto" | readonly BackendName[];
 
-/** Copying x in and y out of engine memory, or to and from a GPU: a careful 5 GB/s. */
+/** Copying x into engine memory and y out of it. */
 const COPY_BYTES_PER_MS = 5e6;
+/** A step on the calling thread, and a forward, with next to nothing to compute. */
+const STEP_MS = 0.006;
+const CALL_MS = 0.04;
+/** Scan, carry and the ends of register tiles cost the CPU this many flops for each state and token beyond those counted. */
+const FLOPS_PER_STATE = 30;
+/** What the CPU's rate is of, in src/cpu/backend.ts: a layer of 64 features and states, those of its states not counted. */
+const MEASURED = 1 + (64 * FLOPS_PER_STATE) / lruFlops(64, 64);
 /** The float64 oracle is plain JavaScript. */
 const REFERENCE_FLOPS_PER_MS = 5e5;
-/** What a software adapter reaches (SwiftShader on two cores: 0.45 GFLOP/s); it is not measured. */
-const SOFTWARE_FLOPS_PER_MS = 4e5;
+/** What a software adapter reaches (SwiftShader on two cores); it is not measured. */
+const SOFTWARE: GpuRates = {
+  roundTripMs: 5,
+  dispatchMs: 0.2,
+  uploadBytesPerMs: 1e6,
+  readbackBytesPerMs: 1e6,
+  flopsPerMs: 4e5,
+  tokenMs: 0.005,
+  layerMs: 40,
+};
+/** dModel and dState of GpuRates.layerMs. */
+const LAYER_FLOPS = lruFlops(256, 256);
+/** A GPU computes whole chunks, however short a row. */
+const GPU_CHUNK = 32;
 /** Two threads are never quite two: memory and clocks are shared. */
 const THREAD_EFFICIENCY = 0.92;
 /**
@@ -99,6 +125,7 @@ export function plan(verb: Verb, work: Work, hardware: Hardware, preference: Pre
     backend: choice.backend,
     threads: choice.threads,
     ms: choice.ms,
+    parts: choice.parts,
     reason,
     candidates: candidates.map((candidate) => (candidate === choice ? { ...candidate, reason } : candidate)),
   };
@@ -144,85 +171,93 @@ function cheapest(candidates: readonly Candidate[]): Candidate | undefined {
 }
 
 function price(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
-  const tokens = work.batch * work.seqLen;
-  const flops = tokens * work.flopsPerToken;
-  const copies = (tokens * work.bytesPerToken) / COPY_BYTES_PER_MS;
-  return [
-    ...priceWasm(verb, work, flops, copies, hardware),
-    priceGpu(verb, work, flops, copies, hardware),
-    priceReference(flops, hardware),
-  ];
+  return [...priceWasm(verb, work, hardware), priceGpu(verb, work, hardware), priceReference(work, hardware)];
+}
+
+function candidate(
+  backend: BackendName,
+  threads: number,
+  parts: Readonly<Record<string, number>>,
+  reason: string,
+  available = true,
+): Candidate {
+  const ms = Object.values(parts).reduce((sum, part) => sum + part, 0);
+  return { backend, threads, ms, parts, available, reason };
 }
 
 function missing(backend: BackendName, hardware: Hardware): Candidate {
   const reason = hardware.unavailable.get(backend) ?? "it was not looked for";
-  return { backend, threads: 0, ms: Number.POSITIVE_INFINITY, available: false, reason };
+  return { ...candidate(backend, 0, {}, reason, false), ms: Number.POSITIVE_INFINITY };
 }
 
-function priceWasm(
-  verb: Verb,
-  work: Work,
-  flops: number,
-  copies: number,
-  { wasm, ...hardware }: Hardware,
-): Candidate[] {
-  if (!wasm) return [missing("wasm", { wasm, ...hardware })];
-  const timed = (work.batch * work.seqLen * (work.timedStates ?? 0) * TIMED_STATE_FLOPS) / wasm.flopsPerMs;
-  const alone = flops / wasm.flopsPerMs + timed + copies;
-  const calling = (available: boolean, reason: string): Candidate => ({
-    backend: "wasm",
-    threads: 0,
-    ms: alone,
-    available,
-    reason,
-  });
-  if (verb === "step") return [calling(true, "a step is shorter than waking a worker")];
-  if (wasm.threads === 0) return [calling(true, wasm.threadsReason ?? "no worker threads were asked for")];
-  const busy = Math.max(1, Math.min(wasm.threads, Math.ceil((work.batch * work.seqLen) / TOKENS_PER_THREAD)));
-  const speedup = busy === 1 ? 1 : busy * THREAD_EFFICIENCY;
-  const shared: Candidate = {
-    backend: "wasm",
-    threads: wasm.threads,
-    ms:
-      (work.calls ?? 1) * wasm.hopMs +
-      flops / (wasm.flopsPerMs * speedup) +
-      timed / Math.max(1, Math.min(wasm.threads, work.batch)) +
-      copies,
-    available: true,
-    reason: "waking the workers would cost more than they save",
+function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
+  const { wasm } = hardware;
+  if (!wasm) return [missing("wasm", hardware)];
+  const tokens = work.batch * work.seqLen;
+  const compute =
+    (tokens * (work.flopsPerToken + FLOPS_PER_STATE * work.states)) / (wasm.flopsPerMs * MEASURED);
+  const timesteps = (tokens * (work.timedStates ?? 0) * TIMED_STATE_FLOPS) / wasm.flopsPerMs;
+  const timed = (share: number) => (timesteps > 0 ? { timesteps: timesteps / share } : {});
+  const common = {
+    call: work.seqLen > 1 ? CALL_MS : STEP_MS,
+    copies: (tokens * (work.bytesIn + work.bytesOut)) / COPY_BYTES_PER_MS,
   };
+  const calling = (reason: string, available = true) =>
+    candidate("wasm", 0, { ...common, compute, ...timed(1) }, reason, available);
+  if (verb === "step") return [calling("a step is shorter than waking a worker")];
+  if (wasm.threads === 0) return [calling(wasm.threadsReason ?? "no worker threads were asked for")];
+  const busy = Math.max(1, Math.min(wasm.threads, Math.ceil(tokens / TOKENS_PER_THREAD)));
+  const speedup = busy === 1 ? 1 : busy * THREAD_EFFICIENCY;
+  const demanded = wasm.threadsDemanded;
   return [
-    calling(
-      !wasm.threadsDemanded,
-      wasm.threadsDemanded ? "`threads` was given as a number" : "the workers are faster",
+    calling(demanded ? "`threads` was given as a number" : "the workers are faster", !demanded),
+    candidate(
+      "wasm",
+      wasm.threads,
+      {
+        ...common,
+        compute: compute / speedup,
+        ...timed(Math.max(1, Math.min(wasm.threads, work.batch))),
+        hops: (work.calls ?? 1) * wasm.hopMs,
+      },
+      "waking the workers would cost more than they save",
     ),
-    shared,
   ];
 }
 
-function priceGpu(
-  verb: Verb,
-  { calls = 1 }: Work,
-  flops: number,
-  copies: number,
-  hardware: Hardware,
-): Candidate {
+function priceGpu(verb: Verb, work: Work, hardware: Hardware): Candidate {
   const gpu = hardware.webgpu;
   if (!gpu) return missing("webgpu", hardware);
-  const ms =
-    calls * gpu.roundTripMs + flops / (gpu.software ? SOFTWARE_FLOPS_PER_MS : gpu.flopsPerMs) + copies;
+  const { batch, seqLen, flopsPerToken, dispatches, calls = 1 } = work;
+  const rates = gpu.rates ?? SOFTWARE;
+  const tokens = batch * seqLen;
+  const computed = batch * Math.ceil(seqLen / GPU_CHUNK) * GPU_CHUNK;
+  // Few tokens leave most of a GPU idle, and then its layers, three dispatches each, are as long as their sums.
+  const least = rates.layerMs * Math.sqrt(((dispatches / 3) * flopsPerToken) / LAYER_FLOPS);
+  const many = computed * (flopsPerToken / rates.flopsPerMs + dispatches * rates.tokenMs);
+  const parts = {
+    roundTrip: calls * rates.roundTripMs,
+    upload: (tokens * work.bytesIn) / rates.uploadBytesPerMs,
+    dispatches: calls * dispatches * rates.dispatchMs,
+    compute: tokens > 0 ? Math.max(many, least) : 0,
+    readback: (tokens * work.bytesOut) / rates.readbackBytesPerMs,
+  };
   const slow =
     verb === "step"
       ? "its round trip is longer than a step"
       : "its round trip and copies cost more than it saves";
-  const reason = gpu.software ? "its adapter is software: the CPU under another name" : slow;
-  return { backend: "webgpu", threads: 0, ms, available: true, reason };
+  return candidate(
+    "webgpu",
+    0,
+    parts,
+    gpu.software ? "its adapter is software: the CPU under another name" : slow,
+  );
 }
 
-function priceReference(flops: number, hardware: Hardware): Candidate {
+function priceReference({ batch, seqLen, flopsPerToken }: Work, hardware: Hardware): Candidate {
   if (hardware.unavailable.has("reference")) return missing("reference", hardware);
-  const reason = "it is the slow float64 oracle, for checking";
-  return { backend: "reference", threads: 0, ms: flops / REFERENCE_FLOPS_PER_MS, available: true, reason };
+  const compute = (batch * seqLen * flopsPerToken) / REFERENCE_FLOPS_PER_MS;
+  return candidate("reference", 0, { compute }, "it is the slow float64 oracle, for checking");
 }
 
 function explainChoice(

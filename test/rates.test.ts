@@ -446,7 +446,9 @@ describe("what it costs", () => {
     expect(flopsPerToken(network)).toBe(8 + 12 + 8 / 4 + 16 / 8);
     expect(partsOf(network).map(flopsPerToken)).toEqual([8, 8, 16]);
     const hardware = { wasm, webgpu: undefined, unavailable: new Map() };
-    const work = { batch: 1, seqLen: 1e6, flopsPerToken: 100, bytesPerToken: 8 };
+    const work = {
+      ...{ batch: 1, seqLen: 1e6, flopsPerToken: 100, bytesIn: 4, bytesOut: 4, states: 0, dispatches: 3 },
+    };
     const cost = (calls: number) => plan("forward", { ...work, calls }, hardware, ["wasm"])?.ms as number;
     expect(cost(6) - cost(1)).toBeCloseTo(5 * wasm.hopMs);
   });

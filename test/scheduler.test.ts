@@ -1,8 +1,10 @@
 /** The choice of a backend: a pure function of the work, the hardware and the preference, with its reasons in words. */
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
+import type { GpuRates } from "../src/backend.js";
+import { openWasm } from "../src/cpu/backend.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
-import type { BackendName } from "../src/program.js";
+import { type BackendName, lruFlops } from "../src/program.js";
 import { type Hardware, type Preference, plan, type Work } from "../src/scheduler.js";
 import { loadGolden } from "./support/golden.js";
 
@@ -14,7 +16,11 @@ const wasm = {
   hopMs: 0.2,
   flopsPerMs: 2e7,
 };
-const webgpu = { software: false, roundTripMs: 0.5, flopsPerMs: 1e9 };
+const rates: GpuRates = {
+  ...{ roundTripMs: 0.5, dispatchMs: 0, uploadBytesPerMs: 5e6, readbackBytesPerMs: 5e6 },
+  ...{ flopsPerMs: 1e9, tokenMs: 0, layerMs: 0 },
+};
+const webgpu = { software: false, rates };
 const all: Hardware = { wasm, webgpu, unavailable: new Map() };
 
 function without(...names: BackendName[]): Hardware {
@@ -30,7 +36,7 @@ const work = (seqLen: number, batch = 1, flopsPerToken = 1e5): Work => ({
   batch,
   seqLen,
   flopsPerToken,
-  bytesPerToken: 512,
+  ...{ bytesIn: 256, bytesOut: 256, states: 0, dispatches: 3 },
 });
 const small = work(8);
 const middling = work(400);
@@ -81,7 +87,10 @@ describe("auto", () => {
   });
 
   test("a software adapter is never chosen, however fast it may look", () => {
-    const software: Hardware = { ...all, webgpu: { software: true, roundTripMs: 0, flopsPerMs: 1e12 } };
+    const software: Hardware = {
+      ...all,
+      webgpu: { software: true, rates: { ...rates, roundTripMs: 0, flopsPerMs: 1e12 } },
+    };
     for (const piece of [small, middling, large]) {
       expect(choose("forward", piece, software, "auto")?.backend).toBe("wasm");
       expect(choose("step", piece, software, "auto")?.backend).toBe("wasm");
@@ -154,6 +163,67 @@ describe("names and lists", () => {
   });
 });
 
+describe("with the figures of real machines", () => {
+  const cpu = { ...wasm, threads: 8, hopMs: 0.1, flopsPerMs: 5e7 };
+  const gpus: Record<string, GpuRates> = {
+    "a large GPU": {
+      ...{ roundTripMs: 0.15, dispatchMs: 0.005, uploadBytesPerMs: 1e7, readbackBytesPerMs: 1e7 },
+      ...{ flopsPerMs: 3e10, tokenMs: 5e-8, layerMs: 0.06 },
+    },
+    "an integrated GPU": {
+      ...{ roundTripMs: 0.4, dispatchMs: 0.02, uploadBytesPerMs: 8e6, readbackBytesPerMs: 6e6 },
+      ...{ flopsPerMs: 8e8, tokenMs: 2e-6, layerMs: 0.4 },
+    },
+  };
+  const layer = (dModel: number, dState: number, seqLen: number, batch = 1): Work => ({
+    ...{ batch, seqLen, flopsPerToken: lruFlops(dModel, dState), states: dState, dispatches: 3 },
+    ...{ bytesIn: 4 * dModel, bytesOut: 4 * dModel },
+  });
+  /** The first power of two for which the GPU is chosen; it must be chosen for all that are larger. */
+  function crossover(verb: "forward" | "step", rates: GpuRates, of: (size: number) => Work): number {
+    const hardware: Hardware = { wasm: cpu, webgpu: { software: false, rates }, unavailable: new Map() };
+    const sizes = Array.from({ length: 21 }, (_, power) => 2 ** power);
+    const backends = sizes.map((size) => plan(verb, of(size), hardware, "auto")?.backend);
+    const first = backends.indexOf("webgpu");
+    if (first < 0) return Infinity;
+    expect(new Set(backends.slice(first))).toEqual(new Set(["webgpu"]));
+    return sizes[first] as number;
+  }
+
+  test.each(Object.entries(gpus))("%s takes wide and long work, the CPU what is short", (_, rates) => {
+    const [narrow, wide] = [64, 256].map((width) =>
+      crossover("forward", rates, (L) => layer(width, width, L)),
+    );
+    expect(wide).toBeGreaterThan(16);
+    expect(wide).toBeLessThan(8192);
+    expect(narrow).toBeGreaterThan(wide as number);
+  });
+
+  test("a GPU takes steps of many streams, the CPU those of few", () => {
+    const [large, integrated] = Object.values(gpus).map((rates) =>
+      crossover("step", rates, (batch) => layer(256, 256, 1, batch)),
+    ) as [number, number];
+    expect(large).toBeGreaterThan(4);
+    expect(large).toBeLessThan(4096);
+    expect(integrated).toBeGreaterThan(large); // perhaps never
+  });
+
+  test("copies alone can keep work on the CPU, and the parts say so", () => {
+    const slowBus = { ...(gpus["a large GPU"] as GpuRates), uploadBytesPerMs: 1e5, readbackBytesPerMs: 1e5 };
+    const hardware: Hardware = {
+      wasm: cpu,
+      webgpu: { software: false, rates: slowBus },
+      unavailable: new Map(),
+    };
+    const { backend, candidates } = plan("forward", layer(64, 64, 2 ** 16), hardware, "auto") as Plan;
+    expect(backend).toBe("wasm");
+    const parts = candidates.find((each) => each.backend === "webgpu")?.parts ?? {};
+    expect(Object.keys(parts)).toEqual(["roundTrip", "upload", "dispatches", "compute", "readback"]);
+    expect(parts["upload"]).toBeCloseTo((2 ** 16 * 256) / 1e5);
+    expect(parts["upload"]).toBeGreaterThan(parts["compute"] as number);
+  });
+});
+
 test("every plan is one of its candidates, the cheapest that may be, and gives its reasons", () => {
   const hardware = fc.record({
     wasm: fc.option(
@@ -169,8 +239,18 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
     webgpu: fc.option(
       fc.record({
         software: fc.boolean(),
-        roundTripMs: fc.double({ min: 0, max: 10, noNaN: true }),
-        flopsPerMs: fc.double({ min: 1e4, max: 1e11, noNaN: true }),
+        rates: fc.option(
+          fc.record({
+            roundTripMs: fc.double({ min: 0, max: 10, noNaN: true }),
+            dispatchMs: fc.double({ min: 0, max: 1, noNaN: true }),
+            uploadBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
+            readbackBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
+            flopsPerMs: fc.double({ min: 1e4, max: 1e11, noNaN: true }),
+            tokenMs: fc.double({ min: 0, max: 1, noNaN: true }),
+            layerMs: fc.double({ min: 0, max: 100, noNaN: true }),
+          }),
+          { nil: undefined },
+        ),
       }),
       { nil: undefined },
     ),
@@ -180,7 +260,10 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
     batch: fc.integer({ min: 0, max: 1000 }),
     seqLen: fc.integer({ min: 0, max: 1e6 }),
     flopsPerToken: fc.integer({ min: 1, max: 1e9 }),
-    bytesPerToken: fc.integer({ min: 8, max: 1e5 }),
+    bytesIn: fc.integer({ min: 4, max: 1e5 }),
+    bytesOut: fc.integer({ min: 0, max: 1e5 }),
+    states: fc.integer({ min: 0, max: 1e4 }),
+    dispatches: fc.integer({ min: 0, max: 1000 }),
   });
   const names = fc.constantFrom<BackendName>("reference", "wasm", "webgpu");
   const preferences = fc.oneof(fc.constant("auto" as const), fc.uniqueArray(names, { minLength: 1 }));
@@ -195,11 +278,15 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
         expect((preference as BackendName[]).some(here)).toBe(false);
         return;
       }
-      const { backend, threads, ms, reason, candidates } = result;
+      const { backend, threads, ms, parts, reason, candidates } = result;
       expect(here(backend)).toBe(true);
       expect(reason).not.toBe("");
-      expect(candidates).toContainEqual({ backend, threads, ms, reason, available: true });
-      for (const candidate of candidates) expect(candidate.reason).not.toBe("");
+      expect(candidates).toContainEqual({ backend, threads, ms, parts, reason, available: true });
+      for (const { reason, available, ms, parts } of candidates) {
+        expect(reason).not.toBe("");
+        const sum = Object.values(parts).reduce((a, b) => a + b, 0);
+        if (available) expect(sum).toBe(ms);
+      }
       expect(new Set(candidates.map((c) => c.backend))).toEqual(new Set(["wasm", "webgpu", "reference"]));
       if (preference !== "auto") {
         expect(backend).toBe(preference.find(here));
@@ -212,6 +299,25 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
     }),
     { numRuns: 300 },
   );
+});
+
+test("the CPU's rate rises with what a forward has reached, and never falls", async () => {
+  const options = {
+    threads: 0,
+    sharedMemory: false,
+    workerUrl: undefined,
+    wasm: undefined,
+    onTrouble: () => {},
+  };
+  const backend = await openWasm({ simd: "baseline", ...options });
+  backend.observe(1e12); // nothing was measured yet that this could be more than
+  const measured = backend.measure();
+  expect(measured).toBeLessThan(1e12);
+  backend.observe(measured / 2);
+  expect(backend.measure()).toBe(measured);
+  backend.observe(2 * measured);
+  expect(backend.measure()).toBe(2 * measured);
+  backend.dispose();
 });
 
 describe("an engine", () => {

@@ -394,8 +394,16 @@ describe("jobs", () => {
   });
 
   gpuTest("measure gives a cost model its numbers", async (gpu) => {
-    const { roundTripMs, flopsPerSecond } = await gpu.measure();
-    expect(roundTripMs).toBeGreaterThan(0);
-    expect(flopsPerSecond).toBeGreaterThan(1e6);
+    const rates = await gpu.measure();
+    for (const [name, rate] of Object.entries(rates)) expect(rate, name).toBeGreaterThanOrEqual(0);
+    for (const name of [
+      "roundTripMs",
+      "uploadBytesPerMs",
+      "readbackBytesPerMs",
+      "flopsPerMs",
+      "layerMs",
+    ] as const)
+      expect(rates[name], name).toBeGreaterThan(0);
+    expect(Object.values(rates).every(Number.isFinite)).toBe(true);
   });
 });

@@ -4,7 +4,9 @@
  */
 
 export { toLruParams } from "../../src/models/lru.js";
+export { plan } from "../../src/scheduler.js";
 export { linearLimit } from "../../src/selfTest.js";
+export { openWebgpu } from "../../src/webgpu/backend.js";
 export { goldenNames, initialState, loadGolden, relativeError } from "../../test/support/golden.js";
 export { loadLrnnx } from "../../test/support/lrnnx.js";
 

@@ -150,6 +150,15 @@ export class WasmBackend implements Backend, RunnerHost {
     return rate;
   }
 
+  /**
+   * A forward has reached this rate: the measured one was lower if V8 had not yet optimised the kernels, or the machine
+   * was busy. It is never lowered: a busy machine says nothing of what the next forward will find.
+   */
+  observe(flopsPerMs: number): void {
+    const { simd } = this.compiled;
+    if (flopsPerMs > (rates.get(simd) ?? Number.POSITIVE_INFINITY)) rates.set(simd, flopsPerMs);
+  }
+
   /** Ends the pool after a fault: nothing of it is trusted any more. The next job starts a new one. */
   discardWorkers(reason: string): void {
     this.#stopWorkers();

@@ -26,11 +26,16 @@ export interface RunnerHost {
   readonly threads: number;
   readonly queue: Queue;
   workers(): Promise<PooledWorker[]>;
+  /** Told what a thread has reached at least, in flops per ms. */
+  observe(flopsPerMs: number): void;
   /** Ends the pool after a fault. */
   discardWorkers(reason: string): void;
   /** The address of an array that is in the arena's memory. */
   addressOf(array: Float32Array): number | undefined;
 }
+
+/** Some clocks tick once in a millisecond. */
+const OBSERVED_MS = 5;
 
 /** 0.1 GFLOP/s: a worker that is slower, DEADLINE_MS aside, is taken to hang. */
 const SLOWEST_FLOPS_PER_MS = 1e5;
@@ -79,7 +84,11 @@ export class WasmRunner implements Runner {
   async forward(job: ForwardJob): Promise<void> {
     if (job.timesteps)
       for (let row = 0; row < job.batch; row++) if (job.lengths[row]) job.state.settleRow(row);
-    return this.#backend.queue.run(() => this.#forward(job));
+    return this.#backend.queue.run(async () => {
+      const start = performance.now();
+      await this.#forward(job);
+      this.#observe(job, performance.now() - start);
+    });
   }
 
   /**
@@ -141,6 +150,13 @@ export class WasmRunner implements Runner {
       worker.call((api) => api.unload(this.#id), DEADLINE_MS).catch(() => {});
     this.#loaded.clear();
     this.#area = noStepArea;
+  }
+
+  /** Long forwards know better what a thread does than a measurement in the first milliseconds of a page. */
+  #observe({ every = 1, lengths, threads }: ForwardJob, ms: number): void {
+    if (every > 1 || ms < OBSERVED_MS) return;
+    const tokens = lengths.reduce((sum, length) => sum + length, 0);
+    this.#backend.observe((tokens * this.#flopsPerToken) / (ms * Math.max(1, threads)));
   }
 
   async #forward(job: ForwardJob): Promise<void> {

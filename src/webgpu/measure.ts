@@ -1,80 +1,183 @@
-/** What the scheduler's cost model wants to know of a GPU. */
-import type { Program } from "../program.js";
+/** What the scheduler's cost model wants to know of a GPU, from the kernels that forwards run. */
+import type { GpuRates, Runner } from "../backend.js";
+import { initLru } from "../init.js";
+import { programOf } from "../models/lru.js";
+import { lruFlops, type Program } from "../program.js";
+import { State, stateLayout } from "../state.js";
 import type { Device } from "./device.js";
 import { type Pipelines, segmentOf } from "./pipelines.js";
 import { makePlan } from "./plan.js";
 import { loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
 
-export interface Measurement {
-  /** Submitting next to nothing and reading four bytes back: what the smallest forward costs. */
-  readonly roundTripMs: number;
-  /** Multiplications and additions a second in the `dense` kernel, at a middling width. */
-  readonly flopsPerSecond: number;
-}
+export type Measurement = GpuRates;
 
-const WIDTH = 256;
-/** Tokens are quadrupled until their product takes this much longer than a round trip, */
-const ENOUGH_MS = 2;
+const WIDE = 256;
+const NARROW = 16;
+/** Dispatches of an LRU, and of one whose rows have no second chunk. */
+const KERNELS = 3;
+const FEWEST_KERNELS = 2;
+/** Tokens grow by this factor until they take this long, and nearly as many times as long as before: the whole GPU is at work, */
+const GROWTH = 8;
+const NEARLY = 6;
+const ENOUGH_MS = 0.5;
 /** or until there are this many, which even the fastest GPU notices. */
 const MOST_TOKENS = 2 ** 14;
-const ROUND_TRIPS = 3;
+/** Runs one after the other in a submit: their copies and the way there and back cancel out. */
+const REPEATS = 4;
+const COPIED_BYTES = 2 ** 21;
+/** The best of so many, or of fewer that take so long. */
+const TURNS = 3;
+const TURNS_MS = 20;
 
-/** To be run when nothing else runs on the device. */
-export async function measureDevice(device: Device, pipelines: Pipelines): Promise<Measurement> {
-  const plan = makePlan(product);
+/** To be run when nothing else runs on the device: a few milliseconds on a GPU, seconds on a CPU that plays one. */
+export async function measureDevice(
+  device: Device,
+  pipelines: Pipelines,
+  prepare: (program: Program) => Promise<Runner>,
+): Promise<Measurement> {
+  const wide = await measureLayer(device, pipelines, WIDE);
+  const narrow = await measureLayer(device, pipelines, NARROW);
+  const flopsPerMs = lruFlops(WIDE, WIDE) / wide.tokenMs;
+  const dispatchMs = narrow.leastMs / FEWEST_KERNELS;
+  const { uploadMs, readbackMs } = await measureCopies(device);
+  const forwardMs = await measureForward(prepare);
+  return {
+    roundTripMs: Math.max(0, forwardMs - narrow.leastMs),
+    dispatchMs,
+    uploadBytesPerMs: COPIED_BYTES / uploadMs,
+    readbackBytesPerMs: COPIED_BYTES / readbackMs,
+    flopsPerMs,
+    tokenMs: Math.max(0, narrow.tokenMs - lruFlops(NARROW, NARROW) / flopsPerMs) / KERNELS,
+    layerMs: wide.leastMs,
+  };
+}
+
+/** An LRU of `width` features and states: ms of one token, and of each among many. */
+async function measureLayer(device: Device, pipelines: Pipelines, width: number) {
+  const plan = makePlan(layerOf(width));
   const { kernels, destroy } = await loadKernels(device, pipelines, plan.dispatches);
-  let workspace: Workspace | undefined;
-
-  /** Milliseconds for the product over some tokens and the way there and back. */
-  async function time(tokens: number): Promise<number> {
-    const segment = segmentOf(1, tokens);
+  const room = device.scoped(
+    "measuring the GPU",
+    () => new Workspace(device, plan, kernels, segmentOf(1, MOST_TOKENS)),
+  );
+  const workspace = room.value;
+  const submit = async (tokens: number, repeats: number) => {
     const start = performance.now();
-    const { value: read, clean } = device.scoped("measuring the GPU", () => {
-      workspace ??= new Workspace(device, plan, kernels, segmentOf(1, MOST_TOKENS));
-      const encoder = device.handle.createCommandEncoder();
-      if (tokens > 0) workspace.encode(encoder, segment, true);
+    await submitted(device, (encoder) => {
+      for (let i = 0; i < repeats; i++) workspace.encode(encoder, segmentOf(1, tokens), true);
       encoder.copyBufferToBuffer(workspace.area(plan.output), 0, workspace.area(plan.readback), 0, 4);
-      device.handle.queue.submit([encoder.finish()]);
-      return workspace.area(plan.readback).mapAsync(MAP_READ, 0, 4);
+      return workspace.area(plan.readback);
     });
-    await device.wait(Promise.all([read, clean]), SUBMIT_DEADLINE_MS);
-    workspace?.area(plan.readback).unmap();
     return performance.now() - start;
-  }
-
+  };
+  const time = async (tokens: number) => {
+    const once = await best(() => submit(tokens, 1));
+    return Math.max(0, (await best(() => submit(tokens, 1 + REPEATS))) - once) / REPEATS;
+  };
   try {
-    await time(1); // the driver's first time is not like the others
-    let roundTripMs = Number.POSITIVE_INFINITY;
-    for (let i = 0; i < ROUND_TRIPS; i++) roundTripMs = Math.min(roundTripMs, await time(0));
-    let tokens = 64;
-    let workMs = (await time(tokens)) - roundTripMs;
-    while (workMs < ENOUGH_MS && tokens < MOST_TOKENS) {
-      tokens *= 4;
-      workMs = (await time(tokens)) - roundTripMs;
+    await room.clean;
+    await submit(1, 1); // the driver's first time is not like the others
+    const leastMs = await time(1);
+    let tokens = MOST_TOKENS / GROWTH ** 3;
+    let before = Number.POSITIVE_INFINITY;
+    let ms = await time(tokens);
+    while (tokens < MOST_TOKENS && (ms * REPEATS < ENOUGH_MS || ms < NEARLY * before)) {
+      before = ms;
+      tokens *= GROWTH;
+      ms = await time(tokens);
     }
-    // A product that is lost in the noise of the round trip took a tenth of it at most.
-    const seconds = Math.max(workMs, roundTripMs / 10) / 1000;
-    return { roundTripMs, flopsPerSecond: (tokens * plan.flopsPerToken) / seconds };
+    // What is lost in the clock's noise is taken to be as long as its tick.
+    return { leastMs, tokenMs: Math.max(ms, 1e-3) / tokens };
   } finally {
-    workspace?.destroy();
+    workspace.destroy();
     destroy();
   }
 }
 
-const product: Program = {
-  architecture: "dense",
-  slots: [WIDTH, WIDTH],
-  stages: [
-    {
-      kind: "dense",
-      name: "measure",
-      src: 0,
-      dst: 1,
-      inWidth: WIDTH,
-      outWidth: WIDTH,
-      kernel: new Float32Array(WIDTH * WIDTH),
-      bias: null,
-    },
-  ],
-  output: 1,
-};
+async function measureCopies(device: Device) {
+  const { handle } = device;
+  const usage = { COPY_SRC: 4, COPY_DST: 8 };
+  const { value: buffers, clean } = device.scoped("measuring the GPU", () => ({
+    there: handle.createBuffer({ size: COPIED_BYTES, usage: usage.COPY_SRC | usage.COPY_DST }),
+    back: handle.createBuffer({ size: COPIED_BYTES, usage: MAP_READ | usage.COPY_DST }),
+  }));
+  const { there, back } = buffers;
+  const values = new Float32Array(COPIED_BYTES / 4);
+  const time = (uploaded: number, read: number) =>
+    best(async () => {
+      const start = performance.now();
+      await submitted(
+        device,
+        (encoder) => {
+          handle.queue.writeBuffer(there, 0, values, 0, uploaded / 4);
+          encoder.copyBufferToBuffer(there, 0, back, 0, read);
+          return back;
+        },
+        (mapped) => values.set(mapped.subarray(0, read / 4)),
+      );
+      return performance.now() - start;
+    });
+  try {
+    await clean;
+    await time(COPIED_BYTES, COPIED_BYTES);
+    const least = await time(4, 4);
+    const tick = 1e-3;
+    return {
+      uploadMs: Math.max(tick, (await time(COPIED_BYTES, 4)) - least),
+      readbackMs: Math.max(tick, (await time(4, COPIED_BYTES)) - least),
+    };
+  } finally {
+    there.destroy();
+    back.destroy();
+  }
+}
+
+/** A forward of one token, as users call it. */
+async function measureForward(prepare: (program: Program) => Promise<Runner>): Promise<number> {
+  const program = layerOf(NARROW);
+  const runner = await prepare(program);
+  const state = new State(stateLayout(program), 1);
+  const [x, y] = [new Float32Array(NARROW), new Float32Array(NARROW)];
+  const job = { batch: 1, seqLen: 1, lengths: Int32Array.of(1), x, y, state, threads: 0 };
+  const forward = async () => {
+    const start = performance.now();
+    await runner.forward({ ...job, signal: undefined, onProgress: undefined });
+    return performance.now() - start;
+  };
+  await forward();
+  const ms = await best(forward);
+  runner.dispose();
+  return ms;
+}
+
+/** Submits what `encode` encodes, and reads the buffer that it gives. */
+async function submitted(
+  device: Device,
+  encode: (encoder: GPUCommandEncoder) => GPUBuffer,
+  read?: (values: Float32Array) => void,
+): Promise<void> {
+  const { value: mapped, clean } = device.scoped("measuring the GPU", () => {
+    const encoder = device.handle.createCommandEncoder();
+    const buffer = encode(encoder);
+    device.handle.queue.submit([encoder.finish()]);
+    return buffer.mapAsync(MAP_READ).then(() => {
+      read?.(new Float32Array(buffer.getMappedRange()));
+      buffer.unmap();
+    });
+  });
+  await device.wait(Promise.all([mapped, clean]), SUBMIT_DEADLINE_MS);
+}
+
+async function best(run: () => Promise<number>): Promise<number> {
+  let ms = Number.POSITIVE_INFINITY;
+  for (let turn = 0, sum = 0; turn < TURNS && sum < TURNS_MS; turn++) {
+    const once = await run();
+    sum += once;
+    ms = Math.min(ms, once);
+  }
+  return ms;
+}
+
+function layerOf(width: number): Program {
+  return programOf(initLru({ dModel: width, dState: width }), "lru");
+}
