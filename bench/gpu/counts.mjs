@@ -1,20 +1,14 @@
-/** What each kernel of an LRU has to do for a token: flops, and bytes read and written once. */
+/** What each kernel has to do in a forward: bytes as the library counts them, and flops where they are of an LRU or a dense stage. */
 
-/** Tokens of a chunk, and so of a carry. */
-const T = 32;
-
-const kernels = {
-  projectScan: ({ dModel: H, dState: N }) => ({
-    flops: 4 * H * N + 8 * N,
-    bytes: 4 * H + 8 * N + (8 * N) / T,
-  }),
-  carryScan: ({ dState: N }) => ({ flops: (16 * N) / T, bytes: (16 * N) / T }),
-  output: ({ dModel: H, dState: N }) => ({ flops: 4 * H * N + 2 * H, bytes: 8 * H + 8 * N + (8 * N) / T }),
+/** Of a token of a bare LRU. */
+const flops = {
+  projectScan: ({ dModel: H, dState: N }) => 4 * H * N + 8 * N,
+  output: ({ dModel: H, dState: N }) => 4 * H * N + 2 * H,
 };
 
-/** Undefined for kernels that are not an LRU's. */
-export function countsOf(kernel, shape) {
-  const tokens = shape.batch * shape.seqLen;
-  const { flops, bytes } = kernels[kernel]?.(shape) ?? {};
-  return flops === undefined ? undefined : { flops: tokens * flops, bytes: tokens * bytes };
+/** @param {Map<string, { dispatches: number, bytes: number }>} traffic by kernel, of the shape's program */
+export function countsOf(kernel, shape, traffic) {
+  const { bytes } = traffic.get(kernel) ?? {};
+  const token = shape.layers ? undefined : flops[kernel]?.(shape);
+  return { bytes, flops: token === undefined ? undefined : shape.batch * shape.seqLen * token };
 }

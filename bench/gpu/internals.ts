@@ -10,6 +10,22 @@ export { openWebgpu } from "../../src/webgpu/backend.js";
 export { goldenNames, initialState, loadGolden, relativeError } from "../../test/support/golden.js";
 export { loadLrnnx } from "../../test/support/lrnnx.js";
 
+import type { Network, Program } from "../../src/program.js";
+import { segmentOf } from "../../src/webgpu/pipelines.js";
+import { makePlan } from "../../src/webgpu/plan.js";
+import { trafficOf } from "../../src/webgpu/traffic.js";
 import cases from "../../test/fixtures/lrnnx/cases.json" with { type: "json" };
 
 export const lrnnxNames = cases.map(({ name }) => name);
+
+/** Dispatches, and bytes read and written, of each kernel in a forward of one segment, as the library counts them. */
+export function trafficByKernel(network: Network, batch: number, seqLen: number) {
+  const { kernels } = trafficOf(makePlan(network as Program), segmentOf(batch, seqLen));
+  const sums = new Map<string, { dispatches: number; bytes: number }>();
+  for (const { kernel, touches } of kernels) {
+    const { dispatches = 0, bytes = 0 } = sums.get(kernel) ?? {};
+    const own = touches.reduce((sum, { read, written }) => sum + read + written, 0);
+    sums.set(kernel, { dispatches: dispatches + 1, bytes: bytes + own });
+  }
+  return sums;
+}

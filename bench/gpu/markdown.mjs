@@ -79,8 +79,15 @@ function overview({ shape, failed, ...row }) {
 }
 
 function notes(shapes) {
-  const scaled = shapes.filter((row) => row.scaled).map(({ shape }) => shape.name);
-  return scaled.length ? [`Fewer tokens than on a GPU: ${scaled.join(", ")}.\n`] : [];
+  const names = (list) => list.map(({ shape }) => shape.name).join(", ");
+  const scaled = shapes.filter((row) => row.scaled);
+  const ran = shapes.filter(({ failed }) => !failed);
+  const furthest = Math.max(...ran.map(({ check }) => check.atSize));
+  return [
+    ...(scaled.length ? [`Fewer tokens than on a GPU: ${names(scaled)}.`] : []),
+    ...(ran.length ? [`At full size the GPU's y is within ${furthest.toExponential(0)} of the CPU's.`] : []),
+    "",
+  ];
 }
 
 function kernelRow({ shape, gpuMs }, { name, dispatches, ms: time, flops, bytes }, peaks) {

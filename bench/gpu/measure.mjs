@@ -9,7 +9,7 @@ import { timedGpu } from "./timed.mjs";
 
 /** Whole models against float64 (README, "Numbers"); a layer's limit follows from its parameters. */
 const MODEL_LIMIT = 5e-5;
-/** x and y together may take this part of the machine's memory. */
+/** x, y and the CPU's y together may take this part of the machine's memory. */
 const MEMORY_SHARE = 0.4;
 
 /** The engines of a run: one as users have it, one whose dispatches are timed, the float64 reference, and the CPU. */
@@ -20,24 +20,26 @@ export async function openEngines({ gpu, timestamps }) {
     plain: await createEngine({ backend, gpu }),
     timed: await createEngine({ backend, gpu: timed }),
     reference: await createEngine({ backend: "reference" }),
+    cpu: await createEngine({ backend: "wasm" }),
     timer,
     async dispose() {
-      for (const engine of [this.plain, this.timed, this.reference]) await engine.dispose();
+      for (const engine of [this.plain, this.timed, this.reference, this.cpu]) await engine.dispose();
     },
   };
 }
 
 /** @returns what run.mjs puts into the table; throws if the GPU is wrong */
-export async function measureShape(shape, engines, peaks, { linearLimit }, options) {
-  const check = await checked(shape, engines, linearLimit);
+export async function measureShape(shape, engines, peaks, internals, options) {
+  const check = await checked(shape, engines, internals.linearLimit);
   const actual = within(shape, options.budget);
   const tokens = actual.batch * actual.seqLen;
   const flops = tokens * flopsPerToken(actual);
   const x = fillInput(arrayOf(inputLength(actual)));
   const out = arrayOf(x.length);
-  const kernels = await timeKernels(actual, engines, { x, out }, options);
+  const kernels = await timeKernels(actual, engines, { x, out }, internals, options);
   const gpuMs = kernels.reduce((sum, { ms }) => sum + ms, 0);
   const host = await timeHost(actual, engines.plain, { x, out }, options);
+  check.atSize = await againstCpu(actual, engines.cpu, { x, out }, check.limit);
   const bytes = bytesOf(kernels);
   const roofline = bytes && Math.max(flops / peaks.flopsPerMs, bytes / peaks.copyBytesPerMs);
   return {
@@ -63,7 +65,7 @@ const bytesOf = (kernels) =>
     : undefined;
 
 function arrayOf(length) {
-  if (8 * length > MEMORY_SHARE * totalmem()) throw new Error("x and y would not fit this machine's memory");
+  if (12 * length > MEMORY_SHARE * totalmem()) throw new Error("x and y would not fit this machine's memory");
   return new Float32Array(length);
 }
 
@@ -85,19 +87,35 @@ async function checked(shape, { plain, reference }, linearLimit) {
   return { error, limit, batch, seqLen };
 }
 
+/** What the GPU has left in `out`, against the CPU's run of all of it: each is within the limit, so both are within two. */
+async function againstCpu(shape, cpu, { x, out }, limit) {
+  const layer = await open(cpu, shape);
+  const { y } = await layer.forward(x, { batch: shape.batch });
+  layer.dispose();
+  const error = relativeError(out, y);
+  if (!(error <= 2 * limit))
+    throw new Error(
+      `wrong at full size: ${error.toExponential(1)} from what the CPU gives, limit ${(2 * limit).toExponential(1)}`,
+    );
+  return error;
+}
+
 /** Median ms of each kernel over some forwards, all its dispatches together. */
-async function timeKernels(shape, { timed, timer }, { x, out }, options) {
+async function timeKernels(shape, { timed, timer }, { x, out }, { trafficByKernel }, options) {
   const layer = await open(timed, shape);
+  const traffic = trafficByKernel(layer.program, shape.batch, shape.seqLen);
   const turns = [];
   const run = () => layer.forward(x, { batch: shape.batch, out });
   await run();
   await repeat(async () => turns.push(sumUp(await timer.during(run))), options);
   layer.dispose();
-  return [...turns[0].keys()].map((name) => {
+  const names = [...turns[0].keys()];
+  // Kernels that the count does not know of were chosen for this shape: then it is not of these.
+  const counted = names.every((name) => traffic.has(name));
+  return names.map((name) => {
     const { dispatches } = turns[0].get(name);
     const { median: ms, min, q1, q3 } = summarize(turns.map((turn) => turn.get(name).ms));
-    const counts = shape.layers ? undefined : countsOf(name, shape);
-    return { name, dispatches, ms, min, q1, q3, ...counts };
+    return { name, dispatches, ms, min, q1, q3, ...(counted ? countsOf(name, shape, traffic) : {}) };
   });
 }
 
