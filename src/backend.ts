@@ -111,6 +111,6 @@ export interface GpuRates {
   readonly flopsPerMs: number;
   /** What a token takes in each dispatch beyond its flops: memory, and lanes that narrow layers leave idle. */
   readonly tokenMs: number;
-  /** The least that an LRU of 256 features and states takes, of however few tokens. */
+  /** What an LRU of 256 features and states takes beyond its flops, of however few tokens: one wait after the other. */
   readonly layerMs: number;
 }

@@ -98,7 +98,7 @@ const SOFTWARE: GpuRates = {
   readbackBytesPerMs: 1e6,
   flopsPerMs: 4e5,
   tokenMs: 0.005,
-  layerMs: 40,
+  layerMs: 0,
 };
 /** dModel and dState of GpuRates.layerMs. */
 const LAYER_FLOPS = lruFlops(256, 256);
@@ -232,14 +232,14 @@ function priceGpu(verb: Verb, work: Work, hardware: Hardware): Candidate {
   const rates = gpu.rates ?? SOFTWARE;
   const tokens = batch * seqLen;
   const computed = batch * Math.ceil(seqLen / GPU_CHUNK) * GPU_CHUNK;
-  // Few tokens leave most of a GPU idle, and then its layers, three dispatches each, are as long as their sums.
-  const least = rates.layerMs * Math.sqrt(((dispatches / 3) * flopsPerToken) / LAYER_FLOPS);
+  // However few the tokens: what a thread of a layer, three dispatches, waits for grows with the width of its sums.
+  const waits = rates.layerMs * Math.sqrt(((dispatches / 3) * flopsPerToken) / LAYER_FLOPS);
   const many = computed * (flopsPerToken / rates.flopsPerMs + dispatches * rates.tokenMs);
   const parts = {
     roundTrip: calls * rates.roundTripMs,
     upload: (tokens * work.bytesIn) / rates.uploadBytesPerMs,
     dispatches: calls * dispatches * rates.dispatchMs,
-    compute: tokens > 0 ? Math.max(many, least) : 0,
+    compute: tokens > 0 ? many + waits : 0,
     readback: (tokens * work.bytesOut) / rates.readbackBytesPerMs,
   };
   const slow =

@@ -7,6 +7,7 @@ import { State, stateLayout } from "../state.js";
 import type { Device } from "./device.js";
 import { type Pipelines, segmentOf } from "./pipelines.js";
 import { makePlan } from "./plan.js";
+import { T } from "./tiles.js";
 import { loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
 
 export type Measurement = GpuRates;
@@ -20,6 +21,8 @@ const FEWEST_KERNELS = 2;
 const GROWTH = 8;
 const NEARLY = 6;
 const ENOUGH_MS = 0.5;
+/** or take so long that more would not say more, */
+const LONG_MS = 10;
 /** or until there are this many, which even the fastest GPU notices. */
 const MOST_TOKENS = 2 ** 14;
 /** Runs one after the other in a submit: their copies and the way there and back cancel out. */
@@ -42,13 +45,13 @@ export async function measureDevice(
   const { uploadMs, readbackMs } = await measureCopies(device);
   const forwardMs = await measureForward(prepare);
   return {
-    roundTripMs: Math.max(0, forwardMs - narrow.leastMs),
+    roundTripMs: Math.max(forwardMs / 2, forwardMs - narrow.leastMs),
     dispatchMs,
     uploadBytesPerMs: COPIED_BYTES / uploadMs,
     readbackBytesPerMs: COPIED_BYTES / readbackMs,
     flopsPerMs,
     tokenMs: Math.max(0, narrow.tokenMs - lruFlops(NARROW, NARROW) / flopsPerMs) / KERNELS,
-    layerMs: wide.leastMs,
+    layerMs: Math.max(0, wide.leastMs - T * wide.tokenMs), // a chunk is computed whole
   };
 }
 
@@ -81,7 +84,8 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
     let tokens = MOST_TOKENS / GROWTH ** 3;
     let before = Number.POSITIVE_INFINITY;
     let ms = await time(tokens);
-    while (tokens < MOST_TOKENS && (ms * REPEATS < ENOUGH_MS || ms < NEARLY * before)) {
+    const isEnough = () => ms > LONG_MS || (ms * REPEATS > ENOUGH_MS && ms > NEARLY * before);
+    while (tokens < MOST_TOKENS && !isEnough()) {
       before = ms;
       tokens *= GROWTH;
       ms = await time(tokens);
