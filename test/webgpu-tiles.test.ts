@@ -169,6 +169,10 @@ describe("tuning", () => {
     expect(trials).toBe(kernels.reduce((sum, kernel) => sum + tilesFor(kernel, device).length, 0));
     expect(await tunedTiles({ ...device, software: true } as Device, pipelines)).toBe(softwareTiles);
     expect(asked.length).toBe(trials);
+    // The same GPU, opened with the limits that every device has, cannot run all that was tried before.
+    const { handle } = fakeGpu(() => 1, "", 256).device;
+    await tunedTiles({ ...device, handle } as Device, pipelines);
+    expect(asked.length).toBeGreaterThan(trials);
   });
 
   test("a driver that refuses a tile leaves the plain ones, and is asked again", async () => {

@@ -21,19 +21,23 @@ const MOST_REPEATS = 64;
 const BUDGET_MS = 200;
 const DEADLINE_MS = 30_000;
 
+const kernels = Object.keys(plainTiles) as TiledKernel[];
+
 const known = new Map<string, Promise<Tiles>>();
 
 /** The fastest tiles; on a software adapter those that are compiled fastest. */
 export function tunedTiles(device: Device, pipelines: Pipelines): Promise<Tiles> {
   if (device.software) return Promise.resolve(softwareTiles);
-  let tiles = known.get(device.description);
+  // With other limits other tiles can be had.
+  const kind = [device.description, ...kernels.map((kernel) => tilesFor(kernel, device).length)].join();
+  let tiles = known.get(kind);
   if (!tiles) {
     // A GPU that fails says so to whoever runs something on it; here it may be a driver that refuses a tile.
     tiles = tune(device, pipelines).catch(() => {
-      known.delete(device.description);
+      known.delete(kind);
       return plainTiles;
     });
-    known.set(device.description, tiles);
+    known.set(kind, tiles);
   }
   return tiles;
 }
