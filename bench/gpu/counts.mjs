@@ -1,9 +1,10 @@
 /** What each kernel has to do in a forward: bytes as the library counts them, and flops where they are of an LRU or a dense stage. */
 
-/** Of a token of a bare LRU. */
+/** Of a token of a bare LRU; what lifting adds to it is not counted. */
 const flops = {
   projectScan: ({ dModel: H, dState: N }) => 4 * H * N + 8 * N,
   output: ({ dModel: H, dState: N }) => 4 * H * N + 2 * H,
+  liftedOutput: ({ dModel: H, dState: N }) => 4 * H * N + 2 * H,
 };
 
 /** @param {Map<string, { dispatches: number, bytes: number }>} traffic by kernel, of the shape's program */
