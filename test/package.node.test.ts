@@ -76,7 +76,7 @@ test("the library imports what Node has and, if it is there, webgpu", () => {
   }
 });
 
-test("built again in another folder, from nothing, it is the same to the byte", { timeout: 240_000 }, () => {
+test("built again in another folder, from nothing, it is the same to the byte", { timeout: 600_000 }, () => {
   const copy = copyProject();
   try {
     for (const folder of ["build", "src/cpu/embedded.gen.ts"])
