@@ -13,9 +13,10 @@ const list = [
 ];
 
 /** The reason; undefined for a mutant that is not known to change nothing. */
-export function equivalent({ file, says, becomes }) {
-  return list.find(
-    (entry) =>
-      entry.file === file && entry.says === says && (entry.becomes ?? becomes.trim()) === becomes.trim(),
-  )?.reason;
+export function equivalent({ file, says, line, start }) {
+  const text = readFileSync(join(project, file), "utf8");
+  const isFirst = !text.slice(text.lastIndexOf("\n", start) + 1, start).includes("<"); // of the line's loop
+  const source = text.split("\n")[line - 1].trim();
+  return list.find((entry) => isFirst && entry.file === file && entry.says === says && entry.line === source)
+    ?.reason;
 }
