@@ -54,8 +54,8 @@ function damageOf({ memory, regions }: Checked, start: number): string | undefin
   );
 
   function broken(place: number): string | undefined {
-    const first = Math.ceil(place / 4);
-    for (let i = first; i < first + GUARD / 4 - 1; i++)
+    // The words that are wholly the guard's: what it stands after may end within one.
+    for (let i = Math.ceil(place / 4); i < Math.floor((place + GUARD) / 4); i++)
       if (words[i] !== -1) return `a region of ${bytes} bytes was written to at ${4 * i - start}`;
     return undefined;
   }
