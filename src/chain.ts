@@ -4,11 +4,11 @@
  * bounded at any length, and every promise that the backends keep holds of the whole.
  */
 import type { ForwardJob, Runner } from "./backend.js";
+import type { Stepper } from "./host.js";
 import { hold, pool, type Rows, shift, slower } from "./links.js";
 import { macrotask } from "./macrotask.js";
 import { inputWidth, type Network, outputWidth, slotWidth } from "./program.js";
 import { type Link, linksOf, paddingOf, segmentTokens } from "./rates.js";
-import type { Stepper } from "./recurrent.js";
 import { throwIfAborted } from "./signal.js";
 import type { State } from "./state.js";
 import { Timeline } from "./timeline.js";

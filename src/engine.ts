@@ -2,6 +2,7 @@
  * The engine: it finds out what this machine has, makes layers and models, and runs their work on the backend that the
  * scheduler picks, falling back where that is allowed and never in silence.
  */
+import { assemble, prepareParts, referenceStepper } from "./assemble.js";
 import type { Backend, ForwardJob, Resident, Runner } from "./backend.js";
 import type { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
@@ -9,7 +10,8 @@ import type { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
 import { Failover, isFault } from "./failover.js";
 import { type BackendOption, backendNames, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
-import { Halved, halvesOf } from "./halves.js";
+import { halvesOf } from "./halves.js";
+import type { Host, Prepared, Stepper } from "./host.js";
 import { type BytesSource, loadBytes } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { Lru } from "./lru.js";
@@ -29,12 +31,10 @@ import {
   lruStages,
   type Network,
   outputWidth,
-  type Program,
   poolOf,
   statesPerToken,
 } from "./program.js";
 import { partsOf, segmentTokens } from "./rates.js";
-import type { Host, Prepared, Stepper } from "./recurrent.js";
 import type { runReference } from "./reference.js";
 import { type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import type { Run, SelfTestReport } from "./selfTest.js";
@@ -381,41 +381,6 @@ function toPreference(option: BackendOption): Preference {
   return typeof option === "string" ? (option === "auto" ? option : [option]) : option;
 }
 
-/** What runs a network, of what runs its programs. */
-function assemble<Part extends Partial<Runner & Stepper>>(
-  program: Network,
-  exact: boolean,
-  chain: typeof Chain | undefined,
-  prepare: (part: Program) => Part,
-  /** What only some states want. */
-  prepareLater: (part: Program) => Part | Promise<Part> = prepare,
-): Part | Chain<Part> | Halved<Part> {
-  const halves = halvesOf(program);
-  if (halves) return new Halved(halves, prepare(halves.lean), () => prepareLater(halves.full));
-  const parts = partsOf(program);
-  return parts[0] === program
-    ? prepare(parts[0])
-    : new (chain as typeof Chain)(program, parts.map(prepare), exact);
-}
-
-async function prepareParts(
-  backend: Backend,
-  program: Network,
-  chain: typeof Chain | undefined,
-): Promise<Runner> {
-  const halves = halvesOf(program);
-  const parts = halves ? [halves.lean] : partsOf(program);
-  const runners = parts.map(async (part) => [part, await backend.prepare(part)] as const);
-  try {
-    const ready = new Map(await Promise.all(runners));
-    const prepared = (part: Program) => ready.get(part) as Runner;
-    return assemble(program, backend.name === "reference", chain, prepared, (part) => backend.prepare(part));
-  } catch (error) {
-    for (const runner of runners) runner.then(([, made]) => made.dispose()).catch(() => {});
-    throw error;
-  }
-}
-
 /** One token for each row, of a network of one part: done at once, with none of a forward's preparations. */
 function isStep(
   program: Network,
@@ -452,15 +417,4 @@ function isBytesSource(source: unknown): source is BytesSource {
 
 function disposedError(): LinrecError {
   return new LinrecError("disposed", "The engine has been disposed of. Make a new one with createEngine().");
-}
-
-/** Where there is no WASM, or only the reference was asked for. */
-function referenceStepper(program: Program, run: typeof runReference): Stepper {
-  return {
-    step(x, y, state, timesteps) {
-      const result = run(program, { x, batch: state.batch, seqLen: 1, timesteps, state });
-      y.set(result.y);
-      state.copyFrom(result.state);
-    },
-  };
 }

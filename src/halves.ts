@@ -10,10 +10,10 @@
  * layer that reads nothing. A state holds h_n and d, as the full program lays them out; its owner sees h_n and h_m.
  */
 import type { ForwardJob, Resident, Runner } from "./backend.js";
+import type { Stepper } from "./host.js";
 import { splitPairs } from "./models/conjugates.js";
 import type { LruStage, Network, Program, Stage } from "./program.js";
 import { linksOf } from "./rates.js";
-import type { Stepper } from "./recurrent.js";
 import { State, type StateLayout, type StateSlot, stateLayout } from "./state.js";
 
 export interface Halves {

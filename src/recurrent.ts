@@ -3,12 +3,10 @@
  * Arguments are checked here, before any side effect; the engine behind decides where the work runs.
  */
 import { type Memory, memoryOf } from "./analysis.js";
-import type { Backend, ForwardJob, Runner } from "./backend.js";
 import type { AnyCache } from "./cache.js";
 import { describeProgram } from "./describe.js";
 import { LinrecError } from "./errors.js";
 import {
-  type BackendOption,
   callBack,
   checkBackendOption,
   checkLengths,
@@ -27,57 +25,20 @@ import {
   streamOptionNames,
 } from "./forwardOptions.js";
 import { checkPortBackend, countOf, type GpuBuffer, isGpuBuffer, portsOf } from "./gpuBuffer.js";
-import type { CacheOwner, GpuCache } from "./gpuCache.js";
+import type { GpuCache } from "./gpuCache.js";
+import type { Host, Prepared } from "./host.js";
 import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
+import { checkCache, isGpuCache } from "./ownCache.js";
 import { type BackendName, type Input, lruStages, type Network, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
-import { type Stop, throwIfAborted } from "./signal.js";
+import { throwIfAborted } from "./signal.js";
 import { State, type StateLayout } from "./state.js";
 import { asForward, checkSteps, type Steps, stepOf, turned } from "./steps.js";
 import { Feed, readThrough, type StreamChunk, type StreamSource, transformThrough } from "./stream.js";
 import { Timeline } from "./timeline.js";
-import { checkChoice, checkCount, checkFunction, checkOptions, show } from "./validate.js";
-
-/** A program in the hands of an engine. */
-export interface Prepared {
-  readonly program: Network;
-  /** Of its states. */
-  readonly layout: StateLayout;
-  /** What runs it, by backend: made when first wanted. */
-  readonly runners: Map<Backend, Promise<Runner>>;
-  /** Runs single tokens on the calling thread. */
-  readonly stepper: Stepper;
-  /** Work that has not settled yet, by what stops it. */
-  readonly underWay: Map<Stop, Promise<unknown>>;
-}
-
-export interface Stepper {
-  /** x [batch, inputWidth], token ids as their bits -> y [batch, outputWidth], advancing `state` in place. */
-  step(x: Float32Array, y: Float32Array, state: State, timesteps?: Float32Array): void;
-}
-
-/** The engine, as far as a layer needs it. */
-export interface Host {
-  readonly nonFinite: "propagate" | "reject";
-  checkUsable(): void;
-  plan(verb: Verb, program: Network, batch: number, seqLen: number, timed?: boolean): Plan;
-  /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
-  forward(
-    prepared: Prepared,
-    job: Omit<ForwardJob, "threads">,
-    option: BackendOption | undefined,
-  ): Promise<State>;
-  /** A cache of `batch` streams on the GPU. */
-  gpuCache<Cache extends AnyCache>(
-    prepared: Prepared,
-    batch: number,
-    own: CacheOwner<Cache>,
-  ): Promise<GpuCache<Cache>>;
-  /** Rejects the program's work under way, and frees its runners when that has settled. */
-  release(prepared: Prepared): void;
-}
+import { checkChoice, checkCount, checkFunction, checkOptions } from "./validate.js";
 
 type Start<Cache> = Pick<ForwardOptions<Cache>, "batch" | "state" | "lengths">;
 
@@ -254,7 +215,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * where it pools in windows. Throws with `unsupported` for a model that cannot be stepped, for it reads tokens ahead.
    */
   stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
-    this.#checkCache("cache", cache);
+    checkCache<Cache>("cache", cache, this);
     const step = this.#checkSteps(xt, cache, options, false);
     cache.checkFree();
     return this.#stepHere(step, cache.state);
@@ -355,7 +316,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.checkUsable();
     this.#inputs.checkStreams("step");
     const onGpu = isGpuCache(cache);
-    if (!onGpu || cache.owner !== this) this.#checkCache("cache", cache);
+    if (!onGpu || cache.owner !== this) checkCache<Cache>("cache", cache, this);
     const steps = checkSteps(this.#inputs, x, cache.batch, options, many);
     const cannot = onGpu ? steps.timesteps && "integrationTimesteps" : steps.ports && "a GPUBuffer";
     if (cannot) {
@@ -387,7 +348,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
       owner: this,
       wrap: (state) => this.wrap(state),
       unwrap: (cache) => {
-        this.#checkCache("cache", cache);
+        checkCache<Cache>("cache", cache, this);
         cache.checkFree();
         return cache.state;
       },
@@ -397,7 +358,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** A state as bytes (a .safetensors file), with its version and this model's fingerprint. Every bit is kept. */
   serializeState(state: Cache): Uint8Array<ArrayBuffer> {
     this.checkUsable();
-    this.#checkCache("state", state);
+    checkCache<Cache>("state", state, this);
     state.checkFree();
     return encodeState(state.state, this.#owner());
   }
@@ -424,7 +385,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.#inputs.checkStreams("read a stream");
     checkOptions("forwardStream's options", options, streamOptionNames);
     const { tokens, every = 1, backend, signal } = options;
-    if (options.state !== undefined) this.#checkCache("state", options.state);
+    if (options.state !== undefined) checkCache<Cache>("state", options.state, this);
     let state = this.wrap(this.startOf(options.state, 1));
     if (tokens !== undefined) checkCount("tokens", tokens, 1);
     this.#inputs.checkEvery(every);
@@ -459,7 +420,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** Checks x, its shape, and what it starts from. */
   protected checkInput(x: Input, options: Start<Cache>, port?: GpuBuffer): Checked {
     const { batch: rows, state, lengths: given } = options;
-    if (state !== undefined) this.#checkCache("state", state);
+    if (state !== undefined) checkCache<Cache>("state", state, this);
     const batch = rows === undefined ? (state?.batch ?? 1) : rows;
     checkCount("batch", batch, 0);
     const values = this.#inputs.values("x", x, port !== undefined);
@@ -481,30 +442,4 @@ export abstract class Recurrent<Cache extends AnyCache> {
     }
     return state.state.clone();
   }
-
-  #checkCache(name: string, cache: unknown): asserts cache is Cache {
-    if (isGpuCache(cache) && cache.owner === this) {
-      throw new LinrecError(
-        "invalid-argument",
-        `${name} is on the GPU: await step or stepMany with it, or pass a copy, \`await cache.read()\`.`,
-      );
-    }
-    const owner = (cache as Partial<AnyCache> | null | undefined)?.owner;
-    if (owner === undefined) {
-      throw new LinrecError(
-        "invalid-argument",
-        `${name} must come from allocateInferenceCache or a forward; got ${show(cache)}.`,
-      );
-    }
-    if (owner !== this) {
-      throw new LinrecError(
-        "foreign-cache",
-        `${name} belongs to another layer or model. Use one of this model's own.`,
-      );
-    }
-  }
-}
-
-function isGpuCache<Cache extends AnyCache>(cache: unknown): cache is GpuCache<Cache> {
-  return "advance" in Object(cache); // its class is in a file that is loaded later
 }

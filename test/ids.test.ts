@@ -1,8 +1,8 @@
 /** Token ids as input: an embedding in front, on every backend, against the same program fed with the table's rows. */
 import { describe, expect, type TestContext, test } from "vitest";
+import type { Host, Prepared } from "../src/host.js";
 import { Model } from "../src/models/model.js";
 import type { Program, Stage } from "../src/program.js";
-import type { Host, Prepared } from "../src/recurrent.js";
 import { runReference } from "../src/reference.js";
 import { stateLayout } from "../src/state.js";
 import { expectSameBits } from "./support/bits.js";

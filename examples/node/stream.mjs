@@ -21,7 +21,7 @@ export async function streamDigit(model, index, cpu) {
   for (let read = 0; read < PIXELS; read += PIXELS_A_LINE) {
     const line = pixels.subarray(read, read + PIXELS_A_LINE);
     const start = performance.now();
-    for (let i = 0; i < line.length; i++) model.stepSync(line.subarray(i, i + 1), cache, logProbs);
+    for (let i = 0; i < line.length; i++) model.stepSync(line.subarray(i, i + 1), cache, { out: logProbs });
     msInSteps += performance.now() - start;
     // The network averages over the steps so far, so at every pixel it has an answer.
     console.log(`  ${picture(line)}  ${String(read + line.length).padStart(3)} pixels  ${leading(logProbs)}`);

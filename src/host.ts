@@ -1,0 +1,48 @@
+/** What a layer or a model sees of its engine, and the engine of them. */
+import type { Backend, ForwardJob, Runner } from "./backend.js";
+import type { AnyCache } from "./cache.js";
+import type { BackendOption } from "./forwardOptions.js";
+import type { CacheOwner, GpuCache } from "./gpuCache.js";
+import type { Network } from "./program.js";
+import type { Plan, Verb } from "./scheduler.js";
+import type { Stop } from "./signal.js";
+import type { State, StateLayout } from "./state.js";
+
+/** A program in the hands of an engine. */
+export interface Prepared {
+  readonly program: Network;
+  /** Of its states. */
+  readonly layout: StateLayout;
+  /** What runs it, by backend: made when first wanted. */
+  readonly runners: Map<Backend, Promise<Runner>>;
+  /** Runs single tokens on the calling thread. */
+  readonly stepper: Stepper;
+  /** Work that has not settled yet, by what stops it. */
+  readonly underWay: Map<Stop, Promise<unknown>>;
+}
+
+export interface Stepper {
+  /** x [batch, inputWidth], token ids as their bits -> y [batch, outputWidth], advancing `state` in place. */
+  step(x: Float32Array, y: Float32Array, state: State, timesteps?: Float32Array): void;
+}
+
+/** The engine, as far as a layer needs it. */
+export interface Host {
+  readonly nonFinite: "propagate" | "reject";
+  checkUsable(): void;
+  plan(verb: Verb, program: Network, batch: number, seqLen: number, timed?: boolean): Plan;
+  /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
+  forward(
+    prepared: Prepared,
+    job: Omit<ForwardJob, "threads">,
+    option: BackendOption | undefined,
+  ): Promise<State>;
+  /** A cache of `batch` streams on the GPU. */
+  gpuCache<Cache extends AnyCache>(
+    prepared: Prepared,
+    batch: number,
+    own: CacheOwner<Cache>,
+  ): Promise<GpuCache<Cache>>;
+  /** Rejects the program's work under way, and frees its runners when that has settled. */
+  release(prepared: Prepared): void;
+}
