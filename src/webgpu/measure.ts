@@ -4,7 +4,9 @@ import { initLru } from "../init.js";
 import { programOf } from "../models/lru.js";
 import { lruFlops, type Program } from "../program.js";
 import { State, stateLayout } from "../state.js";
+import { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
+import { tablesOf } from "./pieces.js";
 import { type Pipelines, segmentOf } from "./pipelines.js";
 import { makePlan } from "./plan.js";
 import { T } from "./tiles.js";
@@ -57,7 +59,9 @@ export async function measureDevice(
 
 /** An LRU of `width` features and states: ms of one token, and of each among many. */
 async function measureLayer(device: Device, pipelines: Pipelines, width: number) {
-  const plan = makePlan(layerOf(width));
+  const program = layerOf(width);
+  const plan = makePlan(program);
+  const timeline = new Timeline({ state: new State(stateLayout(program), 1) });
   const { kernels, destroy } = await loadKernels(device, pipelines, plan.dispatches);
   const room = device.scoped(
     "measuring the GPU",
@@ -65,9 +69,13 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
   );
   const workspace = room.value;
   const submit = async (tokens: number, repeats: number) => {
+    const segment = segmentOf(1, tokens);
+    const tables = tablesOf({ parts: [{ row: 0, start: 0, end: tokens }], segment }, timeline);
     const start = performance.now();
     await submitted(device, (encoder) => {
-      for (let i = 0; i < repeats; i++) workspace.encode(encoder, segmentOf(1, tokens), true);
+      for (const name of ["chunks", "rows"] as const)
+        workspace.hold(workspace.area(plan.tables[name]), tables[name]);
+      for (let i = 0; i < repeats; i++) workspace.encode(encoder, segment, true);
       encoder.copyBufferToBuffer(workspace.area(plan.output), 0, workspace.area(plan.readback), 0, 4);
       return workspace.area(plan.readback);
     });

@@ -193,7 +193,11 @@ export interface Tables {
   readonly wanted: Uint32Array;
 }
 
-export function tablesOf({ parts, segment }: Piece, timeline: Timeline, lift = 1): Tables {
+export function tablesOf(
+  { parts, segment }: Pick<Piece, "parts" | "segment">,
+  timeline: Timeline,
+  lift = 1,
+): Tables {
   const chunks = new Uint32Array(2 * segment.chunks);
   const rows = new Uint32Array(4 * parts.length);
   const wanted = timeline.every > 1 ? new Uint32Array(2 * segment.outputs) : chunks;
