@@ -1,6 +1,6 @@
 /**
  * What a plan's kernels touch of GPU memory, counted from the shapes alone: dispatches, bytes, and loads. One entry per
- * kernel, beside no formula of the whole: test/webgpu-traffic.test.ts counts the accesses of the running shaders themselves.
+ * kernel, beside no formula of the whole: test/webgpu-traffic.node.test.ts counts the accesses of the running shaders themselves.
  *
  * An LRU layer that is not thinned takes, for each segment,
  * - per token 12H + 16N bytes: u twice and y once (4H each), loc written and read (8N each),
