@@ -4,6 +4,7 @@
 import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { stripVTControlCharacters } from "node:util";
 
 /**
  * @typedef {object} Hands
@@ -66,7 +67,8 @@ function compare(command, shown, printed) {
               .trim(),
       )
       .filter(Boolean);
-  const actual = lines(printed);
+  // Where it runs in CI, Vite colours what it prints.
+  const actual = lines(stripVTControlCharacters(printed));
   let at = 0;
   for (const line of lines(shown)) {
     const found = actual.findIndex(
