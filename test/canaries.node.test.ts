@@ -2,10 +2,12 @@
  * The golden cases and the exact ones (all tails, ragged rows, cuts) once more with guards around everything that the CPU
  * engine has in memory; and with resets, timesteps and `every`.
  */
+import { readFileSync } from "node:fs";
 import { afterEach, describe, expect, test, vi } from "vitest";
+import { compile } from "../campaigns/mutants/compile.mjs";
 import { createMemory } from "../src/cpu/instantiate.js";
 import { createEngine } from "../src/index.js";
-import { checkedCalls, damage } from "./support/checkedArena.js";
+import { checkedCalls, damage, takeDamage } from "./support/checkedArena.js";
 import { floats, hardParams } from "./support/problems.js";
 import "./golden.test.js";
 import "./exact.test.js";
@@ -18,6 +20,13 @@ vi.mock("../src/cpu/packed.js", async (original) =>
 );
 vi.mock("../src/cpu/instantiate.js", async (original) =>
   (await import("./support/checkedArena.js")).checkedKernels(await original()),
+);
+
+vi.mock("../src/cpu/backend.js", async (original) =>
+  (await import("./support/checkedArena.js")).checkedBackend(await original()),
+);
+vi.mock("../src/cpu/embedded.gen.js", async (original) =>
+  (await import("./support/checkedArena.js")).checkedWorker(await original()),
 );
 
 afterEach(() => {
@@ -50,6 +59,35 @@ describe("guards", () => {
       await engine.dispose();
     },
   );
+
+  // Bugs of kernels, each a row or a token too many: on the calling thread, and in workers with a memory of their own.
+  test.each([
+    ["copyRows", "let t = 0; t < tokens", "let t = 0; t <= tokens", 0],
+    ["scanChunk", "for (; tokens > 0; tokens--)", "for (; tokens >= 0; tokens--)", 0],
+    ["scanChunk", "for (; tokens > 0; tokens--)", "for (; tokens >= 0; tokens--)", 2],
+    ["addCarry", "let t = 0; t < tokens", "let t = 0; t <= tokens", 2],
+    ["carryScan", "; last < tokens;", "; last <= tokens;", 2],
+    ["stepScan", "row < rows", "row <= rows", 0],
+    ["timedScan", "dt < end", "dt <= end", 0],
+  ])("a bug planted in %s is found: %s -> %s, %i threads", async (kernel, right, wrong, threads) => {
+    const file = `assembly/${kernel}.ts`;
+    const source = readFileSync(new URL(`../${file}`, import.meta.url), "utf8");
+    expect(source).toContain(right);
+    const wasm = await compile(file, source.replace(right, wrong));
+    const engine = await createEngine({ backend: "wasm", threads, wasm });
+    // Rows that need padding, and several spans where workers get them, the last chunk of which is full.
+    const [batch, seqLen] = [2, threads > 0 ? 33600 : 480];
+    const lru = await engine.lru(hardParams(3, 5, 1));
+    const x = floats(batch * seqLen * 3, 2);
+    const finding = async () => {
+      const { state } = await lru.forward(x, { batch });
+      lru.stepSync(x.subarray(0, 3 * batch), state);
+      await lru.forward(x, { batch, integrationTimesteps: new Float32Array(batch * seqLen).fill(0.5) });
+    };
+    await finding().catch(() => {});
+    expect(takeDamage()).toMatch(/: a write to \d+, not to \d+ x \d+ bytes from/);
+    await engine.dispose();
+  });
 
   test.each([
     ["after a region", 100],

@@ -16,7 +16,10 @@ const flags = [.../const ascFlags = \[(.*?)\n\];/s.exec(config)[1].matchAll(/"([
 );
 const embedded = join(project, "src/cpu/embedded.gen.ts");
 
-/** The module with one file changed; undefined if it does not compile. */
+/**
+ * The module with one file changed; undefined if it does not compile.
+ * @returns {Promise<Uint8Array<ArrayBuffer> | undefined>}
+ */
 export async function compile(file, text) {
   let wasm;
   const { error } = await asc.main(["assembly/index.ts", "--outFile", "kernels.wasm", ...flags], {
