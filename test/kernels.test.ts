@@ -33,8 +33,8 @@ const cpuOnly = [
   ],
 ];
 
-/** In webgpu/kernels/ alone: a step's, whose streams are slots there. */
-const gpuOnly = ["skip", "slotPool", "slotScan"];
+/** In webgpu/kernels/ alone: a step's, whose streams are slots there, and two kernels as one. */
+const gpuOnly = ["oneChunk", "skip", "slotPool", "slotScan"];
 
 const named = (files: Record<string, string>) =>
   new Map(

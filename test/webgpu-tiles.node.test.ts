@@ -11,6 +11,7 @@ import {
   plainTiles,
   slabOf,
   softwareTiles,
+  T,
   type Tile,
   type TiledKernel,
   tilesFor,
@@ -76,7 +77,7 @@ test("every tile gives the same bits", async (context) => {
       Tile,
       Tile,
     ];
-    const jobs = await run({ projectScan, output, dense, liftedOutput: output });
+    const jobs = await run({ ...plainTiles, projectScan, output, dense, liftedOutput: output });
     for (const [n, { y, state }] of jobs.entries()) {
       const what = `setting ${n}, tiles ${JSON.stringify({ projectScan, output, dense })}`;
       const plain = expected[n] as ForwardJob;
@@ -91,6 +92,50 @@ test("every tile gives the same bits", async (context) => {
   }
   device.dispose();
 }, 180_000); // SwiftShader compiles for seconds
+
+test("rows of one chunk give the bits that they give beside longer rows", async (context) => {
+  const opened = await openDevice();
+  if ("reason" in opened) return context.skip(opened.reason);
+  const { device } = opened;
+  const [dModel, dState] = [64, 70];
+  const params = hardParams(dModel, dState, 9);
+  const narrow: Program = {
+    ...{ architecture: "", slots: [dModel, dModel], output: 1 },
+    stages: [
+      { kind: "lru", name: "lru", src: 0, dst: 1, dModel, dState, params },
+      { kind: "gelu", name: "gelu", src: 1, dst: 1, width: dModel },
+    ],
+  };
+  const short = [T, 1, 9, 0, T - 1, 8];
+  for (const oneChunk of [softwareTiles.oneChunk, { ...plainTiles.oneChunk, slab: 8 }]) {
+    const runner = await new WebgpuBackend(device, { ...softwareTiles, oneChunk }).prepare(narrow);
+    const run = async (lengths: number[]) => {
+      const [batch, seqLen] = [lengths.length, Math.max(...lengths)];
+      const x = new Float32Array(batch * seqLen * dModel);
+      const state = new State(stateLayout(narrow), batch);
+      const [slot] = state.layout.slots as [(typeof state.layout.slots)[0]];
+      for (const [row, length] of lengths.entries()) {
+        if (row !== 2) state.write(slot, row, floats(dState, 10 + row), floats(dState, 20 + row));
+        x.set(floats(length * dModel, 30 + row), row * seqLen * dModel);
+      }
+      const y = new Float32Array(x.length);
+      const none = { signal: undefined, onProgress: undefined, threads: 0 };
+      await runner.forward({ batch, seqLen, lengths: Int32Array.from(lengths), x, y, state, ...none });
+      return lengths.map((length, row) => {
+        const { re, im } = state.read(slot, row);
+        return [y.slice(row * seqLen * dModel, (row * seqLen + length) * dModel), re.slice(), im.slice()];
+      });
+    };
+    const alone = await run(short);
+    const beside = await run([...short, T + 1]);
+    for (const [row, values] of alone.entries()) {
+      for (const [i, mine] of values.entries())
+        expectSameBits(mine, beside[row]?.[i] as Float32Array, `row ${row}, ${["y", "re", "im"][i]}`);
+    }
+    runner.dispose();
+  }
+  device.dispose();
+});
 
 /** A device on which a dispatch takes as long as `costOf` says, by a clock that stands still otherwise. */
 function fakeGpu(costOf: (kernel: string, tile: Tile) => number, description: string, threads = 1024) {

@@ -8,7 +8,7 @@ import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
 import { type Segment, segmentOf } from "../src/webgpu/pipelines.js";
 import { makePlan, type Plan } from "../src/webgpu/plan.js";
 import { makeStepPlan } from "../src/webgpu/stepPlan.js";
-import { softwareTiles, T, type Tile, tilesFor } from "../src/webgpu/tiles.js";
+import { plainTiles, softwareTiles, T, type Tile, tilesFor } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
 import { BINDINGS, countAccesses, countingKernels } from "./support/countingGpu.js";
 import { hardParams } from "./support/problems.js";
@@ -111,6 +111,7 @@ test("the count is what the shaders touch", async (context) => {
     projectScan: { ...wide, ...staged },
     output: { ...tall, ...staged },
     liftedOutput: { ...tall, ...staged },
+    oneChunk: { ...plainTiles.oneChunk, ...staged },
     dense: { ...tall, ...staged },
   };
   const compiledTiled = countingKernels(device, tiled);
@@ -120,6 +121,9 @@ test("the count is what the shaders touch", async (context) => {
     { program: stack("mean"), lengths: [33, 7], tiles: tiled },
     { program: lruProgram(3, 9), lengths: [1, 32] },
     { program: lruProgram(3, 9), lengths: [1] },
+    { program: lruProgram(64, 70), lengths: [5, T, 9], tiles: tiled },
+    { program: lruProgram(67, 65), lengths: [5, T] },
+    { program: stack("last"), lengths: [T, 8] },
     { program: lruProgram(2, 9), lengths: [T * 67, 1, 65] },
     { program: lruProgram(3, 9), lengths: [40, 70], timed: true },
     { program: lruProgram(3, 9), lengths: [4 * 40, 4 * 2], lift: 4 },
@@ -139,7 +143,7 @@ test("the count is what the shaders touch", async (context) => {
       ? stepsFor(program, lengths.length, steps)
       : forwardFor(program, lengths, every, timed, lift);
     const counted = await countAccesses(device, tiles ? compiledTiled : compiled, plan, segment, given);
-    const { dispatches, kernels } = trafficOf(plan, segment, true, tiles);
+    const { dispatches, kernels } = trafficOf(plan, segment, true, tiles ?? softwareTiles);
     expect(dispatches).toBe(counted.length);
     counted.forEach(({ dispatch, arrays }, i) => {
       const { kernel, touches } = kernels[i] as (typeof kernels)[number];
@@ -187,6 +191,27 @@ test("a stack of layers takes three dispatches for each LRU, and one for each st
   // glu, add and gelu happen where the dense stage before them stores its values.
   const expected = stages.length + 2 - 3;
   expect(trafficOf(plan, segmentOf(2, 100)).dispatches).toBe(expected);
-  // Single chunks need no carry scan.
-  expect(trafficOf(plan, segmentOf(2, T)).dispatches).toBe(expected - 1);
+  expect(trafficOf(plan, segmentOf(2, T)).dispatches).toBe(expected - 2);
+});
+
+test("single chunks take one dispatch and 8H bytes a token; of a layer too wide for that two, and 12H + 16N", () => {
+  for (const [H, N, dispatches] of [
+    [64, 64, 1],
+    [1, 300, 1],
+    [65, 3, 2],
+  ] as const) {
+    const plan = makePlan(lruProgram(H, N));
+    const traffic = (segment: Segment) => {
+      const { read, written, ...counted } = trafficOf(plan, segment);
+      expect(counted.dispatches).toBe(dispatches);
+      return read + written;
+    };
+    const [short, long] = [traffic(segmentOf(5, 1)), traffic(segmentOf(5, T))];
+    expect(long - short).toBe(5 * (T - 1) * (dispatches === 1 ? 8 * H : 12 * H + 16 * N));
+    // A row's state is read and written, and its place is read.
+    const row = traffic(segmentOf(6, 1)) - short;
+    expect(row).toBe(dispatches === 1 ? 8 * H + 16 * N + 8 : 12 * H + 48 * N + 16);
+    // Where not every token gives an output, what is thinned is of several chunks.
+    expect(trafficOf(plan, { ...segmentOf(5, T), outputs: 5, thinned: 5 }).dispatches).toBe(2);
+  }
 });

@@ -209,6 +209,9 @@ describe("a bare layer", () => {
     [2, 33, 3, 5],
     [3, 100, 17, 9],
     [1, 3, 130, 203],
+    [5, 32, 64, 130],
+    [3, 9, 64, 64],
+    [2, 31, 65, 7],
     [2, 1000, 5, 4],
     [1, 40000, 2, 9],
   ] as const) {
@@ -223,6 +226,18 @@ describe("a bare layer", () => {
   gpuTest("ragged rows", async (gpu) => {
     const setting = { batch: 9, seqLen: 100, lengths: [100, 0, 1, 31, 32, 33, 64, 99, 0] };
     const { y, h } = await compare(gpu, lruProgram(6, 10), setting);
+    expect(y).toBeLessThan(5e-7);
+    expect(h).toBeLessThan(5e-7);
+  });
+
+  gpuTest("ragged rows of one chunk, that start anew or go on", async (gpu) => {
+    const setting = {
+      batch: 6,
+      seqLen: 32,
+      lengths: [32, 0, 1, 31, 8, 9],
+      resets: [[0], [], [0], [], [], []],
+    };
+    const { y, h } = await compare(gpu, lruProgram(6, 70), setting);
     expect(y).toBeLessThan(5e-7);
     expect(h).toBeLessThan(5e-7);
   });

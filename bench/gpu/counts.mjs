@@ -3,6 +3,7 @@
 /** Of a token of a bare LRU; what lifting adds to it is not counted. */
 const flops = {
   projectScan: ({ dModel: H, dState: N }) => 4 * H * N + 8 * N,
+  oneChunk: ({ dModel: H, dState: N }) => 8 * H * N + 8 * N + 2 * H,
   output: ({ dModel: H, dState: N }) => 4 * H * N + 2 * H,
   liftedOutput: ({ dModel: H, dState: N }) => 4 * H * N + 2 * H,
 };

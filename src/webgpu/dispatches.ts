@@ -20,6 +20,8 @@ export interface Dispatch {
   readonly over?: Over | undefined;
   /** What the stages after it, which work element by element, do to what it stores (see {@link fused}). */
   readonly epilogue?: readonly string[];
+  /** Run only where each row is one chunk and no tokens are thinned (true), or only where that is not so. */
+  readonly single?: boolean | undefined;
   /** Run only where the tokens are thinned, and its result is then copied to this area: `bytes` for each output. */
   readonly into?: { readonly area: number; readonly bytes: number } | undefined;
 }
@@ -32,14 +34,16 @@ export function segmentsOf(tokens: Segment, isThinned: boolean): Record<Over, Se
 }
 
 /** The dispatches that a segment takes, and what each runs on: those of the rows only if it is their last. */
-export function* scheduled<D extends Pick<Dispatch, "over" | "into" | "workgroups">>(
+export function* scheduled<D extends Pick<Dispatch, "over" | "single" | "into" | "workgroups">>(
   dispatches: readonly D[],
   tokens: Segment,
   isLast: boolean,
   isThinned: boolean,
 ): Generator<{ dispatch: D; index: number; on: Segment }, void> {
   const segments = segmentsOf(tokens, isThinned);
+  const isSingle = tokens.chunks === tokens.rows && !isThinned;
   for (const [index, dispatch] of dispatches.entries()) {
+    if ((dispatch.single ?? isSingle) !== isSingle) continue;
     const on = segments[dispatch.over ?? "tokens"];
     if (on.tokens === 0 || (dispatch.over === "rows" ? !isLast : dispatch.into && !isThinned)) continue;
     if (dispatch.workgroups(on) === 0) continue;
@@ -48,8 +52,15 @@ export function* scheduled<D extends Pick<Dispatch, "over" | "into" | "workgroup
 }
 
 /**
- * The three dispatches of DESIGN section 5, or two: where no row has a second chunk, the first does what is left of the second.
- * All in one would be one workgroup for each row, which few rows do not fill a GPU with. With a table of lambda^Delta and the tokens' timesteps (`times`), lambda in the
+ * Features of a layer whose single chunks take one dispatch: the columns of y that a workgroup of as many threads as every device has
+ * (maxComputeInvocationsPerWorkgroup, 256) keeps in their registers, eight timesteps each. No second workgroup can have others: it
+ * would read the state that the first one writes. A wider layer's products are done sooner by many workgroups.
+ */
+const ONE_CHUNK_WIDTH = 64;
+
+/**
+ * The three dispatches of DESIGN section 5, or fewer: where no row has a second chunk, the first does what is left of the second,
+ * and of a narrow layer (see {@link ONE_CHUNK_WIDTH}) a fourth does all that the others do. With a table of lambda^Delta and the tokens' timesteps (`times`), lambda in the
  * first is 0, so that loc is bu, and the second makes it h, with no carry left for the third to add.
  */
 export function lruDispatches(
@@ -74,9 +85,13 @@ export function lruDispatches(
   const powers = timed ? new Float32Array(2 * T * dState) : powerTable(stage, T, (k) => lift * (k + 1));
   const plain = () => ({ B: packB(stage), C: packC(stage), D: params.D });
   const { B, C, D } = lift > 1 ? liftedWeights(stage, lift) : plain();
-  return [
+  const whole = !timed && lift === 1 && dModel <= ONE_CHUNK_WIDTH;
+  const over = wanted === undefined ? undefined : "outputs";
+  const single = whole ? false : undefined;
+  const dispatches: Dispatch[] = [
     {
       kernel: "projectScan",
+      single,
       sizes: [dModel, dState, timed ? 0 : 1],
       arrays: [loc, carry, state, u, B, powers, chunks],
       workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dState),
@@ -96,12 +111,21 @@ export function lruDispatches(
         },
     {
       kernel: lift > 1 ? "liftedOutput" : "output",
+      single,
       sizes: [dModel, dState, stage.dModel],
       arrays: [y, loc, carry, powers, C, D, u, wanted ?? chunks],
       workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dModel),
-      over: wanted === undefined ? undefined : "outputs",
+      over,
     },
   ];
+  if (whole) {
+    dispatches.push({
+      ...{ kernel: "oneChunk", single: true, sizes: [dModel, dState], over },
+      arrays: [y, state, u, B, powers, C, D, chunks],
+      workgroups: ({ rows }) => rows,
+    });
+  }
+  return dispatches;
 }
 
 /** lambda^(T j), j to GROUP; then of those with j = 1, 2, 4, ... GROUP what they lost when they were rounded. */

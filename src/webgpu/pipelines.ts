@@ -14,6 +14,7 @@ import gelu from "./kernels/gelu.wgsl?raw";
 import glu from "./kernels/glu.wgsl?raw";
 import layerNorm from "./kernels/layerNorm.wgsl?raw";
 import logSoftmax from "./kernels/logSoftmax.wgsl?raw";
+import oneChunk from "./kernels/oneChunk.wgsl?raw";
 import output from "./kernels/output.wgsl?raw";
 import pool from "./kernels/pool.wgsl?raw";
 import projectScan from "./kernels/projectScan.wgsl?raw";
@@ -35,6 +36,7 @@ const sources = {
   layerNorm,
   liftedOutput: output,
   logSoftmax,
+  oneChunk,
   output,
   pool,
   projectScan,

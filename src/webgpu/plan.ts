@@ -141,7 +141,7 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
   };
   if (lastLru < 0) thin(0);
   /** The dispatch and the slot of the matrix product that the stage before was: what comes next may become a part of it. */
-  let product: { at: number; slot: number } | undefined;
+  let product: { at: readonly number[]; slot: number } | undefined;
   program.stages.forEach((stage, index) => {
     const [x, other] = readsOf(stage).map((slot) => slots.areaOf(slot)) as [number, number?];
     const carriesOver = stage.kind === "lru" || stage.kind === "pool";
@@ -156,11 +156,16 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
     const made = product;
     product = undefined;
     if (made && (stage.dst === made.slot || !isRead(program, made.slot, index + 1))) {
-      const before = dispatches[made.at] as Dispatch;
-      const both =
-        before.over === over ? fused(before, stage, made.slot, (slot) => slots.areaOf(slot)) : undefined;
-      if (both) {
-        dispatches[made.at] = both;
+      const both = made.at.map((at) => {
+        const before = dispatches[at] as Dispatch;
+        return before.over === over
+          ? fused(before, stage, made.slot, (slot) => slots.areaOf(slot))
+          : undefined;
+      });
+      if (both.every((dispatch) => dispatch !== undefined)) {
+        made.at.forEach((at, i) => {
+          dispatches[at] = both[i] as Dispatch;
+        });
         slots.rename(made.slot, stage.dst);
         product = { at: made.at, slot: stage.dst };
         return;
@@ -172,14 +177,17 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
       const wanted = index === lastLru ? tables.wanted : undefined;
       const { rows, chunks } = tables;
       const areas = { y, u: x, state: state as number, rows, chunks, wanted, ...scratch };
-      dispatches.push(...lruDispatches(stage, areas, table === undefined ? table : { table, times }, lift));
-      product = { at: dispatches.length - 1, slot: stage.dst };
+      const own = lruDispatches(stage, areas, table === undefined ? table : { table, times }, lift);
+      // The last product: one of them runs.
+      const at = own.flatMap(({ arrays }, i) => (arrays[0] === y ? [dispatches.length + i] : []));
+      dispatches.push(...own);
+      product = { at, slot: stage.dst };
       if (index === lastLru) thin(index + 1, stage.dst);
     } else if (stage.kind === "pool") {
       const sum = state ?? addArea({ perRow: 4 * stage.width });
       dispatches.push(poolDispatch(stage, { y, sum, x, rows: tables.rows, counts }));
     } else {
-      if (stage.kind === "dense") product = { at: dispatches.length, slot: stage.dst };
+      if (stage.kind === "dense") product = { at: [dispatches.length], slot: stage.dst };
       dispatches.push({ ...localDispatch(stage, y, x, other), over });
     }
   });

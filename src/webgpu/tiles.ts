@@ -1,5 +1,5 @@
 /**
- * How the three matrix products share their work among threads. Every tile does the same arithmetic in the same order.
+ * How the matrix products share their work among threads. Every tile does the same arithmetic in the same order.
  *
  * A thread of ROWS timesteps x COLS columns does as many multiply-adds (twice, for complex states) for ROWS / 4 + COLS loads;
  * a workgroup reads each weight for all of its timesteps from the cache near it, and so asks the one behind it, for a weight,
@@ -11,7 +11,7 @@ import type { Device } from "./device.js";
 /** Timesteps in a chunk: as many accumulators (twice, re and im) as a thread keeps in registers on any GPU. */
 export const T = 32;
 
-export type TiledKernel = "projectScan" | "output" | "liftedOutput" | "dense";
+export type TiledKernel = "projectScan" | "output" | "liftedOutput" | "oneChunk" | "dense";
 
 export interface Tile {
   /** Timesteps of a thread: a multiple of 4 that divides T. */
@@ -43,13 +43,14 @@ const SLAB_BYTES = 16384;
 
 export type Tiles = Readonly<Record<TiledKernel, Tile>>;
 
-export const plainTiles = allOf(plainTile);
+/** A row has one workgroup: as many threads as every device allows, so that few rows keep more of it busy. */
+export const plainTiles = { ...allOf(plainTile), oneChunk: tile(8, 1, 64, 1) };
 
 /** SwiftShader compiles a store for each value of workgroup memory: with the plain tile that is a second a kernel. */
 export const softwareTiles = allOf({ ...plainTile, slab: 8 });
 
 function allOf(tile: Tile): Tiles {
-  return { projectScan: tile, output: tile, liftedOutput: tile, dense: tile };
+  return { projectScan: tile, output: tile, liftedOutput: tile, oneChunk: tile, dense: tile };
 }
 
 /** Workgroups for a matrix of some chunks and columns. */
@@ -63,12 +64,13 @@ export function threadsOf({ rows, lanes, chunks }: Tile): number {
 
 /** Columns of the left matrix staged at a time: of re and im in `output`. */
 export function slabOf(kernel: TiledKernel, { chunks, slab }: Tile): number {
-  return Math.min(slab, SLAB_BYTES / ((kernel.endsWith("utput") ? 8 : 4) * T * chunks));
+  return Math.min(slab, SLAB_BYTES / ((kernel === "projectScan" || kernel === "dense" ? 4 : 8) * T * chunks));
 }
 
 /** The tiles that a device can run, the plain one first. */
 export function tilesFor(kernel: TiledKernel, { handle }: Device): Tile[] {
   const { maxComputeInvocationsPerWorkgroup: most, maxComputeWorkgroupSizeX: widest } = handle.limits;
+  if (kernel === "oneChunk") return [plainTiles.oneChunk];
   const all = kernel === "projectScan" ? complex : real;
   return all.filter((tile) => threadsOf(tile) <= Math.min(most, widest));
 }

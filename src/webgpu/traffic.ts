@@ -6,7 +6,8 @@
  * - per token 12H + 16N bytes: u twice and y once (4H each), loc written and read (8N each),
  * - per chunk 32N + 24: its final written, read and made its carry, which is read (8N each), and three reads of its place,
  * - per row 24N + 16: the state read and written, one token of loc (8N each), and the row's entry,
- * and its weights, which stay in the caches. Lifted, a token takes 12H + 16N/P, and a chunk 8N less: its last loc is in its final. Where each row is one chunk there is no carry scan, and per chunk 40N + 16 is all.
+ * and its weights, which stay in the caches. Lifted, a token takes 12H + 16N/P, and a chunk 8N less: its last loc is in its final. Where each row is one chunk there is no carry scan, and per chunk 32N + 16 is all;
+ * of a narrow layer a token then takes 8H, u and y, and a row 16N + 8: its state read and written, and its place.
  */
 import type { Dispatch } from "./dispatches.js";
 import { scheduled } from "./dispatches.js";
@@ -188,6 +189,21 @@ function touchesOf(
         thinned
           ? touch(8, tokens, staged + values)
           : touch(8, chunks, staged / 2 + (2 * chunks * parts * lanes) / tile.cols),
+      ];
+    }
+    case "oneChunk": {
+      const [dModel, dState] = [width, other];
+      const lanes = padded(dState, breadth);
+      return [
+        store(4, values),
+        touch(8, rows * dState, rows * parts * dState, rows * dState),
+        // Staged whole for each LANES states, a short chunk's last token again and again; and once for D * u.
+        touch(4, values, (rows * T * dModel * lanes) / breadth + values),
+        touch(8, dModel * dState, rows * parts * dModel * lanes),
+        touch(8, T * dState, rows * parts * lanes + tokens * dState),
+        touch(8, dModel * dState, rows * parts * dState * breadth),
+        touch(4, dModel, rows * parts * dModel),
+        touch(8, rows, rows * parts * tile.lanes),
       ];
     }
     case "dense": {

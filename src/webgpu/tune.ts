@@ -52,8 +52,8 @@ export async function tune(
   const plan = makePlan(trial(width));
   const segment = { ...segmentOf(1, T * chunks), rows: 2 }; // not all of them single chunks
   const trials = plan.dispatches.flatMap(({ kernel, sizes, arrays, workgroups }) => {
-    if (!(kernel in plainTiles)) return [];
-    const tiles = tilesFor(kernel as TiledKernel, device);
+    const tiles = kernel in plainTiles ? tilesFor(kernel as TiledKernel, device) : [];
+    if (tiles.length < 2) return [];
     return [{ kernel: kernel as TiledKernel, sizes, arrays, workgroups, tiles }];
   });
   // Compilers take longer than all that is measured here: they start at once.

@@ -23,7 +23,7 @@ const UNIFORM_BYTES = 16;
 export const SUBMIT_DEADLINE_MS = 30_000;
 
 /** A dispatch made ready: everything but the areas, which change when the workspace grows. */
-export interface Kernel extends Pick<Dispatch, "workgroups" | "over" | "into"> {
+export interface Kernel extends Pick<Dispatch, "workgroups" | "over" | "single" | "into"> {
   readonly pipeline: GPUComputePipeline;
   readonly sizes: GPUBuffer;
   /** In binding order: the number of an area, or a weight's buffer. */
@@ -65,11 +65,11 @@ export async function loadKernels(
   try {
     await device.wait(clean, SUBMIT_DEADLINE_MS);
     const tiles = pipelines.tiles ?? (await tunedTiles(device, pipelines));
-    const kernels = dispatches.map(async ({ kernel, workgroups, over, into, epilogue }, i) => {
+    const kernels = dispatches.map(async ({ kernel, workgroups, over, single, into, epilogue }, i) => {
       const tile = tileOf(tiles, kernel);
       return {
         ...(uploaded[i] as (typeof uploaded)[number]),
-        ...{ over, into, pipeline: await pipelines.get(kernel, tile, epilogue) },
+        ...{ over, single, into, pipeline: await pipelines.get(kernel, tile, epilogue) },
         workgroups: (segment: Segment) => workgroups(segment, tile),
       };
     });
