@@ -106,6 +106,7 @@ export class Engine {
         const { GpuCache } = await parts.webgpu();
         return new GpuCache(batch, resident, own);
       },
+      streams: parts.stream,
       release: (prepared) => this.#release(prepared),
     };
   }

@@ -10,6 +10,7 @@ export const parts = {
   models: later(() => import("./parts/models.js")),
   reference: later(() => import("./parts/reference.js")),
   bidirectional: later(() => import("./parts/bidirectional.js")),
+  stream: later(() => import("./parts/stream.js")),
 };
 
 /** Loads a part once. Rejects with `load-failed`; the next call tries again. */

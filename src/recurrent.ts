@@ -5,7 +5,7 @@
 import { type Memory, memoryOf } from "./analysis.js";
 import type { AnyCache } from "./cache.js";
 import { describeProgram } from "./describe.js";
-import { LinrecError } from "./errors.js";
+import { allocating, LinrecError } from "./errors.js";
 import {
   callBack,
   checkBackendOption,
@@ -36,7 +36,7 @@ import type { Plan, Verb } from "./scheduler.js";
 import { throwIfAborted } from "./signal.js";
 import { State, type StateLayout } from "./state.js";
 import { asForward, checkSteps, type Steps, stepOf, turned } from "./steps.js";
-import { Feed, readThrough, type StreamChunk, type StreamSource, transformThrough } from "./stream.js";
+import type { Feeding, StreamChunk, StreamSource, StreamTransformer } from "./stream.js";
 import { Timeline } from "./timeline.js";
 import { checkChoice, checkCount, checkFunction, checkOptions } from "./validate.js";
 
@@ -52,6 +52,9 @@ interface Checked {
 
 /** Tokens of the sequence that {@link Recurrent.backend} speaks of. */
 const TYPICAL_SEQ_LEN = 4096;
+
+/** Bytes of a stream that are read before they are worked on: enough that waking threads pays, few enough to stay in cache. */
+const WINDOW_BYTES = 1 << 20;
 
 export abstract class Recurrent<Cache extends AnyCache> {
   /** Features of one token of x; 1 where x are token ids. */
@@ -200,12 +203,24 @@ export abstract class Recurrent<Cache extends AnyCache> {
     source: StreamSource,
     options: StreamOptions<Cache> = {},
   ): AsyncGenerator<ForwardResult<Cache>, void> {
-    return readThrough(source, this.#feed(options), options.signal);
+    const feeding = this.#feeding(options);
+    const { streams } = this.#host;
+    return (async function* () {
+      yield* (await streams()).readThrough(source, feeding, options.signal);
+    })();
   }
 
   /** {@link forwardStream} as a link of a chain: `body.pipeThrough(model.forwardTransform())`. */
   forwardTransform(options: StreamOptions<Cache> = {}): TransformStream<StreamChunk, ForwardResult<Cache>> {
-    return transformThrough(this.#feed(options));
+    const feeding = this.#feeding(options);
+    let transformer: StreamTransformer<ForwardResult<Cache>>;
+    return new TransformStream({
+      start: async () => {
+        transformer = (await this.#host.streams()).transformerOf(feeding);
+      },
+      transform: (chunk, controller) => transformer.transform(chunk, controller),
+      flush: (controller) => transformer.flush(controller),
+    });
   }
 
   /**
@@ -380,7 +395,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.dispose();
   }
 
-  #feed(options: StreamOptions<Cache>): Feed<ForwardResult<Cache>> {
+  #feeding(options: StreamOptions<Cache>): Feeding<ForwardResult<Cache>> {
     this.checkUsable();
     this.#inputs.checkStreams("read a stream");
     checkOptions("forwardStream's options", options, streamOptionNames);
@@ -391,16 +406,19 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.#inputs.checkEvery(every);
     if (backend !== undefined) checkBackendOption(backend);
     checkSignal(signal);
-    return new Feed(
-      this.vocabulary === undefined ? Float32Array : Int32Array,
-      this.inputWidth,
-      tokens,
-      async (x, marks) => {
+    const token = 4 * this.inputWidth;
+    const most = tokens ?? Math.max(1, Math.floor(WINDOW_BYTES / token));
+    return {
+      array: this.vocabulary === undefined ? Float32Array : Int32Array,
+      inputWidth: this.inputWidth,
+      window: allocating(`${most} tokens (give fewer)`, () => new Uint8Array(most * token)),
+      whole: tokens !== undefined,
+      forward: async (x, marks) => {
         const result = await this.#forward(x, { ...marks, state, every, backend, signal }, { goesOn: true });
         state = result.state;
         return result;
       },
-    );
+    };
   }
 
   #owner() {

@@ -37,16 +37,24 @@ type Marks = Omit<StreamTokens, "x">;
 /** A forward of one window: x [tokens, inputWidth], which is written over afterwards, and so are its marks. */
 type Forward<Result> = (x: Input, marks: Marks) => Promise<Result>;
 
-/** The most bytes that are read before they are worked on: enough that waking threads pays, little enough to stay in cache. */
-const WINDOW_BYTES = 1 << 20;
+/** What {@link readThrough} and {@link transformerOf} feed. */
+export interface Feeding<Result> {
+  /** What chunks hold. */
+  readonly array: typeof Float32Array | typeof Int32Array;
+  readonly inputWidth: number;
+  /** Room for the tokens that are forwarded at once. */
+  readonly window: Uint8Array<ArrayBuffer>;
+  /** Whether it waits until it is full, or only for the end of a chunk. */
+  readonly whole: boolean;
+  readonly forward: Forward<Result>;
+}
 
 /** Gathers chunks into windows of whole tokens, and forwards each when it is full. */
-export class Feed<Result> {
+class Feed<Result> {
   readonly #forward: Forward<Result>;
   readonly #array: typeof Float32Array | typeof Int32Array;
   readonly #tokenBytes: number;
   readonly #window: Uint8Array<ArrayBuffer>;
-  /** Whether a window waits until it is full, or only for the end of a chunk. */
   readonly #whole: boolean;
   #filled = 0;
   /** [tokens of the window], once a chunk has some. */
@@ -55,28 +63,12 @@ export class Feed<Result> {
   /** Whether the chunks have timesteps: what the first one says. */
   #timed: boolean | undefined;
 
-  /** @param tokens of each window; as many as a chunk has, up to a limit, if left out */
-  constructor(
-    array: typeof Float32Array | typeof Int32Array,
-    inputWidth: number,
-    tokens: number | undefined,
-    forward: Forward<Result>,
-  ) {
+  constructor({ array, inputWidth, window, whole, forward }: Feeding<Result>) {
     this.#forward = forward;
     this.#array = array;
     this.#tokenBytes = 4 * inputWidth;
-    const most = tokens ?? Math.max(1, Math.floor(WINDOW_BYTES / this.#tokenBytes));
-    try {
-      this.#window = new Uint8Array(most * this.#tokenBytes);
-    } catch (cause) {
-      const bytes = most * this.#tokenBytes;
-      throw new LinrecError(
-        "out-of-memory",
-        `tokens is ${most}: ${bytes} bytes could not be had. Give fewer.`,
-        { cause },
-      );
-    }
-    this.#whole = tokens !== undefined;
+    this.#window = window;
+    this.#whole = whole;
   }
 
   async *push(chunk: StreamChunk): AsyncGenerator<Result> {
@@ -155,9 +147,10 @@ export class Feed<Result> {
 /** Pulls chunks only when results are wanted; whoever stops early, or a signal, also closes the source. */
 export async function* readThrough<Result>(
   source: StreamSource,
-  feed: Feed<Result>,
+  feeding: Feeding<Result>,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Result, void> {
+  const feed = new Feed(feeding);
   const chunks = iterate(source);
   try {
     for (;;) {
@@ -173,16 +166,21 @@ export async function* readThrough<Result>(
   }
 }
 
-/** The same as a TransformStream, whose back-pressure is its own. */
-export function transformThrough<Result>(feed: Feed<Result>): TransformStream<StreamChunk, Result> {
+export type StreamTransformer<Result> = Required<
+  Pick<Transformer<StreamChunk, Result>, "transform" | "flush">
+>;
+
+/** The same for a TransformStream, whose back-pressure is its own. */
+export function transformerOf<Result>(feeding: Feeding<Result>): StreamTransformer<Result> {
   type Controller = TransformStreamDefaultController<Result>;
+  const feed = new Feed(feeding);
   const enqueue = async (results: AsyncGenerator<Result>, controller: Controller) => {
     for await (const result of results) controller.enqueue(result);
   };
-  return new TransformStream({
+  return {
     transform: (chunk, controller) => enqueue(feed.push(chunk), controller),
     flush: (controller) => enqueue(feed.end(), controller),
-  });
+  };
 }
 
 async function untilStopped<T>(work: Promise<T> | T, signal: AbortSignal | undefined): Promise<T> {

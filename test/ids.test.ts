@@ -74,6 +74,7 @@ describe("a model that reads ids", () => {
       return state;
     },
     gpuCache: () => Promise.reject(new Error("no GPU")),
+    streams: () => import("../src/stream.js"),
     release: () => undefined,
   };
   const stepper: Prepared["stepper"] = {

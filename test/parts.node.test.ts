@@ -29,10 +29,14 @@ const wholeModel = `
   const lru = await engine.lru(linrec.initLru({ dModel: 3, dState: 5, seed: 1 }));
   const x = Float32Array.from({ length: 12 }, (_, i) => Math.sin(i));
   const { y } = await lru.forward(x);
+  const stream = await lru.forwardStream(x).next().then(({ value }) => value.y.every((v, i) => v === y[i]), told);
+  const transform = new Response(new Blob([x]).stream().pipeThrough(lru.forwardTransform()).pipeThrough(
+    new TransformStream({ transform: ({ y }, to) => to.enqueue(new Uint8Array(y.buffer)) }))).arrayBuffer();
+  const piped = await transform.then((bytes) => new Float32Array(bytes).every((v, i) => v === y[i]), told);
   const model = await engine.model(linrec.writeModel(lru)).catch(told);
   const same = model.forward && (await model.forward(x)).y.every((value, i) => value === y[i]);
   const report = await engine.selfTest().then(({ passed }) => passed, told);
-  console.log(JSON.stringify({ steps: y.length, model: same ?? model, report }));`;
+  console.log(JSON.stringify({ steps: y.length, stream, piped, model: same ?? model, report }));`;
 
 describe("the first file", () => {
   const missing = {
@@ -43,7 +47,13 @@ describe("the first file", () => {
 
   test("alone runs a layer, and says what to do where it needs more", () => {
     copyFileSync(new URL("index.js", dist), join(folder, "index.js"));
-    expect(run("index.js", wholeModel)).toEqual({ steps: 12, model: missing, report: missing });
+    expect(run("index.js", wholeModel)).toEqual({
+      steps: 12,
+      stream: missing,
+      piped: missing,
+      model: missing,
+      report: missing,
+    });
   });
 
   test("falls back to the CPU where what drives a GPU cannot be loaded, and says why", () => {
@@ -74,20 +84,38 @@ describe("the first file", () => {
         file === "index.js" ? text : text.replace(/\bb[0-9a-f]{8}\b/, "b00000000"),
       );
     }
-    expect(run("index.js", wholeModel)).toEqual({ steps: 12, model: missing, report: missing });
+    expect(run("index.js", wholeModel)).toEqual({
+      steps: 12,
+      stream: missing,
+      piped: missing,
+      model: missing,
+      report: missing,
+    });
   });
 
   test("has the rest beside it", () => {
     for (const file of readdirSync(dist).filter((name) => name.endsWith(".js")))
       copyFileSync(new URL(file, dist), join(folder, file));
-    expect(run("index.js", wholeModel)).toEqual({ steps: 12, model: true, report: true });
+    expect(run("index.js", wholeModel)).toEqual({
+      steps: 12,
+      stream: true,
+      piped: true,
+      model: true,
+      report: true,
+    });
   });
 });
 
 test.each(["linrec.min.js", "index.cjs"])("%s needs nothing beside it", (file) => {
   copyFileSync(new URL(file, dist), join(folder, `alone-${file}`));
   expect(readFileSync(new URL(file, dist), "utf8")).not.toMatch(/import\("\.\//);
-  expect(run(`alone-${file}`, wholeModel)).toEqual({ steps: 12, model: true, report: true });
+  expect(run(`alone-${file}`, wholeModel)).toEqual({
+    steps: 12,
+    stream: true,
+    piped: true,
+    model: true,
+    report: true,
+  });
 });
 
 test("README.md says what each file weighs", () => {

@@ -1,0 +1,1 @@
+export { readThrough, transformerOf } from "../stream.js";
