@@ -42,7 +42,8 @@ export interface ForwardJob {
   readonly state: State;
   /**
    * [batch] tokens of each row that are done for good, whatever comes: their outputs are in y, and the row of `state` is
-   * advanced past them. Zeros at first; a backend that works in pieces commits each here.
+   * advanced past them. Zeros at first; a backend that works in pieces commits each here. A chain's rows move together,
+   * and it goes on from what is done by another: the state's own count is advanced with the last token.
    */
   readonly done?: Int32Array | undefined;
   /** Worker threads to use, 0 for the calling thread only. For the backend "wasm"; the others have no such choice. */

@@ -1,7 +1,8 @@
 /**
  * A network whose rate changes, run as a chain of programs: segment by segment through all of them, on one backend, each
  * program's state carried along. What is between them (`links.ts`) is plain loops on the calling thread; so memory is
- * bounded at any length, and every promise that the backends keep holds of the whole.
+ * bounded at any length, and every promise that the backends keep holds of the whole. Each segment is committed: a chain
+ * on another backend goes on from the last, in the same segments, so that it gives what this one would have given.
  */
 import type { ForwardJob, Runner } from "./backend.js";
 import type { Stepper } from "./host.js";
@@ -54,12 +55,13 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
   }
 
   async forward(job: ForwardJob): Promise<void> {
-    const { batch, seqLen, lengths, y, state } = job;
+    const { batch, seqLen, lengths, y, state, done = new Int32Array(batch) } = job;
     const timeline = new Timeline(job);
-    let done = 0;
-    const onProgress = (tokens: number) => {
-      done += tokens;
-      if (done < batch * seqLen) job.onProgress?.(done);
+    const committed = state.clone();
+    const commit = () => {
+      committed.copyFrom(state);
+      const tokens = done.reduce((sum, tokens) => sum + tokens, 0);
+      if (tokens < batch * seqLen) job.onProgress?.(tokens);
     };
     if (!this.#pools) {
       const outWidth = outputWidth(this.#network);
@@ -75,28 +77,34 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
       const spans = starts.map((own, row): Span => {
         const i = this.#pools ? own.length - 1 : n;
         const [start, end] = [own[i] ?? seqLen, own[i + 1] ?? (lengths[row] as number)];
-        if (i > 0 && i < own.length) state.resetRow(row);
+        // Its own count stays: what is gone on with tells from it where the rows began.
+        if (i > 0 && i < own.length && (done[row] as number) <= start)
+          for (const part of state.parts) part.resetRow(row);
         return { start, length: Math.max(0, end - start), most: seqLen - start };
       });
-      await this.#forward(job, timeline, spans, onProgress);
+      try {
+        await this.#forward({ ...job, done }, timeline, spans, commit);
+      } catch (error) {
+        state.copyFrom(committed);
+        throw error;
+      }
     }
     for (let row = 0; row < batch; row++) state.restartRow(row, timeline.count(row, lengths[row] as number));
     job.onProgress?.(batch * seqLen);
   }
 
-  /** Takes one span of each row through the chain. */
+  /** Takes what is not done of one span of each row through the chain, and commits each segment. */
   async #forward(
-    job: ForwardJob,
+    job: ForwardJob & { readonly done: Int32Array },
     timeline: Timeline,
     spans: readonly Span[],
-    onProgress: (tokens: number) => void,
+    commit: () => void,
   ): Promise<void> {
-    const { batch, seqLen, x, y, state, signal, timesteps } = job;
+    const { batch, seqLen, x, y, state, done, signal, timesteps } = job;
     const [inWidth, outWidth] = [inputWidth(this.#network), outputWidth(this.#network)];
     const padding = paddingOf(this.#network);
     const segment = segmentTokens(this.#network, batch);
     const buffers = new Buffers(this.#Floats);
-    const read = [...state.count];
     const padded = Int32Array.from(spans, ({ length }) => Math.ceil(length / padding) * padding);
     const longest = padded.reduce((most, length) => Math.max(most, length), 0);
     let yielded = performance.now();
@@ -118,6 +126,8 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
       const counts = padded.map((length) => Math.max(0, Math.min(length - from, segment)));
       const tokens = Math.min(longest - from, segment);
       const known = spans.map(({ length }) => Math.max(0, Math.min(length - from, tokens)));
+      const ends = known.map((count, row) => count && (spans[row] as Span).start + from + count);
+      if (ends.every((end, row) => end <= (done[row] as number))) continue;
       // x itself is float32, or holds the bits of ids.
       const data = new Float32Array(batch * tokens * inWidth);
       const times = timesteps && new this.#Floats(batch * tokens).fill(1);
@@ -137,12 +147,13 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
           copyEvery(y, to, own, outWidth, timeline.every, timeline.count(row, start));
         }
       }
-      onProgress(known.reduce((sum, count) => sum + count));
+      for (const [row, end] of ends.entries()) if (end > 0) done[row] = end;
+      commit();
     }
     if (this.#pools && spans.some(({ length, most }) => length < most)) {
       // The last windows of rows that end before the others. What follows a row in time must not see them: a copy does.
       const none = { data: new this.#Floats(0), seqLen: 0, counts: new Int32Array(batch) };
-      const totals = read.map((count, row) => count + (spans[row] as Span).most);
+      const totals = spans.map(({ start, most }, row) => timeline.count(row, start) + most);
       const times = timesteps && { data: none.data, known: none.counts };
       const end = await drive({ ...none, totals, times }, state.clone());
       for (let row = 0; row < batch; row++) {

@@ -3,6 +3,7 @@ import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
 import type { Machine } from "./machine.js";
 import type { BackendName, Network } from "./program.js";
+import { linksOf } from "./rates.js";
 import { restsOf } from "./rest.js";
 import { forwardReversed } from "./reversed.js";
 import { type Candidate, choose, type Preference, type Work } from "./scheduler.js";
@@ -40,7 +41,7 @@ export class Failover {
     const { backend: name, threads } = this.#candidate as Candidate;
     const whole = { ...job, threads };
     const backend = this.#host.machine.backend(name);
-    const done = allocating("a forward", () => new Int32Array(job.batch));
+    const done = job.done ?? allocating("a forward", () => new Int32Array(job.batch));
     const state = job.state.clone();
     try {
       if (!backend) throw new LinrecError("backend-unavailable", this.#host.machine.reason(name));
@@ -55,6 +56,11 @@ export class Failover {
       if (isLinrecError(error) && error.code === "aborted") throw error;
       await this.#leave(backend, name, error);
       if (job.ports) throw error; // they were that GPU's
+    }
+    if (linksOf(network).length > 0) {
+      if (stop.aborted) throw stop.reason;
+      job.state.copyFrom(state);
+      return this.run(network, { ...job, done }, stop);
     }
     for (const rest of restsOf(network, whole, done, state)) {
       if (stop.aborted) throw stop.reason;

@@ -110,9 +110,10 @@ class Checkpoint {
   }
 }
 
-export function randomClassifier(seed: number): Made {
+export function randomClassifier(seed: number, given: { features?: number } = {}): Made {
   const make = new Checkpoint(seed);
-  const [features, width, classes] = [make.int(1, 5), make.int(3, 12), make.int(1, 6)];
+  const features = given.features ?? make.int(1, 5);
+  const [width, classes] = [make.int(3, 12), make.int(1, 6)];
   const blocks = make.int(2, 3);
   make.linear("input_proj", [width, features], width);
   for (let i = 0; i < blocks; i++) {
