@@ -84,6 +84,8 @@ const COPY_BYTES_PER_MS = 5e6;
 /** A step on the calling thread, and a forward, with next to nothing to compute. */
 const STEP_MS = 0.006;
 const CALL_MS = 0.04;
+/** Posting a job to the workers. */
+const POST_MS = 0.02;
 /** Scan, carry and the ends of register tiles cost the CPU this many flops for each state and token beyond those counted. */
 const FLOPS_PER_STATE = 30;
 /** What the CPU's rate is of, in src/cpu/backend.ts: a layer of 64 features and states, those of its states not counted. */
@@ -209,6 +211,11 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
   const busy = Math.max(1, Math.min(wasm.threads, Math.ceil(tokens / TOKENS_PER_THREAD)));
   const speedup = busy === 1 ? 1 : busy * THREAD_EFFICIENCY;
   const demanded = wasm.threadsDemanded;
+  // Of two and more the calling thread is one where that saves waking it: it begins at once, and the others join it.
+  const late =
+    wasm.threads === 1
+      ? wasm.hopMs
+      : POST_MS + Math.min((wasm.hopMs * (busy - 1)) / busy, compute - compute / speedup);
   return [
     calling(demanded ? "`threads` was given as a number" : "the workers are faster", !demanded),
     candidate(
@@ -218,7 +225,7 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
         ...common,
         compute: compute / speedup,
         ...timed(Math.max(1, Math.min(wasm.threads, work.batch))),
-        hops: (work.calls ?? 1) * wasm.hopMs,
+        hops: (work.calls ?? 1) * late,
       },
       "waking the workers would cost more than they save",
     ),

@@ -1,48 +1,67 @@
-/** A worker's desk: what is put there arrives whole, and a message is asked for exactly when the worker does not look. */
-import { describe, expect, test } from "vitest";
+/**
+ * Jobs pass between the calling thread and workers that share its memory over desks (src/cpu/desk.ts). In a short forward the
+ * calling thread takes part, and takes back what a worker has not begun with.
+ */
+import { expect, test } from "vitest";
 import { Desk } from "../src/cpu/desk.js";
 import type { SharedJob } from "../src/cpu/protocol.js";
+import { createEngine, type Engine } from "../src/index.js";
+import { expectSameBits } from "./support/bits.js";
+import { floats, hardParams } from "./support/problems.js";
 
 const window = {
-  rows: 3,
-  tileTokens: 240,
-  tail: 7,
-  tailTokens: 48,
-  every: 2,
-  tilesPerRow: 12,
-  x: 2 ** 32 - 128,
-  xRowBytes: 2 ** 31 + 4,
-  y: 1024,
-  yRowBytes: 64,
-  reversed: 1,
-  onto: 3072,
-  states: 4096,
-  table: 8192,
-  control: 16384,
-  times: 32768,
-  timesRowBytes: 400,
+  ...{ rows: 1, tileTokens: 2, tail: 3, tailTokens: 4, every: 5, tilesPerRow: 6, x: 7, xRowBytes: 8, y: 9 },
+  ...{
+    yRowBytes: 10,
+    reversed: 11,
+    onto: 12,
+    states: 13,
+    table: 14,
+    control: 15,
+    times: 16,
+    timesRowBytes: 17,
+  },
 };
-const job: SharedJob = { program: 5, scratch: 3 * 2 ** 30, window };
+const job: SharedJob = { program: 18, scratch: 19, window };
 
-describe.skipIf(typeof SharedArrayBuffer === "undefined")("a desk", () => {
+test("a job is begun by the worker or taken back by the caller, never both", () => {
   const caller = new Desk();
-  const worker = new Desk(caller.buffer);
+  const worker = new Desk(caller.buffer as SharedArrayBuffer);
+  expect(caller.put(job)).toBe(false); // the worker is away: it needs a message
+  expect(worker.take()).toBe(true);
+  expect(worker.read()).toEqual(job);
+  expect(caller.takeBack()).toBe(false);
+  worker.look();
+  expect(caller.isDone()).toBe(true);
+  expect(caller.put(job)).toBe(true); // it is looking
+  expect(caller.takeBack()).toBe(true);
+  expect(worker.take()).toBe(false);
+  expect(worker.waitBriefly()).toBe(false); // and now it is away
+  expect(caller.put(job)).toBe(false);
+  expect(caller.takeBack()).toBe(true);
+  expect(caller.put(job)).toBe(false);
+  expect(worker.take()).toBe(true);
+  expect(caller.number).toBe(4);
+});
 
-  test("a worker that never looked needs a message, and reads every field", () => {
-    expect(caller.put(job)).toBe(false);
-    expect(worker.read()).toEqual(job);
-  });
-
-  test("a worker that looks takes the job by itself", () => {
-    worker.look();
-    expect(caller.put({ ...job, program: 6 })).toBe(true);
-    expect(worker.waitBriefly()).toBe(true);
-    expect(worker.read().program).toBe(6);
-  });
-
-  test("a worker that has looked long enough is away", () => {
-    worker.look();
-    expect(worker.waitBriefly()).toBe(false);
-    expect(caller.put(job)).toBe(false);
-  });
+test("short forwards one after the other, with pauses of all lengths: the same bits on any number of threads", async () => {
+  const [dModel, dState] = [16, 24];
+  const [alone, ...others] = (await Promise.all(
+    [0, 2, 3].map((threads) => createEngine({ backend: "wasm", simd: "baseline", threads })),
+  )) as [Engine, Engine, Engine];
+  const x = floats(3 * 4000 * dModel, 1);
+  const params = hardParams(dModel, dState, 2);
+  const expected = await (await alone.lru(params)).forward(x.subarray(0, 4000 * dModel));
+  for (const engine of others) {
+    const lru = await engine.lru(params);
+    for (let i = 0; i < 200; i++) {
+      const seqLen = 1 + ((i * 997) % 4000);
+      const { y } = await lru.forward(x.subarray(0, seqLen * dModel));
+      expectSameBits(y, expected.y.subarray(0, seqLen * dModel), `y of ${seqLen} tokens`);
+      for (const end = performance.now() + (i % 5) * 0.1; performance.now() < end; );
+      if (i % 3 === 0) await new Promise((resolve) => setTimeout(resolve, i % 4));
+    }
+    await engine.dispose();
+  }
+  await alone.dispose();
 });

@@ -6,7 +6,6 @@ import { Desk } from "../src/cpu/desk.js";
 import { createMemory, instantiate, type Kernels } from "../src/cpu/instantiate.js";
 import type { PackedProgram, PackedStage } from "../src/cpu/packed.js";
 import {
-  DONE,
   LANES,
   type Span,
   type SpanReply,
@@ -87,12 +86,14 @@ class Worker implements WorkerApi {
 
   run(): void {
     const desk = this.#desk as Desk;
+    if (!desk.take()) return;
     do {
       const { program, window, scratch } = desk.read();
       const loaded = this.#loaded(program);
       runShare(this.#runner(loaded, scratch), loaded.packed, this.#memory, window);
+      const { number } = desk;
       desk.look();
-      this.#post(DONE);
+      this.#post(number);
     } while (desk.waitBriefly());
   }
 

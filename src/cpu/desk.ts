@@ -10,8 +10,8 @@ const LINGER_MS = 0.2;
 /** Looks between two readings of the clock: about a microsecond. */
 const LOOKS = 200;
 
-/** Where the worker is, in cell 0: at its messages, looking at the desk, or there is a job for it. */
-const State = { away: 0, looking: 1, job: 2 } as const;
+/** Where the worker is, in cell 0: at its messages, looking at the desk, there is a job for it, or it is at work on it. */
+const State = { away: 0, looking: 1, job: 2, working: 3 } as const;
 
 /** The fields of a window in the order in which they lie on the desk: all of them are numbers. */
 const fields = Object.keys({
@@ -39,24 +39,46 @@ export class Desk {
   readonly #state: Int32Array;
   /** On another line of cache than the state, which is looked at all the time. */
   readonly #job: Float64Array;
+  /** For the caller: where the worker was when the last job was put. */
+  #before: number = State.away;
 
-  constructor(buffer = new SharedArrayBuffer(128 + 8 * (2 + fields.length))) {
+  constructor(buffer = new SharedArrayBuffer(128 + 8 * (3 + fields.length))) {
     this.buffer = buffer;
     this.#state = new Int32Array(buffer, 0, 1);
     this.#job = new Float64Array(buffer, 128);
   }
 
+  /** How many jobs have been put. */
+  get number(): number {
+    return this.#job[0] as number;
+  }
+
   /** For the caller, while the worker has no job: true if the worker takes it by itself, false if it needs a message. */
   put({ program, scratch, window }: SharedJob): boolean {
-    this.#job[0] = program;
-    this.#job[1] = scratch;
-    for (const [i, field] of fields.entries()) this.#job[2 + i] = window[field];
-    return Atomics.exchange(this.#state, 0, State.job) === State.looking;
+    this.#job.set([this.number + 1, program, scratch]);
+    for (const [i, field] of fields.entries()) this.#job[3 + i] = window[field];
+    this.#before = Atomics.exchange(this.#state, 0, State.job);
+    return this.#before === State.looking;
+  }
+
+  /** For the caller: takes the job back, if the worker has not begun with it. */
+  takeBack(): boolean {
+    return Atomics.compareExchange(this.#state, 0, State.job, this.#before) === State.job;
+  }
+
+  /** For the caller: looks for a moment whether the worker is through with the job. */
+  isDone(): boolean {
+    return this.#lookFor(() => Atomics.load(this.#state, 0) < State.job);
+  }
+
+  /** For the worker: whether there is a job, which it now begins with. */
+  take(): boolean {
+    return Atomics.compareExchange(this.#state, 0, State.job, State.working) === State.job;
   }
 
   /** For the worker: the job that has been put. */
   read(): SharedJob {
-    const [program, scratch, ...values] = this.#job as unknown as [number, number, ...number[]];
+    const [, program, scratch, ...values] = this.#job as unknown as [number, number, number, ...number[]];
     const window = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
     return { program, scratch, window: window as unknown as Window };
   }
@@ -66,12 +88,20 @@ export class Desk {
     Atomics.store(this.#state, 0, State.looking);
   }
 
-  /** For the worker: whether there has come another job. If not, it is away. */
+  /** For the worker: whether there has come another job, which it begins with. If not, it is away. */
   waitBriefly(): boolean {
+    if (this.#lookFor(() => Atomics.load(this.#state, 0) === State.job && this.take())) return true;
+    // It may be taken back at any moment: only one of the two is true.
+    while (Atomics.compareExchange(this.#state, 0, State.looking, State.away) !== State.looking)
+      if (this.take()) return true;
+    return false;
+  }
+
+  #lookFor(seen: () => boolean): boolean {
     const end = performance.now() + LINGER_MS;
     do {
-      for (let i = 0; i < LOOKS; i++) if (Atomics.load(this.#state, 0) === State.job) return true;
+      for (let i = 0; i < LOOKS; i++) if (seen()) return true;
     } while (performance.now() < end);
-    return Atomics.compareExchange(this.#state, 0, State.looking, State.away) === State.job;
+    return false;
   }
 }

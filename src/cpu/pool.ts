@@ -9,7 +9,7 @@ import { LinrecError, messageOf } from "../errors.js";
 import { importLater } from "../importLater.js";
 import { Desk } from "./desk.js";
 import { workerSource } from "./embedded.gen.js";
-import { DEADLINE_MS, DONE, type SharedJob, type WorkerApi, type WorkerInit } from "./protocol.js";
+import { DEADLINE_MS, type SharedJob, type WorkerApi, type WorkerInit } from "./protocol.js";
 
 /** Time for a worker to start and answer: generous, for a loaded machine. */
 const START_MS = 15_000;
@@ -38,7 +38,7 @@ export class PooledWorker {
     this.#desk = shared ? new Desk() : undefined;
     this.#api = Comlink.wrap<WorkerApi>(thread.endpoint);
     thread.endpoint.addEventListener("message", (event) => {
-      if ((event as MessageEvent).data === DONE) this.#done();
+      if ((event as MessageEvent).data === this.#desk?.number) this.#done();
     });
     thread.onFailure((reason) => this.#fail(reason));
     thread.unref();
@@ -74,6 +74,14 @@ export class PooledWorker {
         if (!this.#desk?.put(job)) api.run().catch((error) => this.#fail(`it threw: ${messageOf(error)}`));
       });
     return this.call(work, deadline);
+  }
+
+  /**
+   * For a caller that has found no tile left: the job need not be begun any more, and if it is done that is seen at once. Else
+   * the worker's message will say so.
+   */
+  settle(): void {
+    if (this.#desk?.takeBack() || this.#desk?.isDone()) this.#done();
   }
 
   terminate(): void {

@@ -143,16 +143,13 @@ export type SpanReply =
       readonly state: Uint8Array<ArrayBuffer> | undefined;
     };
 
-/** A worker's message, beside Comlink's: the job on its desk is done. */
-export const DONE = "done";
-
 export interface WorkerApi {
   init(init: WorkerInit): Promise<void>;
   load(program: WorkerProgram): void;
   unload(id: number): void;
   /**
-   * Does the job on the desk (works on a window in shared memory until no tile is left, or the window is stopped), says
-   * {@link DONE}, and does the next if one is put there at once.
+   * Does the job on the desk, if it is still there (works on a window in shared memory until no tile is left, or the window is
+   * stopped), posts its number, and does the next if one is put there at once.
    */
   run(): void;
   begin(span: Span): SpanReply;

@@ -13,7 +13,7 @@ import type { PooledWorker } from "./pool.js";
 import { DEADLINE_MS, isWorkerFault, type Window } from "./protocol.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
-import { runWindow } from "./wavefront.js";
+import { runOwnShare, runWindow, stopWindow } from "./wavefront.js";
 import { forwardInWindows } from "./windows.js";
 
 /** What the backend gives to all its programs. */
@@ -39,6 +39,9 @@ const OBSERVED_MS = 5;
 
 /** 0.1 GFLOP/s: a worker that is slower, DEADLINE_MS aside, is taken to hang. */
 const SLOWEST_FLOPS_PER_MS = 1e5;
+
+/** A thread's share of a short forward: a few ms, less than a page's frame. */
+const SHORT_FLOPS = 1.5e8;
 
 let programs = 0;
 
@@ -152,6 +155,10 @@ export class WasmRunner implements Runner {
     this.#area = noStepArea;
   }
 
+  #flops({ batch, seqLen }: ForwardJob): number {
+    return batch * seqLen * this.#flopsPerToken;
+  }
+
   /** Long forwards know better what a thread does than a measurement in the first milliseconds of a page. */
   #observe({ every = 1, lengths, threads }: ForwardJob, ms: number): void {
     if (every > 1 || ms < OBSERVED_MS) return;
@@ -191,7 +198,7 @@ export class WasmRunner implements Runner {
   async #onWorkers(job: ForwardJob, threads: number): Promise<void> {
     const backend = this.#backend;
     const workers = (await backend.workers()).slice(0, threads);
-    const deadline = DEADLINE_MS + (this.#flopsPerToken * job.batch * job.seqLen) / SLOWEST_FLOPS_PER_MS;
+    const deadline = DEADLINE_MS + this.#flops(job) / SLOWEST_FLOPS_PER_MS;
     try {
       await Promise.all(workers.map((worker) => this.#load(worker, deadline)));
       if (backend.shared) await this.#inSharedMemory(job, workers, deadline);
@@ -204,19 +211,27 @@ export class WasmRunner implements Runner {
   }
 
   #inSharedMemory(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
-    const { arena } = this.#backend;
+    const { arena, kernels } = this.#backend;
     while (this.#threadScratch.length < workers.length)
       this.#threadScratch.push(arena.allocate(this.packed.scratch.bytes));
+    const scratch = (i: number) => this.#threadScratch[i] as number;
+    // Waking a thread that sleeps may take longer than a short job: the calling thread begins at once, in the place of one.
+    const short = workers.length > 1 && this.#flops(job) < workers.length * SHORT_FLOPS;
+    const called = short ? workers.slice(1) : workers;
+    const own = short ? new TileRunner(kernels, this.packed, this.#image, scratch(called.length)) : undefined;
     const execute = async (window: Window) => {
-      const shares = workers.map((worker, i) => {
-        const share = { program: this.#id, window, scratch: this.#threadScratch[i] as number };
-        return worker.run(share, deadline);
-      });
+      const shares = called.map((worker, i) =>
+        worker.run({ program: this.#id, window, scratch: scratch(i) }, deadline),
+      );
+      const share = own && runOwnShare(own, this.packed, arena.memory, window);
+      const through = share?.then(() => called.map((worker) => worker.settle()));
       try {
-        await Promise.all(shares);
+        await Promise.all([through, ...shares]);
       } catch (error) {
         // The others must have let go of the memory before it is used again: ended threads have.
         for (const worker of workers) worker.terminate();
+        stopWindow(arena.memory, window);
+        await share;
         throw error;
       }
     };

@@ -8,8 +8,8 @@ import { CHUNK } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";
 import type { PackedProgram } from "./packed.js";
-import { Control, controlBytes, isWorkerFault, type Window } from "./protocol.js";
-import { RowTableView } from "./wavefront.js";
+import { controlBytes, isWorkerFault, type Window } from "./protocol.js";
+import { RowTableView, stopWindow } from "./wavefront.js";
 
 /** Bytes of x and y in one window, where they are copied: a few milliseconds of work, so that the copies overlap. */
 const WINDOW_BYTES = 4 * 1024 * 1024;
@@ -181,8 +181,7 @@ class Block {
   /** Runs the window, and lets an abort be heard by whoever computes it. */
   async #execute(window: Window): Promise<void> {
     const { signal } = this.#job;
-    const stop = () =>
-      Atomics.store(new Int32Array(this.#host.arena.memory.buffer), window.control / 4 + Control.stop, 1);
+    const stop = () => stopWindow(this.#host.arena.memory, window);
     signal?.addEventListener("abort", stop);
     try {
       await this.#host.execute(window);
