@@ -1,11 +1,12 @@
-"""Writes a layer of lruun (TensorFlow) as a .safetensors file that linrec reads. Needs NumPy.
+"""Writes a layer of lruun (TensorFlow) as a .safetensors file that linrec reads, and takes one back. Needs NumPy.
 
-    from export import export
+    from export import export, load
 
     model.load_weights("weights.h5")            # your built Keras model
     export(model.layers[1], "lru.safetensors")  # a LinearRecurrentUnit or ResLRU, Cell or FFN, or an RNN around a cell
 
-then `await engine.model(url)`. Weights are taken from the attributes that hold them, for in a .h5 file several of a ResLRU
+then `await engine.model(url)`; and `load(model.layers[1], "lru.safetensors")` sets the weights to those of a file of linrec's `writeModel`.
+Weights are taken from the attributes that hold them, for in a .h5 file several of a ResLRU
 have one name ("kernel:0"), and a locked gamma is not there at all: loaded anew, lruun would draw another.
 """
 
@@ -19,20 +20,35 @@ LRU = {"lambda_nu": "nu", "lambda_theta": "theta"} | {
 }
 
 
-def tensors(layer):
-    """{name: float32 array} of a layer, under the names that linrec knows."""
+def places(layer):
+    """{name that linrec knows: (the object, its attribute)} of a layer's weights."""
     layer = getattr(layer, "cell", layer)
     lru = getattr(layer, "lru", layer)
     is_block = lru is not layer
-    found = {("lru." if is_block else "") + name: getattr(lru, own) for name, own in LRU.items()}
+    found = {("lru." if is_block else "") + name: (lru, own) for name, own in LRU.items()}
     dense = {"adapter": layer.adapter}
     if is_block:
-        found |= {"norm.gamma": layer.norm.gamma, "norm.beta": layer.norm.beta}
+        found |= {"norm.gamma": (layer.norm, "gamma"), "norm.beta": (layer.norm, "beta")}
         dense |= {"glu.w_1": layer.glu.w_1, "glu.w_3": layer.glu.w_3}
     for name, part in dense.items():
         if hasattr(part, "kernel"):  # where widths are equal, the adapter is the identity
-            found |= {f"{name}.kernel": part.kernel, f"{name}.bias": part.bias}
-    return {name: np.ascontiguousarray(value, "<f4") for name, value in found.items()}
+            found |= {f"{name}.kernel": (part, "kernel"), f"{name}.bias": (part, "bias")}
+    return found
+
+
+def tensors(layer):
+    """{name: float32 array} of a layer."""
+    return {name: np.ascontiguousarray(getattr(*place), "<f4") for name, place in places(layer).items()}
+
+
+def assign(layer, arrays):
+    """The other way round: sets a built layer's weights. Raises KeyError where one is missing."""
+    for name, (part, attribute) in places(layer).items():
+        weight = getattr(part, attribute)
+        if hasattr(weight, "assign"):
+            weight.assign(arrays[name])
+        else:  # a locked gamma is no weight
+            setattr(part, attribute, arrays[name])
 
 
 def export(layer, path):
@@ -50,3 +66,19 @@ def export(layer, path):
         file.write(struct.pack("<Q", len(text)) + text)
         for array in arrays.values():
             file.write(array.tobytes())
+
+
+def read(path):
+    """{name: array} of a .safetensors file of float32 tensors."""
+    with open(path, "rb") as file:
+        data = file.read()
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:start])
+    header.pop("__metadata__", None)
+    span = lambda entry: data[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]]
+    return {name: np.frombuffer(span(entry), "<f4").reshape(entry["shape"]) for name, entry in header.items()}
+
+
+def load(layer, path):
+    """Sets a built layer's weights to those of a file that linrec's writeModel wrote."""
+    assign(layer, read(path))

@@ -4,7 +4,7 @@ float32 = "float32"
 
 
 class ndarray:
-    def __init__(self, shape, values, dtype="float64", contiguous=False):
+    def __init__(self, shape, values, dtype="float32", contiguous=False):
         self.shape, self.values, self.dtype, self.contiguous = shape, values, dtype, contiguous
 
     @property
@@ -16,5 +16,5 @@ class ndarray:
         return ndarray(self.shape, [value.imag for value in self.values])
 
 
-def ascontiguousarray(value, dtype):
-    return ndarray(value.shape, [float(v) for v in value.values], dtype, True)
+def ascontiguousarray(value, dtype=None):
+    return ndarray(value.shape, [float(v) for v in value.values], dtype or value.dtype, True)

@@ -4,14 +4,14 @@ from .numpy import save_file as write
 
 
 class Parameter:
-    def __init__(self, shape, values, grad=True, dtype="float64", contiguous=False):
+    def __init__(self, shape, values, grad=True, dtype="float32", contiguous=False):
         self.shape, self.values, self.grad, self.dtype, self.contiguous_ = shape, values, grad, dtype, contiguous
 
     def detach(self):
         return Parameter(self.shape, self.values, False, self.dtype, self.contiguous_)
 
-    def float(self):
-        return Parameter(self.shape, self.values, self.grad, "float32", self.contiguous_)
+    def clone(self):
+        return Parameter(self.shape, list(self.values), self.grad, self.dtype, self.contiguous_)
 
     def contiguous(self):
         return Parameter(self.shape, self.values, self.grad, self.dtype, True)
@@ -24,4 +24,5 @@ class Written:
 
 
 def save_file(tensors, filename, metadata=None):
+    assert len({id(tensor.values) for tensor in tensors.values()}) == len(tensors), "some tensors share memory"
     write({name: Written(tensor) for name, tensor in tensors.items()}, filename, metadata)
