@@ -174,6 +174,7 @@ export class Engine {
     const loading = [
       plain ? { tensors: plain, metadata: {} } : this.#load(source as BytesSource),
       parts.models(),
+      this.#widen(),
     ] as const;
     const [{ tensors, metadata }, { Chain, Model, buildProgram }] = await Promise.all(loading);
     this.#checkUsable(); // loading took a while
@@ -211,7 +212,7 @@ export class Engine {
         this.#release(prepared);
       }
     };
-    await this.#machine.loadReference();
+    await Promise.all([this.#machine.loadReference(), this.#widen()]);
     const { runSelfTest } = await parts.reference();
     const report = await runSelfTest(this.#machine.names, run, this.#machine.wasm?.threads ?? 0);
     for (const { backend, passed, name, reason } of report.results) {
@@ -335,6 +336,12 @@ export class Engine {
 
   async #load(source: BytesSource): Promise<SafetensorsFile> {
     return readSafetensors(await loadBytes(source));
+  }
+
+  /** What a model needs of the CPU and a bare layer does not. */
+  async #widen(): Promise<void> {
+    const { wasm } = this.#machine;
+    if (wasm) await (await parts.wide()).widen(wasm);
   }
 
   #lru(program: Network): Lru {

@@ -7,6 +7,7 @@ import { LinrecError, messageOf } from "./errors.js";
 export const parts = {
   threads: later(() => import("./parts/threads.js")),
   webgpu: later(() => import("./parts/webgpu.js")),
+  wide: later(() => import("./parts/wide.js")),
   models: later(() => import("./parts/models.js")),
   reference: later(() => import("./parts/reference.js")),
   bidirectional: later(() => import("./parts/bidirectional.js")),

@@ -23,6 +23,7 @@ const cpuOnly = [
     "activate",
     "addCarry",
     "carry",
+    "core",
     "index",
     "multiply",
     "projectHidden",
@@ -30,6 +31,7 @@ const cpuOnly = [
     "simd",
     "stepScan",
     "timedLambda",
+    "wide",
   ],
 ];
 

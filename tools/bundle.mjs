@@ -23,13 +23,16 @@ const BUILD = "$BUILD";
 /**
  * @typedef {object} Embedded expressions for what src/cpu/embedded.gen.ts has
  * @property {string} kernels
+ * @property {string} wideKernels
  * @property {string} workerSource
  */
+
+/** @typedef {Pick<Embedded, "kernels" | "wideKernels">} Kernels */
 
 /**
  * Everything in one file. Library and worker have much in common: it is minified once and put in front of both, so that gzip
  * finds the worker's text to be a copy of what stands before it.
- * @param {string} kernels an expression
+ * @param {Kernels} kernels
  * @param {Plugin[]} plugins
  */
 export async function bundleWhole(kernels, plugins) {
@@ -43,14 +46,13 @@ export async function bundleWhole(kernels, plugins) {
   const [common = "", library = ""] = withShared(index, shared);
   const workerSource = quote(withShared(worker, shared).join(""));
   const { names, rest } = takeImport(library, "embedded");
-  return forBundlers(
-    `${common}const ${names["workerSource"]}=${workerSource};${rest}const ${names["kernels"]}=${kernels};`,
-  );
+  const last = Object.entries(kernels).map(([name, value]) => `const ${names[name]}=${value};`);
+  return forBundlers(`${common}const ${names["workerSource"]}=${workerSource};${rest}${last.join("")}`);
 }
 
 /**
  * A first file and its parts.
- * @param {string} kernels an expression
+ * @param {Kernels} kernels
  * @param {Plugin[]} plugins
  * @returns {Promise<{ files: Map<string, string>, worker: string }>} the text of "index" and of the parts; the worker's
  */
@@ -58,7 +60,7 @@ export async function bundleSplit(kernels, plugins) {
   const { text: workerText } = await bundle({ worker: "workers/worker.ts" }, plugins);
   const worker = minified(workerText("worker"));
   /** @type {Embedded} */
-  const embedded = { kernels, workerSource: quote(worker) };
+  const embedded = { ...kernels, workerSource: quote(worker) };
   const parts = await bundleParts(embedded, plugins);
   const entry = `export * from "./src/index.ts";${parts.exports}`;
   const { text } = await bundle({ index: "entry" }, [virtual("entry", entry), partLoader(true), ...plugins]);

@@ -64,7 +64,8 @@ class Worker implements WorkerApi {
     this.#kernels = await instantiate(module, this.#memory);
   }
 
-  load({ id, packed, image, tileTokens }: WorkerProgram): void {
+  async load({ id, packed, image, tileTokens, wide }: WorkerProgram): Promise<void> {
+    if (wide && !this.#kernels.gelu) Object.assign(this.#kernels, await instantiate(wide, this.#memory));
     const arena = this.#arena;
     const address = arena?.allocate(packed.image.length) ?? image ?? 0;
     if (arena) new Uint8Array(this.#memory.buffer).set(packed.image, address);

@@ -40,6 +40,8 @@ export class WasmBackend implements Backend, RunnerHost {
   readonly kernels: Kernels;
   readonly arena: Arena;
   readonly queue = new Queue();
+  /** What more of the kernels workers need: see widen.ts. */
+  wide: WebAssembly.Module | undefined;
   readonly #options: WasmOptions;
   /** Every buffer object that this memory has had: growing a shared memory makes a new one over the same bytes. */
   readonly #buffers = new WeakSet<ArrayBufferLike>();

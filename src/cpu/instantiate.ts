@@ -116,7 +116,8 @@ export function createMemory(shared: boolean, pages: number): WebAssembly.Memory
   }
 }
 
+/** Its kernels, in an object to which those of another module may be added. */
 export async function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): Promise<Kernels> {
   const instance = await WebAssembly.instantiate(module, { env: { memory } });
-  return instance.exports as unknown as Kernels;
+  return { ...instance.exports } as unknown as Kernels;
 }

@@ -45,14 +45,18 @@ export async function compileKernels(
     const baseline = await kernelBytes("baseline", shared);
     return { module: await WebAssembly.compile(baseline), simd: "baseline", shared };
   } catch (error) {
-    if (error instanceof LinrecError) throw error;
-    throw new LinrecError(
-      "backend-unavailable",
-      `The WASM kernels could not be compiled: ${messageOf(error)}. If a Content-Security-Policy forbids it, allow ` +
-        "'wasm-unsafe-eval' in script-src, or pass a compiled WebAssembly.Module as `wasm`.",
-      { cause: error },
-    );
+    throw notCompiled(error);
   }
+}
+
+export function notCompiled(error: unknown): LinrecError {
+  if (error instanceof LinrecError) return error;
+  return new LinrecError(
+    "backend-unavailable",
+    `The WASM kernels could not be compiled: ${messageOf(error)}. If a Content-Security-Policy forbids it, allow ` +
+      "'wasm-unsafe-eval' in script-src, or pass a compiled WebAssembly.Module as `wasm`.",
+    { cause: error },
+  );
 }
 
 async function compileCustom(source: WasmSource, shared: boolean): Promise<CompiledKernels> {
@@ -79,8 +83,11 @@ async function toModule(source: WasmSource): Promise<WebAssembly.Module> {
 }
 
 /** A build of the embedded module, for private or for shared memory: they differ in the flags of the memory that they import. */
-export async function kernelBytes(simd: Simd, shared: boolean): Promise<Uint8Array<ArrayBuffer>> {
-  const { deflated, memoryFlags } = kernels;
+export async function kernelBytes(
+  simd: Simd,
+  shared: boolean,
+  { deflated, memoryFlags } = kernels,
+): Promise<Uint8Array<ArrayBuffer>> {
   const packed = Uint8Array.from(atob(deflated), (c) => c.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());

@@ -25,6 +25,8 @@ export interface WorkerProgram {
   readonly image: number | null;
   /** Of the tiles that a span is cut into where its state is known. */
   readonly tileTokens: number;
+  /** Kernels that it may need, beside those of {@link WorkerInit}. */
+  readonly wide: WebAssembly.Module | undefined;
 }
 
 /**

@@ -25,6 +25,8 @@ export interface RunnerHost {
   /** How many workers may be used at present. */
   readonly threads: number;
   readonly queue: Queue;
+  /** Kernels that a worker has to be given with a program. */
+  readonly wide: WebAssembly.Module | undefined;
   workers(): Promise<PooledWorker[]>;
   /** Told what a thread has reached at least, in flops per ms. */
   observe(flopsPerMs: number): void;
@@ -263,6 +265,7 @@ export class WasmRunner implements Runner {
           packed,
           image: shared ? this.#image : null,
           tileTokens: this.packed.tileTokens,
+          wide: this.#backend.wide,
         }),
       deadline,
     );

@@ -1,0 +1,11 @@
+// What a bare layer runs: these are in the first file that a page loads.
+export { add } from "./add";
+export { addCarry } from "./addCarry";
+export { carryScan } from "./carryScan";
+export { copyRows } from "./copyRows";
+export { dense } from "./dense";
+export { output } from "./output";
+export { projectHidden } from "./projectHidden";
+export { projectScan } from "./projectScan";
+export { stepScan } from "./stepScan";
+export { timedScan } from "./timedScan";

@@ -1,0 +1,1 @@
+export { widen } from "../cpu/widen.js";
