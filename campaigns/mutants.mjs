@@ -1,8 +1,9 @@
-// `npm run mutants -- kernels` and `-- src`: changes one thing in one place of the sources, and expects the tests to notice;
-// again for every such change. A mutant that lives shows a line that no test looks at.
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { availableParallelism, cpus } from "node:os";
-import { basename } from "node:path";
+// `npm run mutants -- kernels`, `-- shaders`, `-- src`: changes one thing in one place of the sources, and expects the tests to notice;
+// again for every such change. A mutant that lives shows a line that no test looks at. What was killed stays so until its file
+// changes: a run that was stopped goes on where it was, and a second run tries again what lived.
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { Judge } from "./mutants/child.mjs";
 import { compile, embed } from "./mutants/compile.mjs";
@@ -10,13 +11,15 @@ import { equivalent } from "./mutants/equivalent.mjs";
 import * as kernels from "./mutants/kernels.mjs";
 import * as sources from "./mutants/sources.mjs";
 import { survey, testsOf, testsOfCpu, testsOfGpu } from "./mutants/survey.mjs";
-import { toMarkdown } from "./report.mjs";
+import { project } from "./plant.mjs";
+import { record } from "./results.mjs";
 
-const usage = `Usage: npm run mutants -- kernels|src [FILE ...] [--every N] [--from K] [--list] [--write]
+const usage = `Usage: npm run mutants -- kernels|shaders|src [FILE ...] [--every N] [--from K] [--list] [--write] [--anew]
   FILE        only the mutants of these files
   --every N   each Nth mutant, the Kth first
   --list      only says what they are
-  --write     puts the result into docs/guarantees.md`;
+  --write     puts what is known of all mutants into docs/guarantees.md
+  --anew      forgets what earlier runs have found`;
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -25,18 +28,24 @@ const { values: options, positionals } = parseArgs({
     from: { type: "string", default: "0" },
     list: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
+    anew: { type: "boolean", default: false },
   },
 });
 const [kind, ...names] = positionals;
-if (kind !== "kernels" && kind !== "src") {
+const kinds = {
+  kernels: { files: kernels.kernelFiles.filter((file) => file.endsWith(".ts")), of: kernels.mutantsOf },
+  shaders: { files: kernels.kernelFiles.filter((file) => file.endsWith(".wgsl")), of: kernels.mutantsOf },
+  src: { files: sources.sourceFiles, of: sources.mutantsOf },
+};
+if (!Object.hasOwn(kinds, kind ?? "")) {
   console.error(usage);
   process.exit(2);
 }
 
-const all = (kind === "src" ? sources.sourceFiles : kernels.kernelFiles)
-  .filter((file) => names.length === 0 || names.some((name) => [file, basename(file)].includes(name)))
-  .flatMap(kind === "src" ? sources.mutantsOf : kernels.mutantsOf);
-const chosen = all.filter((_, i) => i % Number(options.every) === Number(options.from));
+const isWanted = ({ file }) =>
+  names.length === 0 || names.some((name) => [file, basename(file)].includes(name));
+const all = kinds[kind].files.flatMap(kinds[kind].of);
+const chosen = all.filter(isWanted).filter((_, i) => i % Number(options.every) === Number(options.from));
 if (options.list) {
   for (const { file, line, says } of chosen) console.log(`${file}:${line}: ${says}`);
   console.log(`${chosen.length} of ${all.length} mutants`);
@@ -47,15 +56,24 @@ const start = performance.now();
 const judge = new Judge("judge.mjs");
 const kernelJudge = new Judge("kernelJudge.mjs");
 let surveyed;
-const counts = { killed: 0, alive: 0, equivalent: 0, "not compiled": 0 };
+const knownFile = join(project, "node_modules/.cache/linrec", `mutants-${kind}.json`);
+/** digest of the changed file -> fate */
+const known = !options.anew && existsSync(knownFile) ? JSON.parse(readFileSync(knownFile, "utf8")) : {};
+mkdirSync(dirname(knownFile), { recursive: true });
 const alive = [];
 for (const [i, mutant] of chosen.entries()) {
-  const { file, line, says } = mutant;
+  const { file, line, says, becomes } = mutant;
+  const before = known[digest(mutant)];
   const reason = equivalent(mutant);
-  const { fate, by } = reason ? { fate: "equivalent", by: reason } : await fateOf(mutant);
-  counts[fate]++;
+  let answer;
+  if (reason) answer = { fate: "equivalent", by: reason };
+  else if (before && before !== "alive") answer = { fate: before, by: "in an earlier run" };
+  else answer = await fateOf(mutant);
+  const { fate, by } = answer;
+  known[digest(mutant)] = fate;
+  writeFileSync(knownFile, JSON.stringify(known));
   if (fate === "alive") alive.push(`${file}:${line}: ${says}`);
-  const place = `${file}:${line}: ${says}${mutant.becomes.includes("\n") ? "" : ` | ${mutant.becomes.trim()}`}`;
+  const place = `${file}:${line}: ${says}${becomes.includes("\n") ? "" : ` | ${becomes.trim()}`}`;
   console.log(
     `${i + 1}/${chosen.length} ${fate}: ${place}${by ? ` (${by.split("\n")[0].slice(0, 160)})` : ""}`,
   );
@@ -63,10 +81,33 @@ for (const [i, mutant] of chosen.entries()) {
 judge.end();
 kernelJudge.end();
 const seconds = (performance.now() - start) / 1000;
-console.log(`${JSON.stringify(counts)} in ${seconds.toFixed(0)} s`);
+console.log(`${JSON.stringify(count(chosen))} in ${seconds.toFixed(0)} s`);
 for (const text of alive) console.log(`alive: ${text}`);
-if (options.write) await write();
+if (options.write) {
+  await record((results, taken) => {
+    results.mutants = { ...results.mutants, [kind]: { ...taken, all: all.length, ...count(all) } };
+  });
+}
 process.exit(alive.length > 0 ? 1 : 0);
+
+/** What the mutant leaves, and the file it is in. */
+function digest({ file, line, start, end, says, becomes }) {
+  const text = readFileSync(join(project, file), "utf8");
+  return createHash("sha256")
+    .update(JSON.stringify([file, text, line, start, end, says, becomes]))
+    .digest("hex")
+    .slice(0, 20);
+}
+
+/** How many of the mutants have met which fate. */
+function count(mutants) {
+  const counts = { killed: 0, alive: 0, equivalent: 0, "not compiled": 0 };
+  for (const mutant of mutants) {
+    const fate = known[digest(mutant)];
+    if (fate) counts[fate]++;
+  }
+  return counts;
+}
 
 async function map() {
   surveyed ??= await survey(judge);
@@ -82,7 +123,7 @@ async function fateOf(mutant) {
       ? { fate: "not compiled" }
       : tried({ file, text }, testsOf(await map(), mutant));
   }
-  if (file.endsWith(".wgsl")) return tried({ file, text: mutant.text }, testsOfGpu(await map()));
+  if (kind === "shaders") return tried({ file, text: mutant.text }, testsOfGpu);
   const wasm = await compile(file, mutant.text);
   if (!wasm) return { fate: "not compiled" };
   const answer = await kernelJudge.ask({ wasm }, 30_000);
@@ -97,17 +138,4 @@ async function tried(change, { tests, ms }) {
   const answer = await judge.ask({ ...change, tests }, 30_000 + 10 * ms);
   if (!answer) return { fate: "killed", by: "no end" };
   return { fate: answer.killed ? "killed" : "alive", by: answer.by };
-}
-
-async function write() {
-  const file = new URL("results.json", import.meta.url);
-  const results = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : { campaigns: {} };
-  results.mutants ??= {};
-  results.mutants[kind] = {
-    ...{ mutants: all.length, every: Number(options.every), tried: chosen.length, ...counts, seconds },
-    date: new Date().toISOString().slice(0, 10),
-    machine: `${cpus()[0]?.model.trim() ?? "unknown CPU"}, ${availableParallelism()} threads, Node ${process.version}`,
-  };
-  writeFileSync(file, `${JSON.stringify(results, null, 2)}\n`);
-  writeFileSync(new URL("../docs/guarantees.md", import.meta.url), await toMarkdown(results));
 }

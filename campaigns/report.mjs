@@ -13,7 +13,51 @@ Each promise below has a campaign that tries to break it. \`npm run campaigns\` 
 one, \`-- --short\` a small part of each. A campaign is trusted as far as it finds bugs: each is also run on copies of the library
 with a bug planted in the sources, and must find it. This page is written by \`campaigns/run.mjs\` from what it measured.
 
-${parts.join("\n")}`;
+${parts.join("\n")}
+## The tests notice when a line is wrong.
+
+One thing is changed in one place of the sources (Stryker's operators on \`src\` and \`workers\`; for kernels others: a
+conjugate, a carry left out, one row too few, …), and the tests must fail; again for every such change. Equivalent ones are
+named with their reason in \`campaigns/mutants/equivalent.mjs\`.
+
+${mutants(results.mutants)}
+## The tests come everywhere.
+
+Lines and functions that run in the tests in Node; worker threads included, by what Node writes down of each as it ends.
+
+${coverage(results.coverage)}`;
+}
+
+const mutantKinds = { kernels: "kernels of the CPU", shaders: "kernels of the GPU", src: "src and workers" };
+
+function mutants(records = {}) {
+  const rows = Object.entries(mutantKinds).map(([kind, says]) => {
+    const command = `\`npm run mutants -- ${kind} --write\``;
+    const record = records[kind];
+    if (!record) return `| ${says} | not run yet | | | | | ${command} |`;
+    const { all, killed, alive, equivalent, date } = record;
+    const share = killed + alive > 0 ? `${((100 * killed) / (killed + alive)).toFixed(1)} %` : "";
+    return `| ${says} | ${killed + alive} of ${all} | ${killed} | ${alive} | ${share} | ${equivalent} | ${command}, ${date} |`;
+  });
+  return `| mutants of | tried | killed | alive | killed | equivalent | |
+|---|---|---|---|---|---|---|
+${rows.join("\n")}
+`;
+}
+
+function coverage(record) {
+  const command = "`npm run coverage`";
+  if (!record) return `Not run yet: ${command}\n`;
+  const figure = ([run, all]) => `${run} of ${all} (${((100 * run) / all).toFixed(1)} %)`;
+  const rows = Object.entries(record.folders)
+    .filter(([, { lines }]) => lines[1] > 0)
+    .map(([folder, { lines, functions }]) => `| \`${folder}\` | ${figure(lines)} | ${figure(functions)} |`);
+  return `${record.machine}, ${record.date}. ${command}
+
+| folder | lines | functions |
+|---|---|---|
+${rows.join("\n")}
+`;
 }
 
 function section(name, { promise, how }, record) {

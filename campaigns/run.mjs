@@ -1,13 +1,12 @@
 // `npm run campaigns`: tries to break each promise of the library, and shows that each try could have succeeded by trying
 // it on a copy of the library with a bug planted. See docs/guarantees.md, which this writes.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { availableParallelism, cpus } from "node:os";
+import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { campaigns } from "./list.mjs";
 import { plantBug } from "./plant.mjs";
-import { toMarkdown } from "./report.mjs";
+import { record } from "./results.mjs";
 
 const usage = `Usage: npm run campaigns -- [NAME ...] [--short] [--no-plants] [--plants-only]
   NAME          only these: ${campaigns.map(({ name }) => name).join(", ")}
@@ -39,28 +38,25 @@ if (!existsSync(library)) {
   console.error("dist/index.js is missing: npm run build");
   process.exit(2);
 }
-const resultsFile = new URL("results.json", import.meta.url);
-const results = existsSync(resultsFile) ? JSON.parse(readFileSync(resultsFile, "utf8")) : { campaigns: {} };
-const machine = `${cpus()[0]?.model.trim() ?? "unknown CPU"}, ${availableParallelism()} threads, Node ${process.version}`;
 let failures = 0;
 
 for (const { name, url } of campaigns) {
   if (positionals.length > 0 && !positionals.includes(name)) continue;
   const { default: campaign } = await import(url);
-  const record = { ...results.campaigns[name] };
+  const measured = {};
   if (!options["plants-only"]) {
     const report = await run(url, library.href, options.short ? "short" : "full");
-    Object.assign(record, report, { date: new Date().toISOString().slice(0, 10), machine });
+    Object.assign(measured, report);
     show(name, report);
     if (report.broken > 0) failures++;
   }
   if (!options["no-plants"]) {
-    record.plants = [];
+    measured.plants = [];
     for (const bug of campaign.plants) {
       const { library: planted, dispose } = plantBug(bug);
       const { broken, examples } = await run(url, planted, "short");
       dispose();
-      record.plants.push({
+      measured.plants.push({
         says: bug.says,
         found: broken > 0,
         how: examples[0]?.split("\n")[0].slice(0, 160) ?? "",
@@ -69,12 +65,12 @@ for (const { name, url } of campaigns) {
       if (broken === 0) failures++;
     }
   }
-  results.campaigns[name] = record;
-}
-if (!options.short) {
-  writeFileSync(resultsFile, `${JSON.stringify(results, null, 2)}\n`);
-  mkdirSync(new URL("../docs", import.meta.url), { recursive: true });
-  writeFileSync(new URL("../docs/guarantees.md", import.meta.url), await toMarkdown(results));
+  if (!options.short) {
+    await record((results, taken) => {
+      const when = options["plants-only"] ? {} : taken;
+      results.campaigns[name] = { ...results.campaigns[name], ...measured, ...when };
+    });
+  }
 }
 process.exitCode = failures > 0 ? 1 : 0;
 

@@ -47,8 +47,8 @@ export function sameResult(owner, result, otherOwner, expected) {
 }
 
 /** What a layer gives of each x undisturbed, on the calling thread alone: `oracle` is the layer there. */
-export async function undisturbed(linrec, params, inputs, options) {
-  const engine = await linrec.createEngine({ backend: "wasm", threads: 0 });
+export async function undisturbed(linrec, params, inputs, options, simd = "auto") {
+  const engine = await linrec.createEngine({ backend: "wasm", threads: 0, simd });
   const oracle = await engine.lru(params);
   const expected = await Promise.all(inputs.map((x) => oracle.forward(x, options)));
   return { oracle, expected, dispose: () => engine.dispose() };

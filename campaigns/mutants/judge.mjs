@@ -77,11 +77,13 @@ async function judge({ file, text, tests }) {
   if (workerFiles.includes(file)) await embed();
   vitest.config.bail = 1;
   let by;
-  for (const [moduleId, testIds] of tests) {
+  for (const [moduleId, testIds, name = ""] of tests) {
     const specification = specifications.get(moduleId);
     specification.testIds = testIds ?? undefined;
+    vitest.setGlobalTestNamePattern(name);
     const { testModules, unhandledErrors } = await vitest.runTestSpecifications([specification]);
-    const failed = testModules.find((module) => module.state() === "failed");
+    // What other files left when they were last run is still among them.
+    const failed = testModules.find((module) => module.moduleId === moduleId && module.state() === "failed");
     if (!failed && unhandledErrors.length === 0) continue;
     const test = failed && [...failed.children.allTests("failed")][0];
     by = `${moduleId.slice(project.length)}: ${test?.fullName ?? unhandledErrors[0] ?? "no test"}`;

@@ -42,14 +42,20 @@ export function testsOf({ files, workerFiles }, { file, within }) {
   );
 }
 
-/** The tests of the GPU's kernels. */
-export const testsOfGpu = ({ files }) =>
-  select(
-    files,
-    ({ path }) =>
-      ({ name }) =>
-        /webgpu/i.test(name) || /\/webgpu\.test/.test(path),
-  );
+/** The tests of the GPU's kernels: files, the name of those in them that run there, the shortest first. No survey is needed. */
+export const testsOfGpu = {
+  ms: 240_000,
+  tests: [
+    ["test/stages.test.ts", null, "webgpu"],
+    ["test/golden.test.ts", null, "webgpu"],
+    ["test/timesteps.test.ts", null, "webgpu"],
+    ["test/resets.test.ts", null, "webgpu"],
+    ["test/webgpu.test.ts", null],
+    ["test/webgpu-lifting.node.test.ts", null],
+    ["test/webgpu-tiles.node.test.ts", null],
+    ["test/gpu-cache.test.ts", null],
+  ].map(([file, ...rest]) => [join(project, file), ...rest]),
+};
 
 /** The tests of the CPU's kernels. */
 export const testsOfCpu = ({ files }) =>
