@@ -13,7 +13,7 @@ import { State, stateLayout } from "../src/state.js";
 import { outputsOf } from "../src/timeline.js";
 import { expectSameBits } from "./support/bits.js";
 import { relativeError } from "./support/golden.js";
-import { type Change, changedGpu, onSubmit, shrink } from "./support/gpus.js";
+import { type Change, changedGpu, onSubmit, shrink, standInGpu } from "./support/gpus.js";
 import { errorOf } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 
@@ -34,9 +34,9 @@ afterEach(async () => {
 type Context = { skip(reason: string): never };
 
 /** An engine whose GPUs are changed, a layer of it, and what its listener heard. */
-async function open(context: Context, change: Change, options: EngineOptions = {}) {
+async function open(context: Context, change: Change, options: EngineOptions = {}, find = standInGpu) {
   let devices = 0;
-  const changed = await changedGpu((handle, nth) => {
+  const changed = await find((handle, nth) => {
     devices++;
     shrink(handle, SMALL);
     change(handle, nth);
@@ -76,7 +76,7 @@ test("lost on the way, the GPU is opened anew and gives what it would have given
   const steady = await open(context, () => {});
   const expected = await steady.lru.forward(x, ragged);
   expect(steady.told).toEqual([]);
-  const { engine, lru, told, devices } = await open(context, losing(1, 14));
+  const { engine, lru, told, devices } = await open(context, losing(1, 14), {}, changedGpu);
   const { y, state } = await lru.forward(x, ragged);
   expectSameBits(y, expected.y, "y");
   expectSameBits(state.get().re, expected.state.get().re, "state");
@@ -91,8 +91,11 @@ test("lost again, the CPU finishes from the last committed carry", async (contex
   const cpu = await createEngine({ backend: "wasm", simd: "baseline", threads: 0 });
   engines.push(cpu);
   const layer = await cpu.lru(params);
-  for (const nth of [0, 3]) {
-    const { engine, lru, told } = await open(context, losing(2, nth));
+  for (const [nth, find] of [
+    [0, standInGpu],
+    [3, changedGpu],
+  ] as const) {
+    const { engine, lru, told } = await open(context, losing(2, nth), {}, find);
     let [committed, isLeft] = [0, false];
     const onProgress = ({ done }: { done: number }) => {
       isLeft ||= told.length > 1;
@@ -180,7 +183,7 @@ test("ten minutes later a loss is a first one again", async (context) => {
 
 test("a GPU that does not come back: the CPU finishes, and an abort does not wait for it", async (context) => {
   let comes: (() => void) | undefined;
-  const changed = await changedGpu(losing(1, 1));
+  const changed = await standInGpu(losing(1, 1));
   if ("reason" in changed) return context.skip(changed.reason);
   let asked = 0;
   const gpu = {
@@ -271,7 +274,7 @@ test("a GPU that fails while it is measured, and again when opened anew, is not 
 test("whatever is asked of the GPU is asked between error scopes, and nothing else comes up", async (context) => {
   const outside: string[] = [];
   const uncaptured: string[] = [];
-  const { lru } = await open(context, (handle) => {
+  const watchAll: Change = (handle) => {
     let depth = 0;
     const watch = <Target extends object>(target: Target, names: (keyof Target)[]) => {
       for (const name of names) {
@@ -295,7 +298,8 @@ test("whatever is asked of the GPU is asked between error scopes, and nothing el
       return pop();
     };
     handle.addEventListener("uncapturederror", ({ error }) => uncaptured.push(error.message));
-  });
+  };
+  const { lru } = await open(context, watchAll, {}, changedGpu);
   await lru.forward(x, ragged);
   lru.dispose();
   expect(outside).toEqual([]);

@@ -46,15 +46,15 @@ export function lossyGpu(real, adapter, faults) {
       },
       createShaderModule(descriptor) {
         faults.before("createShaderModule");
-        const { label } = descriptor;
-        if (!modules.has(label)) modules.set(label, real.createShaderModule(descriptor));
-        return modules.get(label);
+        const { code } = descriptor;
+        if (!modules.has(code)) modules.set(code, real.createShaderModule(descriptor));
+        return modules.get(code);
       },
       async createComputePipelineAsync(descriptor) {
         faults.before("createComputePipelineAsync");
-        const { label } = descriptor;
-        if (!pipelines.has(label)) pipelines.set(label, await real.createComputePipelineAsync(descriptor));
-        return pipelines.get(label);
+        const { module } = descriptor.compute;
+        if (!pipelines.has(module)) pipelines.set(module, real.createComputePipelineAsync(descriptor));
+        return pipelines.get(module);
       },
       pushErrorScope(filter) {
         faults.before("pushErrorScope");

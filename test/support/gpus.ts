@@ -1,4 +1,5 @@
 /** The GPU of this machine with changes: devices that are small, get lost, or are watched. */
+import { lossyGpu } from "../../campaigns/faults/lossyGpu.mjs";
 import { openDevice } from "../../src/webgpu/device.js";
 
 /** What is done to each device before it is used; `nth` counts from 0. */
@@ -10,21 +11,41 @@ export async function changedGpu(change: Change): Promise<{ gpu: object } | { re
   if ("reason" in real) return real;
   const { gpu } = real.device;
   real.device.dispose();
+  return { gpu: changing(gpu, change) };
+}
+
+/**
+ * The same in less time: devices that share a real one, on which each kernel is compiled but once (a software adapter takes
+ * seconds). What is lost of them is a stand-in.
+ */
+export async function standInGpu(change: Change): Promise<{ gpu: object } | { reason: string }> {
+  shared ??= openDevice().then(async (real) => {
+    if ("reason" in real) return real;
+    const { gpu, handle } = real.device;
+    const adapter = (await gpu.requestAdapter()) as GPUAdapter;
+    const faults = { before: () => {}, refuses: () => false };
+    return { held: real, gpu: lossyGpu(handle, adapter, faults).gpu as unknown as GPU };
+  });
+  const found = await shared;
+  return "reason" in found ? found : { gpu: changing(found.gpu, change) };
+}
+
+let shared: Promise<{ held: object; gpu: GPU } | { reason: string }> | undefined;
+
+function changing(gpu: GPU, change: Change): object {
   let nth = 0;
   return {
-    gpu: {
-      async requestAdapter() {
-        const adapter = (await gpu.requestAdapter()) as GPUAdapter;
-        return {
-          limits: adapter.limits,
-          info: adapter.info,
-          async requestDevice() {
-            const handle = await adapter.requestDevice();
-            change(handle, nth++);
-            return handle;
-          },
-        };
-      },
+    async requestAdapter() {
+      const adapter = (await gpu.requestAdapter()) as GPUAdapter;
+      return {
+        limits: adapter.limits,
+        info: adapter.info,
+        async requestDevice() {
+          const handle = await adapter.requestDevice();
+          change(handle, nth++);
+          return handle;
+        },
+      };
     },
   };
 }
