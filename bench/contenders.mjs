@@ -1,4 +1,4 @@
-/** Who takes part: linrec in each of its modes, and the peers that a JavaScript user would pick. */
+/** Who takes part: linrec in each of its modes, and the peers that a JavaScript user would pick, and PyTorch. */
 
 /** V8 before version 12 (Node 20) has relaxed SIMD only behind this. */
 const RELAXED_FLAG = "--experimental-wasm-relaxed-simd";
@@ -37,5 +37,9 @@ export const contenders = [
   peer("ort-node-2", "onnxruntime-node, 2 threads (native)", "ort", 2, { web: false }),
   peer("tfjs-1", "tfjs, wasm backend", "tfjs"),
   peer("jax-1", "jax-js, wasm backend", "jax"),
+  peer("torch-lrnnx-1", "PyTorch, lrnnx's layer, 1 thread (native)", "torch", 1, { own: true }),
+  peer("torch-lrnnx-2", "PyTorch, lrnnx's layer, 2 threads (native)", "torch", 2, { own: true }),
+  peer("torch-1", "PyTorch, 1 thread (native)", "torch", 1),
+  peer("torch-2", "PyTorch, 2 threads (native)", "torch", 2),
   peer("loop-1", "hand-tuned Float32Array loop", "loop"),
 ];

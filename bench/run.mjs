@@ -31,6 +31,7 @@ function runUnder(node) {
 }
 
 async function main() {
+  if (options.python) process.env.PYTHON = options.python; // for the contenders' processes
   const peakKernels = await compilePeak();
   const wanted = contenders.filter(
     ({ peer }) => peer === "linrec" || (options.peers ?? [peer]).includes(peer),
