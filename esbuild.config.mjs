@@ -52,7 +52,7 @@ const embedded = {
 const shaders = readdirSync("src/webgpu/kernels");
 const minifyWgsl = wgslMinifier(
   shaders.map((file) => readFileSync(`src/webgpu/kernels/${file}`, "utf8")),
-  [...shaders.map((file) => basename(file, ".wgsl")), wgslPrelude()],
+  [...shaders.map((file) => basename(file, ".wgsl")), wgslPrelude(), "parameter"],
 );
 
 // All kernels; and these in two, what every page downloads and what comes with the first model.

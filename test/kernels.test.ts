@@ -35,8 +35,8 @@ const cpuOnly = [
   ],
 ];
 
-/** In webgpu/kernels/ alone: a step's, whose streams are slots there, and two kernels as one. */
-const gpuOnly = ["oneChunk", "skip", "slotPool", "slotScan"];
+/** In webgpu/kernels/ alone: a step's, whose streams are slots there, two kernels as one, and what is within others. */
+const gpuOnly = ["normalize", "oneChunk", "skip", "slotPool", "slotScan"];
 
 const named = (files: Record<string, string>) =>
   new Map(

@@ -68,6 +68,24 @@ test("what works element by element becomes a part of the matrix product before 
   // Read again, or y itself.
   expect(kernelsOf([dense(0, 1), gelu(1, 2), add(1, 2, 1)], 1)).toEqual(["dense", "gelu", "add"]);
   expect(kernelsOf([dense(0, 1), gelu(1, 2)], 1)).toEqual(["dense", "gelu"]);
+  const weights = { scale: new Float32Array(width), bias: new Float32Array(width), width, name: "norm" };
+  const norm = (src: number, dst: number): Stage => ({
+    ...weights,
+    kind: "layerNorm",
+    epsilon: 0.5,
+    src,
+    dst,
+  });
+  const normalized = "norm 2 0.5 v = v * parameter(0) + parameter(1);";
+  expect(kernelsOf([dense(0, 1), norm(1, 1), add(1, 0, 2)], 2)).toEqual([
+    `dense ${normalized} v = v + other(0);`,
+  ]);
+  // What is normalised is needed, too.
+  const kept = [dense(0, 1), norm(1, 2), add(1, 2, 1)];
+  expect(kernelsOf(kept, 1)).toEqual([`dense kept(0) = v; ${normalized}`, "add"]);
+  const [both, last] = planOf(3, kept, 1).dispatches.filter(({ into }) => !into) as [Dispatch, Dispatch];
+  expect(new Set([both.arrays[0], both.arrays[1], both.arrays[4]]).size).toBe(3);
+  expect(last.arrays.slice(1)).toEqual([both.arrays[4], both.arrays[0]]);
   // More arrays than a kernel may have.
   const sums = [1, 2, 3, 4, 5].map(() => add(1, 0, 1));
   expect(kernelsOf([dense(0, 1), ...sums], 1)).toHaveLength(2);

@@ -21,16 +21,24 @@ import { expectSameBits } from "./support/bits.js";
 import { floats, hardParams } from "./support/problems.js";
 
 const kernels = ["projectScan", "output", "dense"] as const;
-const [dModel, dState, outWidth] = [70, 67, 131];
+const [dModel, dState, hidden, outWidth] = [70, 67, 131, 50];
 
 const stages: Stage[] = [
   { kind: "lru", name: "lru", src: 0, dst: 1, dModel, dState, params: hardParams(dModel, dState, 3) },
   {
-    ...{ kind: "dense", name: "dense", src: 1, dst: 2, inWidth: dModel, outWidth },
-    ...{ kernel: floats(dModel * outWidth, 4), bias: floats(outWidth, 5) },
+    ...{ kind: "dense", name: "dense", src: 1, dst: 2, inWidth: dModel, outWidth: hidden },
+    ...{ kernel: floats(dModel * hidden, 4), bias: floats(hidden, 5) },
+  },
+  {
+    ...{ kind: "dense", name: "dense", src: 2, dst: 3, inWidth: hidden, outWidth },
+    ...{ kernel: floats(hidden * outWidth, 9), bias: floats(outWidth, 10) },
+  },
+  {
+    ...{ kind: "layerNorm", name: "norm", src: 3, dst: 3, width: outWidth, epsilon: 1e-5 },
+    ...{ scale: floats(outWidth, 11), bias: floats(outWidth, 12) },
   },
 ];
-const program: Program = { architecture: "", slots: [dModel, dModel, outWidth], stages, output: 2 };
+const program: Program = { architecture: "", slots: [dModel, dModel, hidden, outWidth], stages, output: 3 };
 
 function makeJob(lengths: number[], resets: number[][] | undefined, every: number): ForwardJob {
   const [batch, seqLen] = [lengths.length, Math.max(...lengths)];

@@ -48,6 +48,30 @@ function everything(
   return { architecture: "", slots: [1, width, width, width], stages, output: 1 };
 }
 
+/** Norms behind matrix products: with what they normalise needed too, or not. */
+function normed(width: number, dState: number): Program {
+  const norm = { name: "", width, epsilon: 1e-5, scale: ones(width), bias: ones(width) };
+  const batchNorm = { ...norm, kind: "batchNorm", mean: ones(width), variance: ones(width) } as const;
+  const dense = { kind: "dense", name: "", inWidth: width, outWidth: width, bias: null } as const;
+  const add = { kind: "add", name: "", width } as const;
+  const params = hardParams(width, dState, 1);
+  const stages: Stage[] = [
+    { kind: "lru", name: "", src: 0, dst: 1, dModel: width, dState, params },
+    { ...add, src: 1, other: 0, dst: 1 },
+    { ...norm, kind: "layerNorm", src: 1, dst: 1 },
+    { kind: "gelu", name: "", src: 1, dst: 1, width },
+    { ...dense, src: 1, dst: 2, kernel: ones(width ** 2) },
+    { ...batchNorm, src: 2, dst: 2 },
+    { ...add, src: 2, other: 1, dst: 2 },
+    { ...norm, kind: "rmsNorm", src: 2, dst: 3 },
+    { ...batchNorm, src: 3, dst: 3 },
+    { ...dense, src: 3, dst: 1, kernel: ones(width ** 2) },
+    { ...add, src: 1, other: 2, dst: 1 },
+    { ...norm, kind: "layerNorm", src: 1, dst: 1 },
+  ];
+  return { architecture: "", slots: [width, width, width, width], stages, output: 1 };
+}
+
 /** One segment of rows of these lengths, and what the kernels read of its shape. */
 function segmentFor(plan: Plan, program: Program, lengths: number[], every = 1) {
   const timeline = new Timeline({ state: new State(stateLayout(program), lengths.length), every });
@@ -100,6 +124,11 @@ test("the count is what the shaders touch", async (context) => {
       stages: program.stages.flatMap((stage) => (ofPrevious.includes(stage.kind) ? [norm, stage] : [stage])),
     };
   };
+  const batchNormed = (width: number, dState: number) => {
+    const { stages, ...program } = normed(width, dState);
+    const norm = { ...stages[5], src: 1, dst: 1 } as Stage;
+    return { ...program, stages: [stages[0] as Stage, norm, norm] };
+  };
   const unpooled = (program: Program) => {
     const stages = program.stages.filter(({ kind }) => kind !== "pool");
     return { ...program, stages };
@@ -128,6 +157,12 @@ test("the count is what the shaders touch", async (context) => {
     { program: lruProgram(3, 9), lengths: [40, 70], timed: true },
     { program: lruProgram(3, 9), lengths: [4 * 40, 4 * 2], lift: 4 },
     { program: lruProgram(33, 9), lengths: [6 * T], lift: 3, tiles: tiled },
+    { program: normed(7, 5), lengths: [33, 7] },
+    { program: normed(64, 5), lengths: [33, 7], tiles: tiled },
+    { program: normed(65, 5), lengths: [T] },
+    { program: normed(7, 5), lengths: [T, 7], tiles: tiled },
+    { program: normed(7, 5), lengths: [50, 80], every: 3 },
+    { program: batchNormed(7, 5), lengths: [4 * 40, 4 * 2], lift: 4 },
     { program: stack("mean"), lengths: [33, 7] },
     { program: stack("last"), lengths: [33, 7] },
     { program: apart(stack("mean")), lengths: [33, 7] },
@@ -188,10 +223,17 @@ test("an LRU takes three dispatches a segment and 12H + 16N bytes a token", () =
 test("a stack of layers takes three dispatches for each LRU, and one for each stage that is no part of another's", () => {
   const { stages, slots } = everything(7, hardParams(7, 5, 1), 5, "mean");
   const plan = makePlan({ architecture: "", slots, stages, output: 1 });
-  // glu, add and gelu happen where the dense stage before them stores its values.
-  const expected = stages.length + 2 - 3;
+  // glu, add, gelu and a norm happen where the dense stage before them stores its values.
+  const expected = stages.length + 2 - 4;
   expect(trafficOf(plan, segmentOf(2, 100)).dispatches).toBe(expected);
   expect(trafficOf(plan, segmentOf(2, T)).dispatches).toBe(expected - 2);
+});
+
+test("norms that are as wide as a tile take no dispatch behind a matrix product", () => {
+  const dispatches = (width: number) => trafficOf(makePlan(normed(width, 5)), segmentOf(2, 100)).dispatches;
+  expect(dispatches(64)).toBe(3 + 2);
+  // Wider rows: two layer norms and an RMSNorm of their own, with what comes after two of them.
+  expect(dispatches(65)).toBe(3 + 2 + 3 + 2);
 });
 
 test("single chunks take one dispatch and 8H bytes a token; of a layer too wide for that two, and 12H + 16N", () => {

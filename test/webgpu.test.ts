@@ -107,6 +107,56 @@ function classifier(width: number, dState: number, mode: "mean" | "last" | "max"
   return { architecture: "test", slots, stages, output: 5 };
 }
 
+/** Norms of every kind behind an LRU and dense stages, what they normalise needed or not. */
+function normed(width: number, dState: number): Program {
+  const next = random(9);
+  const weights = () => ({ width, epsilon: 1e-5, scale: values(width, next), bias: values(width, next) });
+  const dense = (src: number, dst: number): Stage => ({
+    ...{ kind: "dense", name: "dense", src, dst, inWidth: width, outWidth: width },
+    kernel: values(width ** 2, next, 1 / Math.sqrt(width)),
+    // Far from zero: what a variance without its mean would not survive.
+    bias: values(width, next).map((v) => v + 30),
+  });
+  const norm = (kind: "layerNorm" | "rmsNorm", src: number, dst: number) =>
+    ({ kind, name: kind, src, dst, ...weights() }) as Stage;
+  const mean = values(width, next);
+  const variance = values(width, next).map((v) => v * v + 0.1);
+  const stages: Stage[] = [
+    dense(0, 4),
+    norm("layerNorm", 4, 2),
+    {
+      kind: "lru",
+      name: "lru",
+      src: 2,
+      dst: 1,
+      dModel: width,
+      dState,
+      params: lruParams(width, dState, 0.99),
+    },
+    { kind: "add", name: "skip", src: 1, other: 2, dst: 1, width },
+    norm("layerNorm", 1, 1),
+    { kind: "glu", name: "silu", src: 1, gate: 1, dst: 1, width, silu: true },
+    {
+      kind: "lru",
+      name: "lru",
+      src: 1,
+      dst: 2,
+      dModel: width,
+      dState,
+      params: lruParams(width, dState, 0.9),
+    },
+    norm("rmsNorm", 2, 2),
+    { kind: "batchNorm", name: "batchNorm", src: 2, dst: 2, mean, variance, ...weights() },
+    dense(2, 3),
+    { kind: "add", name: "residual", src: 3, other: 4, dst: 4, width },
+    norm("rmsNorm", 4, 3),
+    dense(3, 1),
+    { kind: "add", name: "residual", src: 1, other: 4, dst: 1, width },
+    norm("layerNorm", 1, 1),
+  ];
+  return { architecture: "", slots: Array(5).fill(width), stages, output: 1 };
+}
+
 interface Setting {
   batch: number;
   seqLen: number;
@@ -220,6 +270,25 @@ describe("a bare layer", () => {
       // A sum of 2 x 203 products has roundings of its own, in whatever order it is taken.
       expect(y).toBeLessThan(dState > 200 ? 1e-6 : 5e-7);
       expect(h).toBeLessThan(5e-7);
+    });
+  }
+
+  for (const [width, dState] of [
+    [3, 5],
+    [17, 70],
+    [64, 9],
+    [65, 9],
+  ] as const) {
+    gpuTest(`norms behind products, dModel ${width}`, async (gpu) => {
+      for (const setting of [
+        { batch: 3, seqLen: 32, lengths: [32, 1, 9] },
+        { batch: 3, seqLen: 100, lengths: [100, 0, 33] },
+        { batch: 2, seqLen: 70, lengths: [70, 31], every: 3 },
+      ]) {
+        const { y, h } = await compare(gpu, normed(width, dState), setting);
+        expect(y).toBeLessThan(5e-5);
+        expect(h).toBeLessThan(5e-5);
+      }
     });
   }
 

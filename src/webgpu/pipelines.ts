@@ -14,6 +14,7 @@ import gelu from "./kernels/gelu.wgsl?raw";
 import glu from "./kernels/glu.wgsl?raw";
 import layerNorm from "./kernels/layerNorm.wgsl?raw";
 import logSoftmax from "./kernels/logSoftmax.wgsl?raw";
+import normalize from "./kernels/normalize.wgsl?raw";
 import oneChunk from "./kernels/oneChunk.wgsl?raw";
 import output from "./kernels/output.wgsl?raw";
 import pool from "./kernels/pool.wgsl?raw";
@@ -100,6 +101,8 @@ fn geluOf(x: f32, exact: bool) -> f32 {
 fn gluOf(x: f32, z: f32, silu: bool) -> f32 { return x * select(1.0, z, silu) * sigmoid(z); }
 `;
 
+const noNorm = "fn normalize(sums: ptr<function, array<vec4f, QUADS * COLS>>, thread: u32, width: u32) {}\n";
+
 /** How much is run at a time. */
 export interface Segment {
   readonly rows: number;
@@ -139,18 +142,34 @@ const isTiled = (kernel: KernelName): kernel is TiledKernel => kernel in plainTi
 
 /**
  * A kernel as the GPU's compiler gets it.
- * @param epilogue what becomes of a value v of y before it is stored: statements, in which `other(n)` are other arrays' values there
+ * @param epilogue what becomes of a value v of y before it is stored: statements, in which `other(n)` and `kept(n)` are other
+ * arrays' values there, `parameter(n)` those of its column, and `input` that of u. Or a {@link normStatement}.
  */
 export function shaderOf(kernel: KernelName, tile = plainTile, epilogue: readonly string[] = []): string {
   if (!isTiled(kernel)) return prelude + sources[kernel];
   const lift = `const LIFT = ${Number(kernel === "liftedOutput")}u;\n`;
-  const statements = epilogue.join("\n").replace(/other\((\d)\)/g, "other$1[i]");
+  const statements = epilogue
+    .join("\n")
+    .replace(/(other|kept)\((\d)\)/g, "$1$2[i]")
+    .replace(/parameter\((\d+)\)/g, "parameter($1, j)");
   const first = (sources[kernel].match(/@binding/g) ?? []).length;
-  const others = [...new Set(statements.match(/other\d/g))].map(
-    (name, n) => `@group(0) @binding(${first + n}) var<storage, read> ${name}: array<f32>;\n`,
-  );
-  const finish = `fn finish(value: f32, i: u32) -> f32 {\nvar v = value;\n${statements}\nreturn v;\n}\n`;
-  return prelude + lift + tileConstants(kernel, tile) + others.join("") + finish + sources[kernel];
+  const others = [...new Set(statements.match(/(other|kept)\d/g))].map((name, n) => {
+    const access = name.startsWith("kept") ? "read_write" : "read";
+    return `@group(0) @binding(${first + n}) var<storage, ${access}> ${name}: array<f32>;\n`;
+  });
+  const [before = "", norm, epsilon, after = ""] = statements.split(/norm (\d) (.*)\n/);
+  const finish = (name: string, statements: string) =>
+    `fn ${name}(value: f32, i: u32, j: u32, input: f32) -> f32 {\nvar v = value;\n${statements}\nreturn v;\n}\n`;
+  return [
+    ...[prelude, lift, tileConstants(kernel, tile), ...others, finish("finish", before)],
+    ...[
+      `const NORM = ${norm ?? 0}u;\n`,
+      `const ROOM = ${norm ? "max(TILE * SLAB, THREADS)" : "TILE * SLAB"};\n`,
+    ],
+    finish("finishNorm", after),
+    norm ? `const EPSILON = ${epsilon};\n${normalize}` : noNorm,
+    sources[kernel],
+  ].join("");
 }
 
 /** The name that the kernel has in its shader. */

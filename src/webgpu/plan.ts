@@ -24,6 +24,7 @@ import {
   localDispatch,
   lruDispatches,
   poolDispatch,
+  replaced,
   thinDispatch,
 } from "./dispatches.js";
 import { liftingFlops } from "./lifting.js";
@@ -155,18 +156,23 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
     const over = pool ? "rows" : index > lastLru ? "outputs" : undefined;
     const made = product;
     product = undefined;
-    if (made && (stage.dst === made.slot || !isRead(program, made.slot, index + 1))) {
+    if (made) {
+      const keeps = stage.dst !== made.slot && isRead(program, made.slot, index + 1);
       const both = made.at.map((at) => {
         const before = dispatches[at] as Dispatch;
         return before.over === over
-          ? fused(before, stage, made.slot, (slot) => slots.areaOf(slot))
+          ? fused(before, stage, made.slot, (slot) => slots.areaOf(slot), keeps)
           : undefined;
       });
       if (both.every((dispatch) => dispatch !== undefined)) {
-        made.at.forEach((at, i) => {
-          dispatches[at] = both[i] as Dispatch;
-        });
-        slots.rename(made.slot, stage.dst);
+        const known = both.flatMap(({ arrays }) => arrays);
+        if (!keeps) slots.rename(made.slot, stage.dst);
+        else slots.write(index, pool ? "perRow" : "perToken", (area) => !known.includes(area));
+        const y = slots.areaOf(stage.dst);
+        for (const [i, at] of made.at.entries()) {
+          const dispatch = both[i] as Dispatch;
+          dispatches[at] = { ...dispatch, arrays: replaced(dispatch.arrays, 0, y) };
+        }
         product = { at: made.at, slot: stage.dst };
         return;
       }
@@ -237,11 +243,11 @@ export class SlotAreas {
   }
 
   /** An area for what stage `index` writes: none that it reads, and none that is read later. */
-  write(index: number, per: "perToken" | "perRow"): number {
+  write(index: number, per: "perToken" | "perRow", isFree: (area: number) => boolean = () => true): number {
     const needed = new Set<number>();
     for (const [slot, area] of this.#areaOf) if (isRead(this.#program, slot, index)) needed.add(area);
     const { dst } = this.#program.stages[index] as Stage;
-    return this.take(dst, per, (area) => !needed.has(area));
+    return this.take(dst, per, (area) => !needed.has(area) && isFree(area));
   }
 
   take(slot: number, per: "perToken" | "perRow", isFree: (area: number) => boolean = () => false): number {

@@ -10,7 +10,7 @@
  * of a narrow layer a token then takes 8H, u and y, and a row 16N + 8: its state read and written, and its place.
  */
 import type { Dispatch } from "./dispatches.js";
-import { scheduled } from "./dispatches.js";
+import { parametersOf, scheduled } from "./dispatches.js";
 import { GROUP, type KernelName, type Segment, tileOf } from "./pipelines.js";
 import type { Plan } from "./plan.js";
 import { plainTiles, T, type Tile, type Tiles } from "./tiles.js";
@@ -48,9 +48,7 @@ export function trafficOf(
   for (const { dispatch, on } of scheduled(dispatches, segment, isLast, segment.thinned > 0)) {
     const tokens = lifted.has(dispatch.kernel) ? on.tokens / lift : on.tokens;
     const own = touchesOf(dispatch, { ...on, tokens }, tileOf(tiles, dispatch.kernel));
-    // An epilogue's arrays are as large as y.
-    const others = dispatch.arrays.slice(own.length).map(() => touch(1, own[0]?.written ?? 0));
-    const touches = [...own, ...others];
+    const touches = withEpilogue(dispatch, own);
     for (const { read, written, loads } of touches) {
       total.read += read;
       total.written += written;
@@ -64,6 +62,19 @@ export function trafficOf(
     kernels.push({ kernel: dispatch.kernel, touches });
   }
   return { ...total, dispatches: kernels.length, kernels };
+}
+
+/** An epilogue's arrays are as large as y, and read, or written where the plan keeps them; its parameters follow a weight's. */
+function withEpilogue({ kernel, arrays, epilogue = [] }: Dispatch, own: readonly Touch[]): Touch[] {
+  const y = own[0]?.written ?? 0;
+  const text = epilogue.join();
+  const loads = text.match(/parameter\(/g)?.length ?? 0;
+  const at = parametersOf(kernel);
+  return arrays.map((array, n) => {
+    const known = own[n];
+    if (!known) return text.includes(`kept(${n - own.length})`) ? store(1, y) : touch(1, y);
+    return loads && n === at ? touch(1, (array as Float32Array).byteLength, known.loads + loads * y) : known;
+  });
 }
 
 /** Their tokens are groups of as many as the plan lifts. */

@@ -7,9 +7,9 @@ struct Sizes { inWidth: u32, outWidth: u32 }
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [tokens, outWidth]
 @group(0) @binding(3) var<storage, read> x: array<f32>;       // [tokens, inWidth]
 @group(0) @binding(4) var<storage, read> W: array<f32>;       // [inWidth, outWidth]
-@group(0) @binding(5) var<storage, read> b: array<f32>;       // [outWidth]
+@group(0) @binding(5) var<storage, read> b: array<f32>;       // [1 + parameters, outWidth]
 
-var<workgroup> slab: array<vec4f, TILE * SLAB>; // x [CHUNKS T / 4, SLAB], four tokens each
+var<workgroup> slab: array<vec4f, ROOM>; // x [CHUNKS T / 4, SLAB], four tokens each
 
 @compute @workgroup_size(THREADS)
 fn dense(
@@ -53,11 +53,29 @@ fn dense(
       for (var s = 0u; s < 4; s++) {
         let t = part * ROWS + 4 * q + s;
         let i = (first + t) * sizes.outWidth + j;
-        if (t < count) { y[i] = finish(sums[q * COLS + c][s] + bias, i); }
+        if (t < count) {
+          let v = finish(sums[q * COLS + c][s] + bias, i, j, 0);
+          if (NORM == 0) { y[i] = v; } else { sums[q * COLS + c][s] = v; }
+        }
+      }
+    }
+  }
+  if (NORM == 0) { return; }
+  normalize(&sums, thread, sizes.outWidth);
+  for (var c = 0u; c < COLS; c++) {
+    let j = column + c * LANES;
+    if (j >= sizes.outWidth) { break; }
+    for (var q = 0u; q < QUADS; q++) {
+      for (var s = 0u; s < 4; s++) {
+        let t = part * ROWS + 4 * q + s;
+        let i = (first + t) * sizes.outWidth + j;
+        if (t < count) { y[i] = finishNorm(sums[q * COLS + c][s], i, j, 0); }
       }
     }
   }
 }
+
+fn parameter(n: u32, j: u32) -> f32 { return b[(1 + n) * sizes.outWidth + j]; }
 
 // Tokens t to t + 3 of a column. Past the last token they repeat it: nothing reads what comes of them.
 fn fourTokens(first: u32, count: u32, t: u32, column: u32) -> vec4f {

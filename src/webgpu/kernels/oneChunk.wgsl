@@ -11,11 +11,11 @@ struct Sizes { dModel: u32, dState: u32 }
 @group(0) @binding(5) var<storage, read> BNorm: array<vec2f>;       // [dModel, dState]
 @group(0) @binding(6) var<storage, read> powers: array<vec2f>;      // [T, dState], lambda^(k+1)
 @group(0) @binding(7) var<storage, read> C: array<vec2f>;           // [dState, dModel] of (C_re, -C_im)
-@group(0) @binding(8) var<storage, read> D: array<f32>;             // [dModel]
+@group(0) @binding(8) var<storage, read> D: array<f32>;             // [1 + parameters, dModel]
 @group(0) @binding(9) var<storage, read> chunks: array<vec2u>;      // [rows], first token, tokens | FRESH
 
-var<workgroup> hRe: array<vec4f, TILE * SLAB>; // [T / 4, SLAB], four timesteps each; before, u
-var<workgroup> hIm: array<vec4f, TILE * SLAB>; // the same; before, h from turn to turn
+var<workgroup> slab: array<vec4f, ROOM>;       // re of h [T / 4, SLAB], four timesteps each; before, u
+var<workgroup> hIm: array<vec4f, TILE * SLAB>; // im of h; before, h from turn to turn
 
 @compute @workgroup_size(THREADS)
 fn oneChunk(
@@ -45,13 +45,13 @@ fn oneChunk(
     for (var k0 = 0u; k0 < sizes.dModel; k0 += SLAB) {
       let width = min(SLAB, sizes.dModel - k0);
       for (var i = thread; i < TILE * SLAB; i += THREADS) {
-        if (i % SLAB < width) { hRe[i] = timesteps(first, count, i / SLAB * 4, k0 + i % SLAB); }
+        if (i % SLAB < width) { slab[i] = timesteps(first, count, i / SLAB * 4, k0 + i % SLAB); }
       }
       workgroupBarrier();
       for (var k = 0u; k < width; k++) {
         let b = BNorm[(k0 + k) * sizes.dState + owner];
         for (var q = 0u; q < QUADS; q++) {
-          let v = hRe[(part * QUADS + q) * SLAB + k];
+          let v = slab[(part * QUADS + q) * SLAB + k];
           re[q] += v * b.x;
           im[q] += v * b.y;
         }
@@ -87,7 +87,7 @@ fn oneChunk(
       if (n0 + m0 >= sizes.dState) { break; }
       if (lane >= m0 && lane < m0 + SLAB) {
         for (var q = 0u; q < QUADS; q++) {
-          hRe[(part * QUADS + q) * SLAB + lane - m0] = re[q];
+          slab[(part * QUADS + q) * SLAB + lane - m0] = re[q];
           hIm[(part * QUADS + q) * SLAB + lane - m0] = im[q];
         }
       }
@@ -95,7 +95,7 @@ fn oneChunk(
       for (var m = 0u; m < min(SLAB, sizes.dState - n0 - m0); m++) {
         let w = C[(n0 + m0 + m) * sizes.dModel + column];
         for (var q = 0u; q < QUADS; q++) {
-          sums[q] += hRe[(part * QUADS + q) * SLAB + m] * w.x;
+          sums[q] += slab[(part * QUADS + q) * SLAB + m] * w.x;
           sums[q] += hIm[(part * QUADS + q) * SLAB + m] * w.y;
         }
       }
@@ -103,18 +103,35 @@ fn oneChunk(
     }
   }
 
-  if (lane >= sizes.dModel) { return; }
-  let skip = D[lane];
+  var known = 0u; // timesteps of the thread's column
+  var skip = 0.0;
+  if (lane < sizes.dModel) {
+    known = count;
+    skip = D[lane];
+  }
   for (var q = 0u; q < QUADS; q++) {
     for (var s = 0u; s < 4; s++) {
       let k = part * ROWS + 4 * q + s;
-      if (k < count) {
+      if (k < known) {
         let i = (first + k) * sizes.dModel + lane;
-        y[i] = finish(sums[q][s] + skip * u[i], i);
+        let input = u[i];
+        let v = finish(sums[q][s] + skip * input, i, lane, input);
+        if (NORM == 0) { y[i] = v; } else { sums[q][s] = v; }
       }
     }
   }
+  if (NORM == 0) { return; }
+  normalize(&sums, thread, sizes.dModel);
+  for (var q = 0u; q < QUADS; q++) {
+    for (var s = 0u; s < 4; s++) {
+      let k = part * ROWS + 4 * q + s;
+      let i = (first + k) * sizes.dModel + lane;
+      if (k < known) { y[i] = finishNorm(sums[q][s], i, lane, 0); }
+    }
+  }
 }
+
+fn parameter(n: u32, j: u32) -> f32 { return D[(1 + n) * sizes.dModel + j]; }
 
 // Timesteps t to t + 3 of a column. Past the chunk's last token they repeat it: nothing reads what comes of them.
 fn timesteps(first: u32, count: u32, t: u32, column: u32) -> vec4f {

@@ -12,12 +12,12 @@ struct Sizes { dModel: u32, dState: u32, block: u32 }
 @group(0) @binding(4) var<storage, read> carry: array<vec2f>;  // [chunks, dState]
 @group(0) @binding(5) var<storage, read> powers: array<vec2f>; // [T, dState], lambda^(k+1)
 @group(0) @binding(6) var<storage, read> C: array<vec2f>;      // [dState, dModel] of (C_re, -C_im)
-@group(0) @binding(7) var<storage, read> D: array<f32>;        // [dModel]; lifted [dModel in, dModel out]
+@group(0) @binding(7) var<storage, read> D: array<f32>;        // [1, dModel]; lifted [dModel in, dModel out]; then parameters [block]
 @group(0) @binding(8) var<storage, read> u: array<f32>;        // [tokens, dModel]
 @group(0) @binding(9) var<storage, read> places: array<vec2u>; // chunks as in projectScan; thinned: token, T chunk + k
 
-var<workgroup> hRe: array<vec4f, TILE * SLAB>; // [CHUNKS T / 4, SLAB], four timesteps each
-var<workgroup> hIm: array<vec4f, TILE * SLAB>;
+var<workgroup> slab: array<vec4f, ROOM>;       // re of h [CHUNKS T / 4, SLAB], four timesteps each
+var<workgroup> hIm: array<vec4f, TILE * SLAB>; // im of h
 
 @compute @workgroup_size(THREADS)
 fn output(
@@ -69,7 +69,7 @@ fn output(
           re[s] = h.x;
           im[s] = h.y;
         }
-        hRe[i] = re;
+        slab[i] = re;
         hIm[i] = im;
       }
     }
@@ -80,7 +80,7 @@ fn output(
         w[c] = C[(n0 + n) * sizes.dModel + min(column + c * LANES, sizes.dModel - 1)];
       }
       for (var q = 0u; q < QUADS; q++) {
-        let re = hRe[(part * QUADS + q) * SLAB + n];
+        let re = slab[(part * QUADS + q) * SLAB + n];
         let im = hIm[(part * QUADS + q) * SLAB + n];
         for (var c = 0u; c < COLS; c++) {
           sums[q * COLS + c] += re * w[c].x;
@@ -101,7 +101,7 @@ fn output(
           let place = places[min(origin + row / T, segment.chunks - 1)];
           for (var s = 0u; s < 4; s++) {
             let token = place.x + min(row % T + s, (place.y & ~FRESH) - 1);
-            hRe[i][s] = u[token * sizes.dModel + k0 + i % SLAB];
+            slab[i][s] = u[token * sizes.dModel + k0 + i % SLAB];
           }
         }
       }
@@ -112,7 +112,7 @@ fn output(
           w[c] = D[(k0 + k) * sizes.dModel + min(column + c * LANES, sizes.dModel - 1)];
         }
         for (var q = 0u; q < QUADS; q++) {
-          let v = hRe[(part * QUADS + q) * SLAB + k];
+          let v = slab[(part * QUADS + q) * SLAB + k];
           for (var c = 0u; c < COLS; c++) { sums[q * COLS + c] += v * w[c]; }
         }
       }
@@ -121,16 +121,16 @@ fn output(
   }
 
   let chunk = origin + part / PARTS;
-  if (chunk >= segment.chunks) { return; }
   var first = chunk * T; // of y
   var count = min(T, segment.tokens - min(first, segment.tokens));
-  if (!thinned) {
+  if (chunk >= segment.chunks) { count = 0; }
+  else if (!thinned) {
     first = places[chunk].x;
     count = places[chunk].y & ~FRESH;
   }
   for (var c = 0u; c < COLS; c++) {
     let j = column + c * LANES;
-    if (j >= sizes.dModel) { break; }
+    if (j >= sizes.dModel || count == 0) { break; }
     var skip = 0.0;
     if (LIFT == 0) { skip = D[j]; }
     for (var q = 0u; q < QUADS; q++) {
@@ -141,10 +141,34 @@ fn output(
           let i = token * sizes.dModel + j;
           if (thinned) { token = places[token].x; }
           var sum = sums[q * COLS + c][s];
-          if (LIFT == 0) { sum += skip * u[token * sizes.dModel + j]; }
-          y[i] = finish(sum, i);
+          var input = 0.0;
+          if (LIFT == 0) {
+            input = u[token * sizes.dModel + j];
+            sum += skip * input;
+          }
+          sum = finish(sum, i, j, input);
+          if (NORM == 0) { y[i] = sum; } else { sums[q * COLS + c][s] = sum; }
         }
       }
     }
   }
+  if (NORM == 0) { return; }
+  normalize(&sums, thread, sizes.dModel);
+  for (var c = 0u; c < COLS; c++) {
+    let j = column + c * LANES;
+    if (j >= sizes.dModel) { break; }
+    for (var q = 0u; q < QUADS; q++) {
+      for (var s = 0u; s < 4; s++) {
+        let k = part % PARTS * ROWS + 4 * q + s;
+        let i = (first + k) * sizes.dModel + j;
+        if (k < count) { y[i] = finishNorm(sums[q * COLS + c][s], i, j, 0); }
+      }
+    }
+  }
+}
+
+fn parameter(n: u32, j: u32) -> f32 {
+  var own = 1u;
+  if (LIFT > 0) { own = sizes.dModel; }
+  return D[own * sizes.dModel + n * sizes.block + j % sizes.block];
 }
