@@ -10,6 +10,10 @@ export const colours = [
   "#9467bd",
   "#8c564b",
   "#bcbd22",
+  "#17becf",
+  "#9edae5",
+  "#e377c2",
+  "#f7b6d2",
 ];
 export const INK = "#666";
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
