@@ -25,12 +25,12 @@ const peer = (id, label, module, threads = 1, options = {}) => ({
 
 export const contenders = [
   linrec("linrec", "calling thread", 0),
-  linrec("linrec-2", "2 workers", 2),
+  linrec("linrec-2", "2 threads", 2),
   linrec("linrec-copy", "calling thread, ordinary arrays", 0, { memory: "ordinary" }),
-  linrec("linrec-copy-2", "2 workers, ordinary arrays", 2, { memory: "ordinary" }),
-  linrec("linrec-transfer-2", "2 workers, messages (no shared memory)", 2, { memory: "private" }),
+  linrec("linrec-copy-2", "2 threads, ordinary arrays", 2, { memory: "ordinary" }),
+  linrec("linrec-transfer-2", "2 threads, messages (no shared memory)", 2, { memory: "private" }),
   linrec("linrec-baseline", "calling thread, baseline SIMD", 0, { simd: "baseline" }),
-  linrec("linrec-baseline-2", "2 workers, baseline SIMD", 2, { simd: "baseline" }),
+  linrec("linrec-baseline-2", "2 threads, baseline SIMD", 2, { simd: "baseline" }),
   peer("ort-web-1", "onnxruntime-web, 1 thread", "ort", 1, { web: true }),
   peer("ort-web-2", "onnxruntime-web, 2 threads", "ort", 2, { web: true }),
   peer("ort-node-1", "onnxruntime-node, 1 thread (native)", "ort", 1, { web: false }),

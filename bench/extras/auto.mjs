@@ -22,7 +22,7 @@ export async function measure({ quick }) {
   const worst = results.reduce((a, b) => (b.ratio > a.ratio ? b : a));
   const within = results.filter(({ ratio }) => ratio <= 1.1).length;
   const lines = [
-    `auto is within 10 % of the best of 0, 1 and 2 workers on ${within} of ${results.length} shapes; the worst: ` +
+    `auto is within 10 % of the best of 0, 1 and 2 threads on ${within} of ${results.length} shapes; the worst: ` +
       `${worst.ratio.toFixed(2)} times at B=${worst.batch} L=${worst.seqLen} H=N=${worst.dModel} ` +
       `(it took ${worst.chosen}, the best is ${worst.best})`,
   ];

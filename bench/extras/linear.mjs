@@ -28,7 +28,7 @@ export async function measure({ threads, quick }) {
   );
   await engine.dispose();
   const ratio = longMs / shortMs;
-  const where = threads ? `${threads} workers` : "calling thread";
+  const where = threads ? `${threads} threads` : "calling thread";
   const lines = [
     `${where}: ${long / 4} tokens ${shortMs.toFixed(2)} ms, ${long} tokens ${longMs.toFixed(2)} ms: ${ratio.toFixed(3)} times`,
     `${where}: the first ${long} tokens took ${(extra / 2 ** 20).toFixed(1)} MiB of memory beyond x, y and what 4096 took`,

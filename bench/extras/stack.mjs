@@ -43,7 +43,7 @@ export async function measure({ quick, peakKernels }) {
   const products = (seqLen * PRODUCTS) / ms[0] / 1e6;
   const lines = [
     `${seqLen} tokens: calling thread ${ms[0].toFixed(2)} ms (${percent(gflops / peak)} of the peak over all its flops, ` +
-      `${percent(products / peak)} over those of products and scans alone), 2 workers ${ms[2].toFixed(2)} ms ` +
+      `${percent(products / peak)} over those of products and scans alone), 2 threads ${ms[2].toFixed(2)} ms ` +
       `(${(ms[0] / ms[2]).toFixed(2)} times); error ${error.toExponential(1)}`,
   ];
   return {
