@@ -12,14 +12,16 @@ import { Failover, isFault } from "./failover.js";
 import { type BackendOption, backendNames, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
 import { halvesOf } from "./halves.js";
 import type { Host, Prepared, Stepper } from "./host.js";
-import { type BytesSource, loadBytes } from "./io/load.js";
+import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { Lru } from "./lru.js";
 import { type BackendStatus, Machine } from "./machine.js";
 import type { ModelSpec } from "./models/architecture.js";
+import { copied, isPlain } from "./models/copied.js";
 import { readLru } from "./models/lrnnxLru.js";
+import { lruProgram } from "./models/lru.js";
 import type { Model } from "./models/model.js";
-import { copied, type PlainLru, type PlainTensors, toLruProgram, toTensors } from "./models/plain.js";
+import type { PlainLru, PlainTensors } from "./models/plain.js";
 import { checkEngineOptions, type EngineOptions } from "./options.js";
 import { parts } from "./parts.js";
 import {
@@ -133,8 +135,10 @@ export class Engine {
    */
   async lru(source: LruSource): Promise<Lru> {
     this.#checkUsable();
-    const program = isBytesSource(source) ? await this.#load(source).then(readLru) : toLruProgram(source);
-    return this.#lru(program);
+    if (isBytesSource(source)) return this.#lru(readLru(await this.#load(source)));
+    if (!isPlain(source)) return this.#lru(lruProgram(source as LruParams));
+    const plain = copied(source);
+    return this.#lru((await parts.sources()).toLruProgram(plain));
   }
 
   /**
@@ -169,10 +173,8 @@ export class Engine {
    */
   async model(source: BytesSource | PlainTensors, spec?: ModelSpec): Promise<Model> {
     this.#checkUsable();
-    // What is passed in may change as soon as this returns.
-    const plain = isBytesSource(source) ? undefined : copied(toTensors(source));
     const loading = [
-      plain ? { tensors: plain, metadata: {} } : this.#load(source as BytesSource),
+      isBytesSource(source) ? this.#load(source) : this.#readPlain(copied(source)),
       parts.models(),
       this.#widen(),
     ] as const;
@@ -335,7 +337,11 @@ export class Engine {
   }
 
   async #load(source: BytesSource): Promise<SafetensorsFile> {
-    return readSafetensors(await loadBytes(source));
+    return readSafetensors(await (await parts.sources()).loadBytes(source));
+  }
+
+  async #readPlain(source: PlainTensors): Promise<SafetensorsFile> {
+    return { tensors: (await parts.sources()).toTensors(source), metadata: {} };
   }
 
   /** What a model needs of the CPU and a bare layer does not. */

@@ -8,6 +8,7 @@ export const parts = {
   threads: later(() => import("./parts/threads.js")),
   webgpu: later(() => import("./parts/webgpu.js")),
   wide: later(() => import("./parts/wide.js")),
+  sources: later(() => import("./parts/sources.js")),
   models: later(() => import("./parts/models.js")),
   reference: later(() => import("./parts/reference.js")),
   bidirectional: later(() => import("./parts/bidirectional.js")),

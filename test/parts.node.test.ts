@@ -33,10 +33,11 @@ const wholeModel = `
   const transform = new Response(new Blob([x]).stream().pipeThrough(lru.forwardTransform()).pipeThrough(
     new TransformStream({ transform: ({ y }, to) => to.enqueue(new Uint8Array(y.buffer)) }))).arrayBuffer();
   const piped = await transform.then((bytes) => new Float32Array(bytes).every((v, i) => v === y[i]), told);
+  const file = await engine.lru(linrec.writeModel(lru)).then((again) => again.dState === 5, told);
   const model = await engine.model(linrec.writeModel(lru)).catch(told);
   const same = model.forward && (await model.forward(x)).y.every((value, i) => value === y[i]);
   const report = await engine.selfTest().then(({ passed }) => passed, told);
-  console.log(JSON.stringify({ steps: y.length, stream, piped, model: same ?? model, report }));`;
+  console.log(JSON.stringify({ steps: y.length, stream, piped, file, model: same ?? model, report }));`;
 
 describe("the first file", () => {
   const missing = {
@@ -51,6 +52,7 @@ describe("the first file", () => {
       steps: 12,
       stream: missing,
       piped: missing,
+      file: missing,
       model: missing,
       report: missing,
     });
@@ -88,6 +90,7 @@ describe("the first file", () => {
       steps: 12,
       stream: missing,
       piped: missing,
+      file: missing,
       model: missing,
       report: missing,
     });
@@ -100,6 +103,7 @@ describe("the first file", () => {
       steps: 12,
       stream: true,
       piped: true,
+      file: true,
       model: true,
       report: true,
     });
@@ -113,6 +117,7 @@ test.each(["linrec.min.js", "index.cjs"])("%s needs nothing beside it", (file) =
     steps: 12,
     stream: true,
     piped: true,
+    file: true,
     model: true,
     report: true,
   });

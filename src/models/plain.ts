@@ -1,5 +1,5 @@
 /** Checkpoints that are no files: objects and Maps of arrays. */
-import { allocating, LinrecError } from "../errors.js";
+import { LinrecError } from "../errors.js";
 import {
   arrayClass,
   type Dtype,
@@ -13,7 +13,7 @@ import {
 import type { LruParams, Network } from "../program.js";
 import { show } from "../validate.js";
 import { readLru } from "./lrnnxLru.js";
-import { lruProgram, lruTensors } from "./lru.js";
+import { lruTensors } from "./lru.js";
 import { list } from "./tensors.js";
 
 /** Numbers in nested arrays, all of an axis of one length; they are rounded to float32. */
@@ -71,26 +71,9 @@ export function toTensors(source: PlainTensors): Map<string, Tensor> {
   throw new LinrecError("invalid-argument", `${remedy}; ${list("these are not such", faults)}.`);
 }
 
-/** For what is read later, when its owner may have gone on. */
-export function copied(tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
-  const copy = ([name, tensor]: [string, Tensor]): [string, Tensor] => [
-    name,
-    { ...tensor, data: tensor.data.slice() } as Tensor,
-  ];
-  return allocating("a model's tensors", () => new Map([...tensors].map(copy)));
-}
-
-/**
- * One LRU from {@link LruParams}, whose arrays are flat and camelCase, or from arrays of other kinds.
- * Throws what {@link lruProgram}, {@link toTensors} and {@link readLru} say.
- */
-export function toLruProgram(source: LruParams | PlainLru): Network {
-  const entries = typeName(source) === "Object" ? Object.entries(source) : [];
-  const plain = entries.some(
-    ([name, value]) => /_/.test(name) || Array.isArray(value) || isArray(value?.data),
-  );
-  if (!plain && typeName(source) !== "Map") return lruProgram(source as LruParams);
-  return readLru({ tensors: lruTensors(toTensors(source as PlainTensors)) });
+/** One LRU from arrays of any kind. Throws what {@link toTensors} and {@link readLru} say. */
+export function toLruProgram(source: PlainTensors): Network {
+  return readLru({ tensors: lruTensors(toTensors(source)) });
 }
 
 /** A tensor, or what is wrong with it: to be read behind its name. */

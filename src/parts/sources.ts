@@ -1,0 +1,2 @@
+export { loadBytes } from "../io/load.js";
+export { toLruProgram, toTensors } from "../models/plain.js";
