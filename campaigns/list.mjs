@@ -3,6 +3,7 @@ const files = {
   "killed-workers": "faults/killed-workers.mjs",
   "worker-faults": "faults/worker-faults.mjs",
   "stopped-anywhere": "faults/stopped-anywhere.mjs",
+  interleavings: "faults/interleavings.mjs",
   "failing-gpu": "faults/failing-gpu.mjs",
   "no-memory": "faults/no-memory.mjs",
   soak: "load/soak.mjs",

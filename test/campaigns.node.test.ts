@@ -20,14 +20,20 @@ describe.each(campaigns)("$name", async ({ url }) => {
   );
 });
 
-test.each(["crowd", "arguments", "checkpoints", "not-finite", "same-bits", "lifecycle", "failing-gpu"])(
-  "%s holds",
-  (name) => {
-    expect(existsSync(library), "dist/index.js is missing: npm run build").toBe(true);
-    const { url } = campaigns.find((campaign) => campaign.name === name) ?? {};
-    const args = ["--expose-gc", child, String(url), library.href, "short"];
-    const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
-    const report = JSON.parse(stdout.trimEnd().split("\n").at(-1) || "{}");
-    expect(report, stderr).toMatchObject({ broken: 0, examples: [] });
-  },
-);
+test.each([
+  "crowd",
+  "arguments",
+  "checkpoints",
+  "not-finite",
+  "same-bits",
+  "lifecycle",
+  "interleavings",
+  "failing-gpu",
+])("%s holds", (name) => {
+  expect(existsSync(library), "dist/index.js is missing: npm run build").toBe(true);
+  const { url } = campaigns.find((campaign) => campaign.name === name) ?? {};
+  const args = ["--expose-gc", child, String(url), library.href, "short"];
+  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
+  const report = JSON.parse(stdout.trimEnd().split("\n").at(-1) || "{}");
+  expect(report, stderr).toMatchObject({ broken: 0, examples: [] });
+});
