@@ -77,6 +77,12 @@ const FRESH = 0x80000000u;
 // The number of a workgroup: more than 65535 of them are spread over two dimensions.
 fn flatten(group: vec3u, groups: vec3u) -> u32 { return group.y * groups.x + group.x; }
 
+// The row and the column of a thread where each has one, of rows of so many columns: 64 threads side by side.
+fn placeOf(task: u32, lane: u32, columns: u32) -> vec2u {
+  let blocks = (columns + 63) / 64;
+  return vec2u(task / blocks, task % blocks * 64 + lane);
+}
+
 // The product of two complex numbers.
 fn multiply(a: vec2f, b: vec2f) -> vec2f { return vec2f(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }
 

@@ -18,10 +18,9 @@ fn slotPool(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let blocks = (sizes.width + 63) / 64;
-  let task = flatten(group, groups);
-  let row = task / blocks;
-  let j = task % blocks * 64 + lane;
+  let own = placeOf(flatten(group, groups), lane, sizes.width);
+  let row = own.x;
+  let j = own.y;
   if (row >= segment.rows || j >= sizes.width) { return; }
   var at = (places[row].x & ~FRESH) * sizes.width + j;
   if (sizes.mode == LAST) { at = 0; }

@@ -18,10 +18,9 @@ fn timedScan(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let blocks = (sizes.dState + 63) / 64;
-  let task = flatten(group, groups);
-  let row = task / blocks;
-  let n = task % blocks * 64 + lane;
+  let own = placeOf(flatten(group, groups), lane, sizes.dState);
+  let row = own.x;
+  let n = own.y;
   if (row >= segment.rows || n >= sizes.dState) { return; }
   var last = state[row * sizes.dState + n];
   for (var c = rows[row].x; c < rows[row].x + rows[row].y; c++) {
