@@ -7,10 +7,11 @@ import { advanceCarry, roundCarry } from "./carry";
  * stateLoc [groups, re x 4 | im x 4] float32, written: loc of the last token if its chunk is unfinished, else 0
  * loc      [tokens, groups, re x 4 | im x 4] float32
  * lambdaT  [groups, re x 4 | im x 4] float64: lambda^chunk
+ * real     each part is a state by itself, multiplied by the same part of lambda
  */
 export function carryScan(
   carries: usize, carry: usize, stateLoc: usize, loc: usize, lambdaT: usize,
-  tokens: i32, k0: i32, chunk: i32, groups: i32,
+  tokens: i32, k0: i32, chunk: i32, groups: i32, real: bool,
 ): void {
   const locStride = <usize>groups << 5;
   let last = chunk - k0 - 1;
@@ -19,7 +20,7 @@ export function carryScan(
     for (let g: usize = 0; g < <usize>groups; g++) {
       const c = carry + (g << 6);
       roundCarry(carries + (g << 5), c);
-      advanceCarry(c, row + (g << 5), lambdaT + (g << 6));
+      advanceCarry(c, row + (g << 5), lambdaT + (g << 6), real);
     }
     carries += locStride;
   }

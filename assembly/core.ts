@@ -7,5 +7,6 @@ export { dense } from "./dense";
 export { output } from "./output";
 export { projectHidden } from "./projectHidden";
 export { projectScan } from "./projectScan";
+export { realScan } from "./realScan";
 export { stepScan } from "./stepScan";
 export { timedScan } from "./timedScan";

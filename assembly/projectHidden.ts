@@ -34,7 +34,7 @@ export function projectHidden(
       t += length;
       k += length;
       if (k == chunk) {
-        advanceCarry(carry, stateLoc, lambdaT);
+        advanceCarry(carry, stateLoc, lambdaT, false);
         zero(stateLoc);
         k = 0;
       }

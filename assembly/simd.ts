@@ -39,6 +39,20 @@ export function cmaddIm(ar: v128, ai: v128, br: v128, bi: v128, ci: v128): v128 
   return madd(ai, br, madd(ar, bi, ci));
 }
 
+/** What the product with lambda has in place of its real part for Im, where `real` says that each part is a state by itself. */
+// @ts-ignore: decorator
+@inline
+export function ownOf(real: bool, re: v128, im: v128): v128 {
+  return real ? im : re;
+}
+
+/** And in place of its imaginary part for both. */
+// @ts-ignore: decorator
+@inline
+export function crossOf(real: bool, im: v128): v128 {
+  return real ? f32x4.splat(0) : im;
+}
+
 /** (x0 + x1) + (x2 + x3) */
 // @ts-ignore: decorator
 @inline

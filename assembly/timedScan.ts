@@ -9,13 +9,15 @@ import { timedLambda } from "./timedLambda";
  * carry  [groups, re x 4 | im x 4] float64: h before the first token, advanced in place
  * lambda [TABLES][groups, re x 4 | im x 4] float64, then [TABLES] float32: working memory
  * rates  [groups, nu x 4 | high x 4 | low x 4] float64, as in timedLambda
+ * real   each part is a state by itself: twice as many groups in lambda and rates, real parts before imaginary ones
  * dt     [tokens] float32
  */
 export function timedScan(
-  h: usize, carry: usize, lambda: usize, rates: usize, dt: usize, tokens: i32, groups: i32,
+  h: usize, carry: usize, lambda: usize, rates: usize, dt: usize, tokens: i32, groups: i32, real: bool,
 ): void {
   // The tables of the last few values, for timesteps that come again: a new one takes the place of the oldest.
-  const tableBytes = <usize>groups << 6;
+  const shift: usize = real ? 7 : 6;
+  const tableBytes = <usize>groups << shift;
   const keys = lambda + TABLES * tableBytes;
   for (let i: usize = 0; i < TABLES; i++) store<f32>(keys + (i << 2), f32.NaN);
   let oldest: usize = 0;
@@ -32,12 +34,16 @@ export function timedScan(
       if (i == TABLES) {
         table = lambda + oldest * tableBytes;
         store<f32>(keys + (oldest << 2), now);
-        timedLambda(table, rates, now, groups);
+        timedLambda(table, rates, now, real ? groups << 1 : groups);
+        if (real) {
+          // The real parts of the second of two groups are the imaginary ones of the first.
+          for (let at: usize = 0; at < tableBytes; at += 128) memory.copy(table + at + 32, table + at + 64, 32);
+        }
         oldest = (oldest + 1) % TABLES;
       }
     }
     for (let g: usize = 0; g < <usize>groups; g++, h += 32) {
-      advanceCarry(carry + (g << 6), h, table + (g << 6));
+      advanceCarry(carry + (g << 6), h, table + (g << shift), real);
       roundCarry(h, carry + (g << 6));
     }
   }

@@ -1,7 +1,8 @@
 /** What runs a network, of what runs its programs: one runner, a chain of them where the rate changes, a halved one. */
 import type { Backend, Runner } from "./backend.js";
 import type { Chain } from "./chain.js";
-import { Halved, halvesOf } from "./halves.js";
+import type { Halved } from "./halves.js";
+import { halvesOf } from "./hidden.js";
 import type { Stepper } from "./host.js";
 import type { Network, Program } from "./program.js";
 import { partsOf } from "./rates.js";
@@ -17,7 +18,7 @@ export function assemble<Part extends Partial<Runner & Stepper>>(
   prepareLater: (part: Program) => Part | Promise<Part> = prepare,
 ): Part | Chain<Part> | Halved<Part> {
   const halves = halvesOf(program);
-  if (halves) return new Halved(halves, prepare(halves.lean), () => prepareLater(halves.full));
+  if (halves) return new halves.Halved(halves, prepare(halves.lean), () => prepareLater(halves.full));
   const parts = partsOf(program);
   return parts[0] === program
     ? prepare(parts[0])

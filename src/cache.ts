@@ -1,6 +1,6 @@
 /** Inference caches: the state of a layer or model, in the hands of its user. */
 import { LinrecError } from "./errors.js";
-import { type Hidden, hiddenSlots, readHidden, writeHidden } from "./halves.js";
+import { type Hidden, hiddenSlots, readHidden, writeHidden } from "./hidden.js";
 import type { State } from "./state.js";
 import { checkCount, checkFloat32, show } from "./validate.js";
 

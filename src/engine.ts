@@ -10,7 +10,7 @@ import type { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
 import { Failover, isFault } from "./failover.js";
 import { type BackendOption, backendNames, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
-import { halvesOf } from "./halves.js";
+import { findHalves, halvesOf } from "./hidden.js";
 import type { Host, Prepared, Stepper } from "./host.js";
 import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
@@ -154,7 +154,7 @@ export class Engine {
       const loading = [this.#load(source), parts.bidirectional()] as const;
       const [file, { BidirectionalLru, buildDirections }] = await Promise.all(loading);
       const { forward, backward } = buildDirections(file);
-      return new BidirectionalLru(this.#lru(forward), this.#lru(backward));
+      return new BidirectionalLru(await this.#lru(forward), await this.#lru(backward));
     }
     checkOptions("bidirectional's layers", source, ["forward", "backward"]);
     const made = [this.lru(source.forward), this.lru(source.backward)] as const;
@@ -182,7 +182,7 @@ export class Engine {
     this.#checkUsable(); // loading took a while
     this.#Chain = Chain;
     const program = buildProgram(tensors, metadata, spec);
-    return new Model(this.#host, this.#prepare(program));
+    return new Model(this.#host, await this.#prepare(program));
   }
 
   /** What would run a piece of work, why, and the predicted cost of every candidate. */
@@ -205,7 +205,7 @@ export class Engine {
   async selfTest(): Promise<SelfTestReport> {
     this.#checkUsable();
     const run: Run = async (program, job, name, threads) => {
-      const prepared = this.#prepare(program);
+      const prepared = await this.#prepare(program);
       try {
         const backend = this.#machine.backend(name);
         if (!backend) throw noBackend([name], this.#machine);
@@ -350,12 +350,14 @@ export class Engine {
     if (wasm) await (await parts.wide()).widen(wasm);
   }
 
-  #lru(program: Network): Lru {
+  async #lru(program: Network): Promise<Lru> {
     this.#checkUsable(); // loading took a while
-    return new Lru(this.#host, this.#prepare(program));
+    return new Lru(this.#host, await this.#prepare(program));
   }
 
-  #prepare(program: Network): Prepared {
+  async #prepare(program: Network): Promise<Prepared> {
+    await findHalves(program);
+    this.#checkUsable();
     const runners = new Map<Backend, Promise<Runner>>();
     const backend = this.#machine.wasm;
     const wasm =

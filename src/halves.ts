@@ -1,64 +1,84 @@
 /**
- * Layers whose states come in conjugate pairs, run at half their cost.
+ * Layers whose states come in conjugate pairs, or are real, run at half their cost.
  *
  * Where state m is the conjugate of state n to the bit (lambda and B_norm), h_m = conj(h_n) + d with d[t] = lambda_m d[t-1]:
  * whatever x is, d only decays from what the initial states were off by, and is 0 where they were conjugate as well. And
  *
  *   Re(C_n h_n + C_m h_m) = Re((C_n + conj(C_m)) h_n) + Re(C_m d).
  *
- * So the `lean` program has one state of each pair, and gives y while every d is 0. The `full` one has the d beside them, as a
- * layer that reads nothing. A state holds h_n and d, as the full program lays them out; its owner sees h_n and h_m.
+ * Where lambda_n and its B_norm are real, h_n = r + i d with d[t] = lambda_n d[t-1], likewise, and Re(C_n h_n) = Re(C_n) r - Im(C_n) d.
+ * Two such r are the real and the imaginary part of one complex state, and two such d of another.
+ *
+ * So the `lean` program has one state of each pair and half a state for a real one, and gives y while every d is 0. The `full` one
+ * has the d beside them, as layers that read nothing. A state holds h_n, r and d, as the full program lays them out; its owner
+ * sees the layer's own.
  */
 import type { ForwardJob, Resident, Runner } from "./backend.js";
+import type { Halves } from "./hidden.js";
 import type { Stepper } from "./host.js";
-import { splitPairs } from "./models/conjugates.js";
-import type { LruStage, Network, Program, Stage } from "./program.js";
+import { splitPairs, splitReals } from "./models/split.js";
+import type { LruStage, Network, Program, Share, Stage, StageParams } from "./program.js";
 import { linksOf } from "./rates.js";
-import { State, type StateLayout, type StateSlot, stateLayout } from "./state.js";
+import { State, type StateLayout, stateLayout } from "./state.js";
 
-export interface Halves {
-  readonly lean: Program;
-  readonly full: Program;
+/** Undefined for a network without such layers, or whose rate changes. */
+export function halve(network: Network): Halves | undefined {
+  return linksOf(network).length > 0 ? undefined : halveProgram(network as Program);
 }
 
-const known = new WeakMap<Network, Halves | null>();
-
-/** Undefined for a network without such layers, or whose rate changes. Made once. */
-export function halvesOf(network: Network): Halves | undefined {
-  let halves = known.get(network);
-  if (halves === undefined) {
-    halves = linksOf(network).length > 0 ? null : halve(network as Program);
-    known.set(network, halves);
-  }
-  return halves ?? undefined;
-}
-
-function halve({ architecture, slots, stages, output }: Program): Halves | null {
+function halveProgram({ architecture, slots, stages, output }: Program): Halves | undefined {
   const wide = [...slots];
+  /** For what a second part of a layer gives, by its width. */
+  const others = new Map<number, number>();
   const [lean, full]: [Stage[], Stage[]] = [[], []];
   for (const stage of stages) {
-    const pairs = stage.kind === "lru" ? splitPairs(stage.params) : undefined;
-    if (stage.kind !== "lru" || !pairs) {
-      lean.push(stage);
-      full.push(stage);
-      continue;
+    const parts = stage.kind === "lru" ? partsOf(stage) : [stage];
+    const { name, dst } = stage;
+    for (const [i, part] of parts.entries()) {
+      const all: Stage[] = [part];
+      if (i > 0) {
+        const { dModel: width } = part as LruStage;
+        const other = others.get(width) ?? wide.push(width) - 1;
+        others.set(width, other);
+        all.splice(0, 1, { ...part, dst: other }, { kind: "add", name, src: dst, other, dst, width });
+      }
+      full.push(...all);
+      if (!isOff(part)) lean.push(...all);
     }
-    const { name, dst, dModel: width } = stage;
-    const { merged, rest } = pairs;
-    const half: LruStage = { ...stage, dState: merged.nuLog.length, params: merged, pairs };
-    const other = wide.push(width) - 1;
-    lean.push(half);
-    full.push(
-      half,
-      { ...stage, dst: other, dState: rest.nuLog.length, params: rest },
-      { kind: "add", name, src: dst, other, dst, width },
-    );
   }
-  if (lean.length === full.length) return null;
+  if (lean.length === full.length) return undefined;
+  const isWide = lean.some(({ dst }) => dst >= slots.length);
   return {
-    lean: { architecture, slots, stages: lean, output },
+    lean: { architecture, slots: isWide ? wide : slots, stages: lean, output },
     full: { architecture, slots: wide, stages: full, output },
+    Halved,
   };
+}
+
+function isOff(part: Stage): boolean {
+  const as = part.kind === "lru" && part.share?.as;
+  return as === "im" || as === "deviation";
+}
+
+/** Layers whose sum is this one: itself, if it has neither pairs nor real states. */
+function partsOf(layer: LruStage): LruStage[] {
+  const pairs = splitPairs(layer.params);
+  const { kept = [...layer.params.nuLog.keys()], merged = layer.params } = pairs ?? {};
+  const reals = splitReals(merged);
+  if (!pairs && !reals) return [layer];
+  const parts: LruStage[] = [];
+  const add = (params: StageParams | undefined, as: Share["as"], states: number[], of?: number[]) => {
+    const share: Share = { layer, as, states, ...(of && { of }) };
+    if (params) parts.push({ ...layer, dState: params.nuLog.length, params, share });
+  };
+  const whole = (states: readonly number[]) => states.map((n) => kept[n] as number);
+  add(reals ? reals.complex : merged, "state", reals ? whole(reals.others) : kept);
+  if (reals) {
+    add(reals.parts, "re", whole(reals.reals));
+    add(reals.rest, "im", whole(reals.reals));
+  }
+  if (pairs) add(pairs.rest, "deviation", pairs.dropped, pairs.of);
+  return parts;
 }
 
 /** A state, with a narrow one for the lean program beside it. */
@@ -163,65 +183,4 @@ function end({ state, narrow, shared }: Passage): void {
   state.k.set(narrow.k);
   state.count.set(narrow.count);
   for (const [to, from] of shared) to.set(from);
-}
-
-/** One LRU's slot, and where what its pairs are off by is: the slot behind it. */
-export interface Hidden {
-  readonly slot: StateSlot;
-  readonly off: StateSlot | undefined;
-  /** The layer's dState. */
-  readonly size: number;
-}
-
-/** The LRUs of a state, in their order. */
-export function hiddenSlots({ layout: { slots } }: State): Hidden[] {
-  const hidden: Hidden[] = [];
-  for (let i = 0; i < slots.length; i++) {
-    const slot = slots[i] as StateSlot;
-    if (slot.stage.kind !== "lru") continue;
-    const off = slot.stage.pairs && slots[++i];
-    hidden.push({ slot, off, size: slot.size + (off?.size ?? 0) });
-  }
-  return hidden;
-}
-
-/** h of one LRU and row, re and im [dState] in float64. */
-export function readHidden(state: State, { slot, off, size }: Hidden, row: number) {
-  const h = state.read(slot, row);
-  const { pairs } = slot.stage as LruStage;
-  if (!off || !pairs) return h;
-  const d = state.read(off, row);
-  const [re, im] = [new Float64Array(size), new Float64Array(size)];
-  pairs.kept.forEach((n, i) => {
-    [re[n], im[n]] = [h.re[i] as number, h.im[i] as number];
-  });
-  pairs.twins.forEach(([n, m], i) => {
-    re[m] = (re[n] as number) + (d.re[i] as number);
-    im[m] = (d.im[i] as number) - (im[n] as number);
-  });
-  return { re, im };
-}
-
-/** As `State.write`, of all of an LRU's states. */
-export function writeHidden(
-  state: State,
-  { slot, off }: Hidden,
-  row: number,
-  re: ArrayLike<number>,
-  im: ArrayLike<number>,
-): void {
-  const { pairs } = slot.stage as LruStage;
-  if (!off || !pairs) {
-    state.write(slot, row, re, im);
-    return;
-  }
-  const { kept, twins } = pairs;
-  const at = (values: ArrayLike<number>) => kept.map((n) => values[n] as number);
-  state.write(slot, row, at(re), at(im));
-  state.write(
-    off,
-    row,
-    twins.map(([n, m]) => (re[m] as number) - (re[n] as number)),
-    twins.map(([n, m]) => (im[m] as number) + (im[n] as number)),
-  );
 }

@@ -9,7 +9,7 @@ import {
 } from "./analysis.js";
 import { LruCache } from "./cache.js";
 import { errorBound } from "./errorBound.js";
-import { type Hidden, hiddenSlots, readHidden } from "./halves.js";
+import { type Hidden, hiddenSlots, readHidden } from "./hidden.js";
 import type { LruStage } from "./program.js";
 import { Recurrent } from "./recurrent.js";
 import type { State } from "./state.js";

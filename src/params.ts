@@ -3,7 +3,7 @@
  * it: a float32 power is up to 700 times less accurate than these).
  */
 import { LinrecError } from "./errors.js";
-import type { LruParams } from "./program.js";
+import type { LruParams, StageParams } from "./program.js";
 
 /** Eigenvalues as rates: lambda^k = exp(-k nu) (cos k theta + i sin k theta), exact for every k without repeated products. */
 export interface Eigenvalues {
@@ -11,15 +11,17 @@ export interface Eigenvalues {
   readonly nu: Float64Array;
   /** [dState] radians */
   readonly theta: Float64Array;
+  /** [dState] where each part of a state is a real one: the rates of the imaginary parts. */
+  readonly nuIm: Float64Array | undefined;
 }
 
 /** nuLog, thetaLog or theta [dState] float32 -> nu, theta [dState] float64 */
-export function eigenvalues(params: LruParams): Eigenvalues {
+export function eigenvalues(params: StageParams): Eigenvalues {
   const nu = Float64Array.from(params.nuLog, Math.exp);
   const theta = params.theta
     ? Float64Array.from(params.theta)
     : Float64Array.from(params.thetaLog ?? missingPhase(), Math.exp);
-  return { nu, theta };
+  return { nu, theta, nuIm: params.nuLogIm && Float64Array.from(params.nuLogIm, Math.exp) };
 }
 
 function missingPhase(): never {
@@ -40,8 +42,9 @@ export function powerRe(eigen: Eigenvalues, n: number, k: number): number {
   return k === 0 ? 1 : Math.exp(-k * (eigen.nu[n] as number)) * Math.cos(k * (eigen.theta[n] as number));
 }
 
-/** Im lambda_n^k */
+/** Im lambda_n^k; of two real states the other one's power, as is the real part of the one's. */
 export function powerIm(eigen: Eigenvalues, n: number, k: number): number {
+  if (eigen.nuIm) return k === 0 ? 1 : Math.exp(-k * (eigen.nuIm[n] as number));
   return k === 0 ? 0 : Math.exp(-k * (eigen.nu[n] as number)) * Math.sin(k * (eigen.theta[n] as number));
 }
 

@@ -11,6 +11,7 @@ export const parts = {
   sources: later(() => import("./parts/sources.js")),
   models: later(() => import("./parts/models.js")),
   reference: later(() => import("./parts/reference.js")),
+  halves: later(() => import("./parts/halves.js")),
   bidirectional: later(() => import("./parts/bidirectional.js")),
   stream: later(() => import("./parts/stream.js")),
 };

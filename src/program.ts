@@ -37,12 +37,21 @@ export interface LruParams {
   D: Float32Array;
 }
 
-/** Which states of a whole layer a merged one has: see `halves.ts`. */
-export interface Pairs {
-  /** In their order. */
-  readonly kept: readonly number[];
-  /** Each pair: the one that is kept, and the one that is its conjugate. */
-  readonly twins: readonly (readonly [n: number, m: number])[];
+/** What the states of a part of a layer are to the layer: see `halves.ts`. */
+export interface Share {
+  readonly layer: LruStage;
+  /** Itself; the real or the imaginary part of two states, as the parts of one; what a conjugate is off by. */
+  readonly as: "state" | "re" | "im" | "deviation";
+  /** The layer's states. */
+  readonly states: readonly number[];
+  /** Of each that may deviate, whose conjugate it should be. */
+  readonly of?: readonly number[];
+}
+
+/** As a backend reads them. */
+export interface StageParams extends LruParams {
+  /** [dState]: each part of a state is a real state, and this is nuLog of the imaginary ones. theta is 0. */
+  readonly nuLogIm?: Float32Array;
 }
 
 interface StageBase {
@@ -69,9 +78,9 @@ export interface LruStage extends StageBase {
   readonly kind: "lru";
   readonly dModel: number;
   readonly dState: number;
-  readonly params: LruParams;
-  /** Of a layer in which each state stands for a pair: they are a user's states. */
-  readonly pairs?: Pairs;
+  readonly params: StageParams;
+  /** Of a part of a layer: a user sees the layer's states. */
+  readonly share?: Share;
 }
 
 /** dst = src * kernel + bias. dst differs from src. */

@@ -89,6 +89,7 @@ function lruCell(stage: LruStage, u: Float64Array, y: Float64Array, slot: StateS
   const angle = params.theta ? wide(params.theta) : wide(params.thetaLog ?? []).map(Math.exp);
   const lambdaRe = new Float64Array(dState);
   const lambdaIm = new Float64Array(dState);
+  const nuLogIm = params.nuLogIm && wide(params.nuLogIm);
   let lambdaOf = Number.NaN;
   /** lambda^delta = exp(delta log lambda); lambda^0 is 1, even of lambda = 0. */
   const setLambda = (delta: number) => {
@@ -97,6 +98,7 @@ function lruCell(stage: LruStage, u: Float64Array, y: Float64Array, slot: StateS
       const r = delta === 0 ? 1 : Math.exp(-delta * Math.exp(params.nuLog[n] as number));
       lambdaRe[n] = r * Math.cos(delta * at(angle, n));
       lambdaIm[n] = r * Math.sin(delta * at(angle, n));
+      if (nuLogIm) lambdaIm[n] = delta === 0 ? 1 : Math.exp(-delta * Math.exp(at(nuLogIm, n)));
     }
   };
   const gamma = wide(params.gammaLog).map(Math.exp);
@@ -125,6 +127,11 @@ function lruCell(stage: LruStage, u: Float64Array, y: Float64Array, slot: StateS
         }
         const previousRe = at(hRe, n);
         const previousIm = at(hIm, n);
+        if (nuLogIm) {
+          hRe[n] = at(lambdaRe, n) * previousRe + re;
+          hIm[n] = at(lambdaIm, n) * previousIm + im;
+          continue;
+        }
         hRe[n] = at(lambdaRe, n) * previousRe - at(lambdaIm, n) * previousIm + re;
         hIm[n] = at(lambdaRe, n) * previousIm + at(lambdaIm, n) * previousRe + im;
       }

@@ -198,8 +198,8 @@ export class State {
       const i = groupIndex(n);
       const [cr, ci] = [carry[i] as number, carry[i + 4] as number];
       const [pr, pi] = [powerRe(eigen, n, k), powerIm(eigen, n, k)];
-      re[n] = (loc[i] as number) + (pr * cr - pi * ci);
-      im[n] = (loc[i + 4] as number) + (pr * ci + pi * cr);
+      re[n] = (loc[i] as number) + (eigen.nuIm ? pr * cr : pr * cr - pi * ci);
+      im[n] = (loc[i + 4] as number) + (eigen.nuIm ? pi * ci : pr * ci + pi * cr);
     }
     return { re, im };
   }

@@ -1,5 +1,5 @@
 /**
- * Layers whose states come in conjugate pairs run at half their cost by themselves, and nobody can tell: against the float64
+ * Layers whose states come in conjugate pairs, or are real, run at half their cost by themselves, and nobody can tell: against the float64
  * reference of the whole layer on every backend, and every promise to the bit, from states that are conjugate and others.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -22,28 +22,49 @@ import { runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
 import { State, type StateSlot, stateLayout } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
-import { apart, paired } from "./support/conjugates.js";
+import { apart, paired, real } from "./support/conjugates.js";
 import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
 import { floats, hardParams } from "./support/problems.js";
 import { cut, join, rows, stepThrough } from "./support/sequences.js";
 
-/** 2 x 7 states in pairs that stand apart, and two that have none, of which one is real. */
-function layerOf(dModel: number): LruParams {
-  const pairs = paired(hardParams(dModel, 7, 1), "another C", apart);
-  const alone = hardParams(dModel, 2, 9);
-  (alone.theta as Float32Array)[1] = 0;
+/** Layers of 16 states; what stands apart is sorted out and put back. */
+const kinds = {
+  /** 2 x 7 in pairs, and two that have none, of which one is real. */
+  pairs: (dModel: number): LruParams => {
+    const alone = hardParams(dModel, 2, 9);
+    (alone.theta as Float32Array)[1] = 0;
+    return joined(paired(hardParams(dModel, 7, 1), "another C", apart), alone);
+  },
+  reals: (dModel: number) => real(hardParams(dModel, 16, 1)),
+  /** 9 that are real, 2 of them the same; 2 x 3 in pairs; one that is neither. */
+  both: (dModel: number) => {
+    const nine = real(hardParams(dModel, 10, 4), 1);
+    for (const name of ["nuLog", "gammaLog"] as const) nine[name][9] = nine[name][8] as number;
+    nine.BRe.copyWithin(9 * dModel, 8 * dModel, 9 * dModel);
+    return joined(nine, paired(hardParams(dModel, 3, 1), "another C", apart));
+  },
+} as const;
+
+type Kind = keyof typeof kinds;
+const layers = Object.keys(kinds) as Kind[];
+
+/** The states of both, with the D of the second. */
+function joined(a: LruParams, b: LruParams): LruParams {
   const both = (name: "nuLog" | "theta" | "gammaLog" | "BRe" | "BIm") =>
-    Float32Array.from([...(pairs[name] as Float32Array), ...(alone[name] as Float32Array)]);
+    Float32Array.from([...(a[name] as Float32Array), ...(b[name] as Float32Array)]);
+  const [m, n] = [a.nuLog.length, b.nuLog.length];
   const columns = (name: "CRe" | "CIm") =>
-    Float32Array.from({ length: 16 * dModel }, (_, i) => {
-      const [o, n] = [Math.floor(i / 16), i % 16];
-      return (n < 14 ? pairs[name][o * 14 + n] : alone[name][o * 2 + n - 14]) as number;
+    Float32Array.from({ length: b.D.length * (m + n) }, (_, i) => {
+      const [o, at] = [Math.floor(i / (m + n)), i % (m + n)];
+      return (at < m ? a[name][o * m + at] : b[name][o * n + at - m]) as number;
     });
   const B = { BRe: both("BRe"), BIm: both("BIm") };
   const C = { CRe: columns("CRe"), CIm: columns("CIm") };
-  return { nuLog: both("nuLog"), theta: both("theta"), gammaLog: both("gammaLog"), ...B, ...C, D: alone.D };
+  return { nuLog: both("nuLog"), theta: both("theta"), gammaLog: both("gammaLog"), ...B, ...C, D: b.D };
 }
+
+const layerOf = kinds.pairs;
 
 const dState = 16;
 
@@ -66,13 +87,15 @@ describe.each(["reference", "wasm", "webgpu"] as const)("on %s", (backend: Backe
   afterAll(() => engine.dispose());
 
   test.for(
-    (["zeros", "any states"] as const).flatMap((start) =>
-      (["plain", "timesteps", "resets"] as const).map((kind) => [start, kind] as const),
+    layers.flatMap((layer) =>
+      (["zeros", "any states"] as const).flatMap((start) =>
+        (["plain", "timesteps", "resets"] as const).map((kind) => [layer, start, kind] as const),
+      ),
     ),
-  )("as the whole layer: from %s, %s", async ([start, kind], context) => {
+  )("%s as the whole layer: from %s, %s", async ([layer, start, kind], context) => {
     needBackend(context, engine, backend);
     const [dModel, batch, seqLen, lengths] = [5, 3, 131, [131, 77, 120]];
-    const params = layerOf(dModel);
+    const params = kinds[layer](dModel);
     const x = floats(batch * seqLen * dModel, 11);
     const lru = await engine.lru(params);
     const cache = lru.allocateInferenceCache(batch);
@@ -118,78 +141,92 @@ describe.each(["reference", "wasm", "webgpu"] as const)("on %s", (backend: Backe
   });
 });
 
-describe.each(builds)("bit for bit, %s SIMD", (build) => {
-  let engines: NamedEngine[] = [];
+describe.each(builds.flatMap((build) => layers.map((layer) => [build, layer] as const)))(
+  "bit for bit, %s SIMD, %s",
+  (build, layer) => {
+    let engines: NamedEngine[] = [];
+    beforeAll(async () => {
+      engines = await createEngines(build, [0, 2], [0, 2]);
+    });
+    afterAll(() => Promise.all(engines.map((named) => named.engine.dispose())));
+    const first = () => (engines[0] as NamedEngine).engine;
+    const [dModel, batch, seqLen, lengths] = [5, 4, 150, [150, 31, 96, 149]];
+    const params = kinds[layer](dModel);
+    const x = floats(batch * seqLen * dModel, 3);
+
+    async function begin(engine: Engine, start: keyof typeof starts): Promise<[Lru, LruCache]> {
+      const lru = await engine.lru(params);
+      const cache = lru.allocateInferenceCache(batch);
+      starts[start](cache);
+      return [lru, cache];
+    }
+
+    describe.each(["zeros", "any states"] as const)("from %s", (start) => {
+      test("steps, cuts and a file", async () => {
+        const [lru, cache] = await begin(first(), start);
+        const whole = await lru.forward(x, { state: cache });
+        for (const at of [1, 47, 48, 100]) {
+          const head = await lru.forward(cut(x, batch, dModel, 0, at), { state: cache });
+          const state = lru.deserializeState(lru.serializeState(head.state));
+          expectSameState([lru, state], [lru, head.state], "through a file");
+          const tail = await lru.forward(cut(x, batch, dModel, at, seqLen), { state });
+          expectSameBits(join([head.y, tail.y], batch), whole.y, `cut at ${at}`);
+          expectSameState([lru, tail.state], [lru, whole.state], `cut at ${at}`);
+        }
+        const stepped = cache.clone();
+        expectSameBits(join(stepThrough(lru, x, stepped), batch), whole.y, "steps");
+        expectSameState([lru, stepped], [lru, whole.state], "steps");
+        lru.dispose();
+      });
+
+      test("threads, memories, an order of rows, rows by themselves, resets", async () => {
+        const reset = Array.from({ length: batch * seqLen }, (_, i) => i % 97 === 55);
+        const [lru, cache] = await begin(first(), start);
+        const options = { lengths, reset, state: cache };
+        const whole = await lru.forward(x, options);
+        for (const { name, engine } of engines) {
+          const [other, from] = await begin(engine, start);
+          const { y, state } = await other.forward(x, { ...options, state: from });
+          expectSameBits(y, whole.y, name);
+          expectSameState([other, state], [lru, whole.state], name);
+          other.dispose();
+        }
+        const { re, im } = cache.get();
+        for (const order of [[2, 0, 3, 1], [0], [1], [3]]) {
+          const some = lru.allocateInferenceCache(order.length);
+          some.set(rows(re, batch, order), rows(im, batch, order));
+          const masks = order.flatMap((row) => reset.slice(row * seqLen, (row + 1) * seqLen));
+          const { y } = await lru.forward(rows(x, batch, order), {
+            state: some,
+            lengths: order.map((row) => lengths[row] as number),
+            reset: masks,
+          });
+          expectSameBits(y, rows(whole.y, batch, order), `rows ${order}`);
+        }
+        // What follows a reset is a sequence of its own.
+        const at = [...Array(150).keys()].find((t) => t > 0 && reset[t]) as number;
+        const next = [...Array(150).keys()].find((t) => t > at && reset[t]) as number;
+        const alone = await lru.forward(x.slice(at * dModel, next * dModel));
+        expectSameBits(whole.y.slice(at * dModel, next * dModel), alone.y, "after a reset");
+        lru.dispose();
+      });
+    });
+  },
+);
+
+describe("what is seen of it", () => {
+  let engine: Engine;
   beforeAll(async () => {
-    engines = await createEngines(build, [0, 2], [0, 2]);
+    engine = await createEngine({ backend: "wasm", threads: 0 });
   });
-  afterAll(() => Promise.all(engines.map((named) => named.engine.dispose())));
-  const first = () => (engines[0] as NamedEngine).engine;
-  const [dModel, batch, seqLen, lengths] = [5, 4, 150, [150, 31, 96, 149]];
-  const params = layerOf(dModel);
-  const x = floats(batch * seqLen * dModel, 3);
-
-  async function begin(engine: Engine, start: keyof typeof starts): Promise<[Lru, LruCache]> {
-    const lru = await engine.lru(params);
-    const cache = lru.allocateInferenceCache(batch);
-    starts[start](cache);
-    return [lru, cache];
-  }
-
-  describe.each(["zeros", "any states"] as const)("from %s", (start) => {
-    test("steps, cuts and a file", async () => {
-      const [lru, cache] = await begin(first(), start);
-      const whole = await lru.forward(x, { state: cache });
-      for (const at of [1, 47, 48, 100]) {
-        const head = await lru.forward(cut(x, batch, dModel, 0, at), { state: cache });
-        const state = lru.deserializeState(lru.serializeState(head.state));
-        expectSameState([lru, state], [lru, head.state], "through a file");
-        const tail = await lru.forward(cut(x, batch, dModel, at, seqLen), { state });
-        expectSameBits(join([head.y, tail.y], batch), whole.y, `cut at ${at}`);
-        expectSameState([lru, tail.state], [lru, whole.state], `cut at ${at}`);
-      }
-      const stepped = cache.clone();
-      expectSameBits(join(stepThrough(lru, x, stepped), batch), whole.y, "steps");
-      expectSameState([lru, stepped], [lru, whole.state], "steps");
-      lru.dispose();
-    });
-
-    test("threads, memories, an order of rows, rows by themselves, resets", async () => {
-      const reset = Array.from({ length: batch * seqLen }, (_, i) => i % 97 === 55);
-      const [lru, cache] = await begin(first(), start);
-      const options = { lengths, reset, state: cache };
-      const whole = await lru.forward(x, options);
-      for (const { name, engine } of engines) {
-        const [other, from] = await begin(engine, start);
-        const { y, state } = await other.forward(x, { ...options, state: from });
-        expectSameBits(y, whole.y, name);
-        expectSameState([other, state], [lru, whole.state], name);
-        other.dispose();
-      }
-      const { re, im } = cache.get();
-      for (const order of [[2, 0, 3, 1], [0], [1], [3]]) {
-        const some = lru.allocateInferenceCache(order.length);
-        some.set(rows(re, batch, order), rows(im, batch, order));
-        const masks = order.flatMap((row) => reset.slice(row * seqLen, (row + 1) * seqLen));
-        const { y } = await lru.forward(rows(x, batch, order), {
-          state: some,
-          lengths: order.map((row) => lengths[row] as number),
-          reset: masks,
-        });
-        expectSameBits(y, rows(whole.y, batch, order), `rows ${order}`);
-      }
-      // What follows a reset is a sequence of its own.
-      const at = [...Array(150).keys()].find((t) => t > 0 && reset[t]) as number;
-      const next = [...Array(150).keys()].find((t) => t > at && reset[t]) as number;
-      const alone = await lru.forward(x.slice(at * dModel, next * dModel));
-      expectSameBits(whole.y.slice(at * dModel, next * dModel), alone.y, "after a reset");
-      lru.dispose();
-    });
-  });
+  afterAll(() => engine.dispose());
 
   test("from zeros it is the merged layer to the bit: the others are not computed", async () => {
-    const lru = await first().lru(params);
-    const merged = await first().lru(mergeConjugates(params));
+    const [dModel, batch] = [5, 4];
+    const params = layerOf(dModel);
+    const x = floats(batch * 150 * dModel, 3);
+    const lru = await engine.lru(params);
+    const merged = await engine.lru(mergeConjugates(params));
     expect(merged.dState).toBe(9);
     const [there, here] = [await merged.forward(x, { batch }), await lru.forward(x, { batch })];
     expectSameBits(here.y, there.y, "y");
@@ -198,14 +235,22 @@ describe.each(builds)("bit for bit, %s SIMD", (build) => {
     lru.dispose();
     merged.dispose();
   });
-});
 
-describe("what is seen of it", () => {
-  let engine: Engine;
-  beforeAll(async () => {
-    engine = await createEngine({ backend: "wasm", threads: 0 });
+  test("real states cost half of what others do, and stay real", async () => {
+    const params = hardParams(5, 48, 1);
+    for (const n of [0, 1]) (params.theta as Float32Array)[n] = 1; // neither a pair nor real
+    const msOf = (lru: Lru) => lru.explain("forward", { seqLen: 1e5 }).candidates[0]?.ms as number;
+    const [all, half] = [await engine.lru(real(params)), await engine.lru(hardParams(5, 24, 1))];
+    expect(msOf(all)).toBe(msOf(half));
+    const { state } = await all.forward(floats(500, 5));
+    const { re, im } = state.get();
+    expect(im.every((value) => value === 0)).toBe(true);
+    expect(re.every((value) => value !== 0)).toBe(true);
+    // Five in a layer of complex ones are not worth a part of their own.
+    const few = await engine.lru(real(params, 43));
+    expect(msOf(few)).toBe(msOf(await engine.lru(params)));
+    for (const lru of [all, half, few]) lru.dispose();
   });
-  afterAll(() => engine.dispose());
 
   test("dState, description, fingerprint and file are the whole layer's", async () => {
     const params = layerOf(5);
@@ -313,28 +358,37 @@ describe("what is seen of it", () => {
     model.dispose();
   });
 
-  test("a state goes from the CPU to the GPU and back", async (context) => {
-    const both = await createEngine({ backend: ["wasm", "webgpu"] });
-    const { available, reason } = both.backends.webgpu;
-    if (!available) {
-      await both.dispose();
-      context.skip(reason);
-    }
-    const lru = await both.lru(layerOf(5));
-    const x = floats(3 * 100 * 5, 2);
-    for (const start of ["zeros", "any states"] as const) {
-      const cache = lru.allocateInferenceCache(3);
-      starts[start](cache);
-      const whole = await lru.forward(x, { state: cache, backend: "wasm" });
-      let state = cache;
-      const parts: Float32Array[] = [];
-      for (const [i, backend] of (["wasm", "webgpu", "wasm", "webgpu"] as const).entries()) {
-        const part = await lru.forward(cut(x, 3, 5, 25 * i, 25 * (i + 1)), { state, backend });
-        parts.push(part.y);
-        state = part.state;
+  test.for(layers)(
+    "%s: a state goes from the CPU to the GPU and back, and stays there for steps",
+    async (layer, context) => {
+      const both = await createEngine({ backend: ["wasm", "webgpu"] });
+      const { available, reason } = both.backends.webgpu;
+      if (!available) {
+        await both.dispose();
+        context.skip(reason);
       }
-      expect(relativeError(join(parts, 3), whole.y)).toBeLessThan(1e-5);
-    }
-    await both.dispose();
-  });
+      const lru = await both.lru(kinds[layer](5));
+      const x = floats(3 * 100 * 5, 2);
+      for (const start of ["zeros", "any states"] as const) {
+        const cache = lru.allocateInferenceCache(3);
+        starts[start](cache);
+        const whole = await lru.forward(x, { state: cache, backend: "wasm" });
+        let state = cache;
+        const parts: Float32Array[] = [];
+        for (const [i, backend] of (["wasm", "webgpu", "wasm", "webgpu"] as const).entries()) {
+          const part = await lru.forward(cut(x, 3, 5, 25 * i, 25 * (i + 1)), { state, backend });
+          parts.push(part.y);
+          state = part.state;
+        }
+        expect(relativeError(join(parts, 3), whole.y)).toBeLessThan(1e-5);
+        const onGpu = await lru.allocateGpuCache(3);
+        await onGpu.write(cache);
+        const stepped: Float32Array[] = [];
+        for (let t = 0; t < 5; t++) stepped.push(await lru.step(cut(x, 3, 5, t, t + 1), onGpu));
+        expect(relativeError(join(stepped, 3), cut(whole.y, 3, 5, 0, 5))).toBeLessThan(1e-5);
+        onGpu.dispose();
+      }
+      await both.dispose();
+    },
+  );
 });

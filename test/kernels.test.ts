@@ -27,6 +27,7 @@ const cpuOnly = [
     "index",
     "multiply",
     "projectHidden",
+    "realScan",
     "scanChunk",
     "simd",
     "stepScan",

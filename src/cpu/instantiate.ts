@@ -14,6 +14,7 @@ export interface Kernels {
     k0: number,
     chunk: number,
     groups: number,
+    real?: boolean,
   ): void;
   batchNorm(
     y: Pointer,
@@ -27,7 +28,7 @@ export interface Kernels {
   // biome-ignore format: the argument order of the kernel, on lines that match its declaration
   carryScan(
     carries: Pointer, carry: Pointer, stateLoc: Pointer, loc: Pointer, lambdaT: Pointer,
-    tokens: number, k0: number, chunk: number, groups: number,
+    tokens: number, k0: number, chunk: number, groups: number, real?: boolean,
   ): void;
   copyRows(y: Pointer, yStride: number, x: Pointer, xStride: number, rowBytes: number, tokens: number): void;
   // biome-ignore format: as above
@@ -81,13 +82,17 @@ export interface Kernels {
     tokens: number, k0: number, chunk: number, dModel: number, groups: number,
   ): void;
   // biome-ignore format: as above
+  realScan(
+    h: Pointer, lambda: Pointer, stateLoc: Pointer, zeros: Pointer, tokens: number, k0: number, chunk: number, groups: number,
+  ): void;
+  // biome-ignore format: as above
   stepScan(
     h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, stateStride: number, ks: Pointer,
-    lambda: Pointer, lambdaT: Pointer, powers: Pointer, chunk: number, rows: number, groups: number,
+    lambda: Pointer, lambdaT: Pointer, powers: Pointer, chunk: number, rows: number, groups: number, real?: boolean,
   ): void;
   // biome-ignore format: as above
   timedScan(
-    h: Pointer, carry: Pointer, lambda: Pointer, rates: Pointer, dt: Pointer, tokens: number, groups: number,
+    h: Pointer, carry: Pointer, lambda: Pointer, rates: Pointer, dt: Pointer, tokens: number, groups: number, real?: boolean,
   ): void;
 }
 

@@ -44,12 +44,17 @@ export class LruTile {
       this.#projectRows(stage);
       return;
     }
-    const { dModel, groups } = stage;
+    const { dModel, groups, real } = stage;
+    if (real) this.#projectRows(stage);
     this.#hasHidden = false;
     this.#restart(stage, this.fresh, this.fresh + 64 * groups);
     if (this.#head === 0) return;
     const [x, xBytes] = [this.#slots.at(stage.src), this.#slots.stride(stage.src)];
     const [B, lambda] = [image + stage.B, image + stage.lambda];
+    if (real) {
+      kernels.realScan(this.h, lambda, state + stage.loc, image + stage.zeros, this.#head, k0, CHUNK, groups);
+      return;
+    }
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.projectScan(
       this.h, this.carries, x, xBytes, B, lambda, state + stage.loc, this.#head, k0, CHUNK, dModel, groups,
@@ -64,10 +69,10 @@ export class LruTile {
       this.#commitTimed(stage, carry);
       return;
     }
-    const { groups } = stage;
+    const { groups, real } = stage;
     const lambdaT = image + stage.lambdaT;
     if (this.#head > 0)
-      kernels.carryScan(this.carries, carry, loc, this.h, lambdaT, this.#head, k0, CHUNK, groups);
+      kernels.carryScan(this.carries, carry, loc, this.h, lambdaT, this.#head, k0, CHUNK, groups, real);
     if (resets.length === 0) return;
     this.#slots.copy(carry, this.fresh, 64 * groups);
     this.#slots.copy(loc, this.fresh + 64 * groups, 32 * groups);
@@ -81,6 +86,7 @@ export class LruTile {
       return;
     }
     const [carry, loc] = [state + stage.carry, state + stage.loc];
+    if (stage.real) this.#projectRows(stage);
     this.#hasHidden = true;
     if (this.#head > 0) this.#projectHidden(stage, carry, loc, 0, this.#head, k0);
     this.#restart(stage, carry, loc);
@@ -89,9 +95,9 @@ export class LruTile {
   /** y = Re(C h) + D * u, of the tokens that give an output where this stage is the `last` to carry. */
   apply(stage: Stage, last: boolean): void {
     const { kernels, image } = this.#slots;
-    const { groups, powers } = stage;
+    const { groups, powers, real } = stage;
     if (!this.#hasHidden && this.#head > 0)
-      kernels.addCarry(this.h, image + powers, this.carries, this.#head, this.#tile.k0, CHUNK, groups);
+      kernels.addCarry(this.h, image + powers, this.carries, this.#head, this.#tile.k0, CHUNK, groups, real);
     if (last) this.#slots.thin(this.#tile, this.h, 32 * groups);
     if (this.#slots.rows > 0) this.#projectOutput(stage);
   }
@@ -110,7 +116,7 @@ export class LruTile {
       // biome-ignore format: the kernel's arguments, outputs first
       kernels.stepScan(
         this.h, this.carries, states + carry, states + loc, rowBytes, ks,
-        image + stage.lambda, image + stage.lambdaT, image + stage.powers, CHUNK, rows, groups,
+        image + stage.lambda, image + stage.lambdaT, image + stage.powers, CHUNK, rows, groups, stage.real,
       );
     }
     this.#projectOutput(stage);
@@ -143,6 +149,14 @@ export class LruTile {
   #projectHidden(stage: Stage, carry: number, loc: number, start: number, tokens: number, k0: number): void {
     const { kernels, image } = this.#slots;
     const { dModel, groups } = stage;
+    if (stage.real) {
+      const h = this.h + 32 * groups * start;
+      const [lambda, lambdaT, powers] = [image + stage.lambda, image + stage.lambdaT, image + stage.powers];
+      kernels.realScan(h, lambda, loc, image + stage.zeros, tokens, k0, CHUNK, groups);
+      kernels.carryScan(this.carries, carry, loc, h, lambdaT, tokens, k0, CHUNK, groups, true);
+      kernels.addCarry(h, powers, this.carries, tokens, k0, CHUNK, groups, true);
+      return;
+    }
     const xBytes = this.#slots.stride(stage.src);
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.projectHidden(
@@ -161,7 +175,7 @@ export class LruTile {
     );
   }
 
-  /** bu of every row, in the place of h. */
+  /** bu of every row, in the place of h: where no scan goes through the registers that the product is made in. */
   #projectRows({ src, B, zeros, dModel, groups }: Stage): void {
     const { kernels, image, rows } = this.#slots;
     this.#hasHidden = true;
@@ -174,8 +188,8 @@ export class LruTile {
   }
 
   /** h of `tokens` tokens of a row, in the place of their bu. */
-  #scanTimed({ rates, groups }: Stage, h: number, carry: number, times: number, tokens: number): void {
+  #scanTimed({ rates, groups, real }: Stage, h: number, carry: number, times: number, tokens: number): void {
     const { kernels, image } = this.#slots;
-    kernels.timedScan(h, carry, this.#lambdas, image + rates, times, tokens, groups);
+    kernels.timedScan(h, carry, this.#lambdas, image + rates, times, tokens, groups, real);
   }
 }

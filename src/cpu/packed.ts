@@ -28,13 +28,15 @@ export type PackedStage =
       readonly dModel: number;
       readonly outWidth: number;
       readonly groups: number;
+      /** Each part of a state is a state by itself. */
+      readonly real: boolean;
       readonly B: number;
       /** [groups, 8] float32: what a step's projection adds. */
       readonly zeros: number;
       readonly lambda: number;
       readonly lambdaT: number;
       readonly powers: number;
-      /** [groups, nu x 4 | high x 4 | low x 4] float64: theta in turns is high + low, high a float32. */
+      /** [groups, nu x 4 | high x 4 | low x 4] float64: theta in turns is high + low, high a float32. If real, of either part. */
       readonly rates: number;
       readonly C: number;
       readonly D: number;
@@ -309,9 +311,12 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
       k * groups * 8,
     );
 
-  const rates = new Float64Array(groups * 12);
+  const { nuIm } = eigen;
+  const width = nuIm ? 24 : 12;
+  const rates = new Float64Array(groups * width);
   for (let n = 0; n < dState; n++) {
-    const at = 12 * (n >> 2) + (n & 3);
+    const at = width * (n >> 2) + (n & 3);
+    if (nuIm) rates[at + 12] = Math.min(nuIm[n] as number, 1e300);
     const turns = (eigen.theta[n] as number) / (2 * Math.PI);
     rates[at] = Math.min(eigen.nu[n] as number, 1e300); // infinite where |lambda| = 0, and lambda^0 is 1
     rates[at + 4] = Math.fround(turns);
@@ -331,6 +336,7 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     dModel,
     outWidth: pad4(dModel),
     groups,
+    real: nuIm !== undefined,
     B: image.append(panelB),
     zeros: image.append(new Float32Array(groups * 8)),
     lambda: image.append(lambda),
@@ -386,7 +392,7 @@ function planScratch(slots: readonly number[], stages: readonly PackedStage[], t
     // One chunk more than tileTokens / CHUNK: a tile that starts inside a chunk may touch one more.
     carries: take(bytes.carries * (tileTokens / CHUNK + 1)),
     fresh: take(3 * bytes.h),
-    lambdas: take(TIMED_TABLES * (2 * bytes.h + 4)),
+    lambdas: take(TIMED_TABLES * (4 * bytes.h + 4)),
     bytes: end,
   };
 }

@@ -254,16 +254,17 @@ function commit(
   }
   // `finals` holds each chunk's last loc: to the kernel, chunks of one token. An unfinished last chunk is the first
   // token of a chunk of two.
-  const rowBytes = 32 * stage.groups;
+  const { groups, real } = stage;
+  const rowBytes = 32 * groups;
   const carries = temporary + temporaryBytes(program);
   const head = resets[0] ?? tokens;
   const chunks = TileRunner.chunks(head, k0);
   const finished = head && Math.floor((k0 + head) / CHUNK);
   const lambdaT = image + stage.lambdaT;
-  if (finished > 0) kernels.carryScan(carries, carry, loc, temporary, lambdaT, finished, 0, 1, stage.groups);
+  if (finished > 0) kernels.carryScan(carries, carry, loc, temporary, lambdaT, finished, 0, 1, groups, real);
   if (chunks > finished) {
     const [to, from] = [carries + finished * rowBytes, temporary + finished * rowBytes];
-    kernels.carryScan(to, carry, loc, from, lambdaT, 1, 0, 2, stage.groups);
+    kernels.carryScan(to, carry, loc, from, lambdaT, 1, 0, 2, groups, real);
   }
   if (reset) {
     const fresh = temporary + chunks * rowBytes;

@@ -1,5 +1,5 @@
 /** States that are each other's mirror image: one of two is enough. */
-import type { LruParams, Pairs } from "../program.js";
+import type { LruParams } from "../program.js";
 import { checkLruParams } from "./lru.js";
 
 /**
@@ -21,26 +21,12 @@ export function mergeConjugates(params: LruParams): LruParams {
   return merge(params, pairUp(params));
 }
 
-/** What `halves.ts` runs in place of a layer; undefined where no two of its states are a pair, or their C have no sum. */
-export function splitPairs(params: LruParams): (Pairs & Record<"merged" | "rest", LruParams>) | undefined {
-  const pairs = pairUp(params);
-  if (pairs.size === 0) return undefined;
-  const twins = [...pairs];
-  const merged = merge(params, pairs);
-  if (![merged.CRe, merged.CIm].every((C) => C.every(Number.isFinite))) return undefined;
-  const dropped = twins.map(([, m]) => m);
-  const D = params.D.map(() => 0);
-  const B = new Float32Array(dropped.length * D.length);
-  const rest = { ...pick(params, dropped), BRe: B, BIm: B, D };
-  return { kept: keptOf(params, dropped), twins, merged, rest };
-}
-
-function keptOf({ nuLog }: LruParams, dropped: readonly number[]): number[] {
+export function keptOf({ nuLog }: LruParams, dropped: readonly number[]): number[] {
   const gone = new Set(dropped);
   return [...nuLog.keys()].filter((n) => !gone.has(n));
 }
 
-function merge(params: LruParams, partners: ReadonlyMap<number, number>): LruParams {
+export function merge(params: LruParams, partners: ReadonlyMap<number, number>): LruParams {
   const kept = keptOf(params, [...partners.values()]);
   const dState = params.nuLog.length;
   /** [dModel, kept]: C_n + sign C_m */
@@ -55,7 +41,7 @@ function merge(params: LruParams, partners: ReadonlyMap<number, number>): LruPar
 }
 
 /** The layer with these of its states alone, copied. */
-function pick(params: LruParams, states: readonly number[]): LruParams {
+export function pick(params: LruParams, states: readonly number[]): LruParams {
   const dModel = params.D.length;
   const dState = params.nuLog.length;
   const each = (values: Float32Array) => Float32Array.from(states, (n) => values[n] as number);
@@ -79,7 +65,7 @@ function pick(params: LruParams, states: readonly number[]): LruParams {
   };
 }
 /** Each state that has a conjugate, and which: every state is in one pair at most. */
-function pairUp({ nuLog, theta, gammaLog, BRe, BIm, D }: LruParams): Map<number, number> {
+export function pairUp({ nuLog, theta, gammaLog, BRe, BIm, D }: LruParams): Map<number, number> {
   const partners = new Map<number, number>();
   if (!theta) return partners;
   const width = D.length;

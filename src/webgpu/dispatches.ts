@@ -22,6 +22,8 @@ export interface Dispatch {
   readonly epilogue?: readonly string[];
   /** Run only where each row is one chunk and no tokens are thinned (true), or only where that is not so. */
   readonly single?: boolean | undefined;
+  /** Each part of a state is a state by itself. */
+  readonly real?: boolean;
   /** Run only where the tokens are thinned, and its result is then copied to this area: `bytes` for each output. */
   readonly into?: { readonly area: number; readonly bytes: number } | undefined;
 }
@@ -83,6 +85,7 @@ export function lruDispatches(
   const dModel = lift * stage.dModel;
   const { y, u, loc, carry, state, rows, chunks, wanted } = area;
   const powers = timed ? new Float32Array(2 * T * dState) : powerTable(stage, T, (k) => lift * (k + 1));
+  const real = params.nuLogIm !== undefined;
   const plain = () => ({ B: packB(stage), C: packC(stage), D: params.D });
   const { B, C, D } = lift > 1 ? liftedWeights(stage, lift) : plain();
   const whole = !timed && lift === 1 && dModel <= ONE_CHUNK_WIDTH;
@@ -92,6 +95,7 @@ export function lruDispatches(
     {
       kernel: "projectScan",
       single,
+      real,
       sizes: [dModel, dState, timed ? 0 : 1],
       arrays: [loc, carry, state, u, B, powers, chunks],
       workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dState),
@@ -99,12 +103,14 @@ export function lruDispatches(
     timed
       ? {
           kernel: "timedScan",
+          real,
           sizes: [dState],
           arrays: [loc, carry, state, timed.table, timed.times, rows, chunks],
           workgroups: ({ rows }) => rows * Math.ceil(dState / 64),
         }
       : {
           kernel: "carryScan",
+          real,
           sizes: [dState],
           arrays: [carry, state, loc, powers, jumpTable(stage, lift), rows, chunks],
           workgroups: ({ rows, chunks }) => (chunks === rows ? 0 : rows * Math.ceil(dState / 4)),
@@ -112,6 +118,7 @@ export function lruDispatches(
     {
       kernel: lift > 1 ? "liftedOutput" : "output",
       single,
+      real,
       sizes: [dModel, dState, stage.dModel],
       arrays: [y, loc, carry, powers, C, D, u, wanted ?? chunks],
       workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dModel),
@@ -120,7 +127,7 @@ export function lruDispatches(
   ];
   if (whole) {
     dispatches.push({
-      ...{ kernel: "oneChunk", single: true, sizes: [dModel, dState], over },
+      ...{ kernel: "oneChunk", real, single: true, sizes: [dModel, dState], over },
       arrays: [y, state, u, B, powers, C, D, chunks],
       workgroups: ({ rows }) => rows,
     });

@@ -69,12 +69,13 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
       for (let j = 0; j < H; j++) {
         const [bRe, bIm] = [gamma * (BRe[n * H + j] as number), gamma * (BIm[n * H + j] as number)];
         const [cRe, cIm] = [CRe[j * N + n] as number, CIm[j * N + n] as number];
-        const [liftedRe, liftedIm] = [re * bRe - im * bIm, re * bIm + im * bRe];
+        const real = eigen.nuIm !== undefined;
+        const [liftedRe, liftedIm] = real ? [re * bRe, im * bIm] : [re * bRe - im * bIm, re * bIm + im * bRe];
         const b = 2 * (((P - 1 - i) * H + j) * N + n);
         [lifted.B[b], lifted.B[b + 1]] = [liftedRe, liftedIm];
         const c = 2 * (n * width + i * H + j);
-        lifted.C[c] = cRe * nextRe - cIm * nextIm;
-        lifted.C[c + 1] = -(cRe * nextIm + cIm * nextRe);
+        lifted.C[c] = real ? cRe * nextRe : cRe * nextRe - cIm * nextIm;
+        lifted.C[c + 1] = -(real ? cIm * nextIm : cRe * nextIm + cIm * nextRe);
         for (let o = 0, at = i * H * H + j; o < H; o++, at += H) {
           kernel[at] =
             (kernel[at] as number) +

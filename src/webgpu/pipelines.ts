@@ -83,8 +83,8 @@ fn placeOf(task: u32, lane: u32, columns: u32) -> vec2u {
   return vec2u(task / blocks, task % blocks * 64 + lane);
 }
 
-// The product of two complex numbers.
-fn multiply(a: vec2f, b: vec2f) -> vec2f { return vec2f(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }
+// A power of lambda times a state: the product of two complex numbers, or of two real ones each.
+fn multiply(a: vec2f, b: vec2f) -> vec2f { return COMPLEX; }
 
 // 1 / (1 + exp(-z)), with an exp that cannot overflow.
 fn sigmoid(z: f32) -> f32 {
@@ -108,6 +108,7 @@ fn gluOf(x: f32, z: f32, silu: bool) -> f32 { return x * select(1.0, z, silu) * 
 `;
 
 const noNorm = "fn normalize(sums: ptr<function, array<vec4f, QUADS * COLS>>, thread: u32, width: u32) {}\n";
+const products = { COMPLEX: "vec2f(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x)", REAL: "a * b" };
 
 /** How much is run at a time. */
 export interface Segment {
@@ -150,9 +151,16 @@ const isTiled = (kernel: KernelName): kernel is TiledKernel => kernel in plainTi
  * A kernel as the GPU's compiler gets it.
  * @param epilogue what becomes of a value v of y before it is stored: statements, in which `other(n)` and `kept(n)` are other
  * arrays' values there, `parameter(n)` those of its column, and `input` that of u. Or a {@link normStatement}.
+ * @param real each part of a state is a state by itself
  */
-export function shaderOf(kernel: KernelName, tile = plainTile, epilogue: readonly string[] = []): string {
-  if (!isTiled(kernel)) return prelude + sources[kernel];
+export function shaderOf(
+  kernel: KernelName,
+  tile = plainTile,
+  epilogue: readonly string[] = [],
+  real = false,
+): string {
+  const shared = prelude.replace("COMPLEX", products[real ? "REAL" : "COMPLEX"]);
+  if (!isTiled(kernel)) return shared + sources[kernel];
   const lift = `const LIFT = ${Number(kernel === "liftedOutput")}u;\n`;
   const statements = epilogue
     .join("\n")
@@ -167,7 +175,7 @@ export function shaderOf(kernel: KernelName, tile = plainTile, epilogue: readonl
   const finish = (name: string, statements: string) =>
     `fn ${name}(value: f32, i: u32, j: u32, input: f32) -> f32 {\nvar v = value;\n${statements}\nreturn v;\n}\n`;
   return [
-    ...[prelude, lift, tileConstants(kernel, tile), ...others, finish("finish", before)],
+    ...[shared, lift, tileConstants(kernel, tile), ...others, finish("finish", before)],
     ...[
       `const NORM = ${norm ?? 0}u;\n`,
       `const ROOM = ${norm ? "max(TILE * SLAB, THREADS)" : "TILE * SLAB"};\n`,
@@ -196,8 +204,13 @@ export class Pipelines {
   }
 
   /** Rejects with `gpu-failed` and the compiler's words. */
-  get(kernel: KernelName, tile?: Tile, epilogue?: readonly string[]): Promise<GPUComputePipeline> {
-    const code = shaderOf(kernel, tile, epilogue);
+  get(
+    kernel: KernelName,
+    tile?: Tile,
+    epilogue?: readonly string[],
+    real?: boolean,
+  ): Promise<GPUComputePipeline> {
+    const code = shaderOf(kernel, tile, epilogue, real);
     let pipeline = this.#compiled.get(code);
     if (!pipeline) {
       pipeline = this.#compile(kernel, code);

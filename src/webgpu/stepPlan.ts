@@ -106,6 +106,7 @@ function lruSteps(
     product(intoH, dModel, h, u),
     {
       kernel: "slotScan",
+      real: params.nuLogIm !== undefined,
       sizes: [dState],
       arrays: [h, state, lambda, places],
       workgroups: ({ rows }) => rows * Math.ceil(dState / 64),

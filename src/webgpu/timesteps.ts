@@ -2,7 +2,7 @@
 import type { ForwardJob } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import { eigenvalues, powerIm, powerRe } from "../params.js";
-import type { LruParams } from "../program.js";
+import type { StageParams } from "../program.js";
 
 /** Values of Delta that a forward may have: more take longer to derive than the CPU takes for all. */
 export const MOST_VALUES = 1024;
@@ -36,7 +36,7 @@ export function timestepsOf({ timesteps, batch, seqLen, lengths }: ForwardJob): 
 }
 
 /** lambda^Delta as [values, dState] of (re, im): derived in float64 and rounded once. */
-export function timedTable(params: LruParams, values: readonly number[]): Float32Array {
+export function timedTable(params: StageParams, values: readonly number[]): Float32Array {
   const eigen = eigenvalues(params);
   const table = new Float32Array(2 * values.length * params.nuLog.length);
   let at = 0;

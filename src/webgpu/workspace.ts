@@ -65,11 +65,11 @@ export async function loadKernels(
   try {
     await device.wait(clean, SUBMIT_DEADLINE_MS);
     const tiles = pipelines.tiles ?? (await tunedTiles(device, pipelines));
-    const kernels = dispatches.map(async ({ kernel, workgroups, over, single, into, epilogue }, i) => {
+    const kernels = dispatches.map(async ({ kernel, workgroups, over, single, into, epilogue, real }, i) => {
       const tile = tileOf(tiles, kernel);
       return {
         ...(uploaded[i] as (typeof uploaded)[number]),
-        ...{ over, single, into, pipeline: await pipelines.get(kernel, tile, epilogue) },
+        ...{ over, single, into, pipeline: await pipelines.get(kernel, tile, epilogue, real) },
         workgroups: (segment: Segment) => workgroups(segment, tile),
       };
     });

@@ -43,5 +43,15 @@ export function paired(
   };
 }
 
+/** The same layer with every state real but the first `complex`. */
+export function real(params: LruParams, complex = 0): LruParams {
+  const rows = complex * params.D.length;
+  return {
+    ...params,
+    theta: (params.theta as Float32Array).map((value, n) => (n < complex ? value : 0)),
+    BIm: params.BIm.map((value, i) => (i < rows ? value : 0)),
+  };
+}
+
 /** Evens from the left, odds from the right: no state stands beside its conjugate. */
 export const apart: Shuffle = (i) => (i % 2 ? 1000 - i : i);

@@ -67,6 +67,9 @@ export const kernelWrites: {
     { at: loc, bytes: tokens * row(groups) },
     rounded(last),
   ],
+  realScan: (h, _lambda, _stateLoc, _zeros, tokens, _k0, _chunk, groups) => [
+    { at: h, bytes: tokens * row(groups) },
+  ],
   // biome-ignore format: the kernel's arguments
   stepScan: (h, last, carry, stateLoc, stride, _ks, _lambda, _lambdaT, _powers, _chunk, rows, groups) => [
     { at: h, bytes: rows * row(groups) },
@@ -74,9 +77,9 @@ export const kernelWrites: {
     { at: carry, bytes: carryRow(groups), rows, stride },
     { at: stateLoc, bytes: row(groups), rows, stride },
   ],
-  timedScan: (h, carry, lambda, _rates, _dt, tokens, groups) => [
+  timedScan: (h, carry, lambda, _rates, _dt, tokens, groups, real) => [
     { at: h, bytes: tokens * row(groups) },
     { at: carry, bytes: carryRow(groups) },
-    { at: lambda, bytes: TIMED_TABLES * (carryRow(groups) + 4) },
+    { at: lambda, bytes: TIMED_TABLES * ((real ? 2 : 1) * carryRow(groups) + 4) },
   ],
 };
