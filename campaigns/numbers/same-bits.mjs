@@ -1,37 +1,54 @@
 // The same bits everywhere: a hash of what many ways of running give.
 import { spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
-import { floats, lruParams } from "../support.mjs";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright";
+import { findBrowser } from "../../tools/browser.mjs";
+import { serve } from "../../tools/serve.mjs";
 
-/** Every way of running on the CPU in this process: name -> hash of y and the state's file. */
-export async function hashes(linrec, library, seqLens) {
-  const { readFileSync } = await import("node:fs");
-  const kernels = readFileSync(new URL("kernels.wasm", library)); // baseline, private memory: transfer mode
-  const result = {};
-  for (const [memory, options] of [
-    ["shared", { simd: "baseline" }],
-    ["transfer", { wasm: kernels }],
-  ]) {
-    for (const threads of [0, 1, 2, 3, 4, 8]) {
-      const engine = await linrec.createEngine({ backend: "wasm", threads, ...options });
-      const lru = await engine.lru(lruParams(linrec, 17, 23));
-      const hash = createHash("sha256");
-      for (const seqLen of seqLens) {
-        const x = floats(3 * seqLen * 17, seqLen);
-        const { y, state } = await lru.forward(x, { batch: 3, lengths: [seqLen, seqLen >> 1, 1] });
-        hash.update(y).update(lru.serializeState(state));
-      }
-      result[`${memory}, ${threads} threads`] = hash.digest("hex").slice(0, 16);
-      await engine.dispose();
-    }
+/** The ways of one Node, in a process of its own. */
+function ofNode(node, flags, library, seqLens) {
+  const source = `
+    import * as linrec from ${JSON.stringify(library)};
+    import { hashes } from ${JSON.stringify(new URL("hashes.mjs", import.meta.url).href)};
+    const result = await hashes(linrec, ${JSON.stringify(library)}, ${JSON.stringify(seqLens)});
+    console.log(JSON.stringify({ version: process.version, result }));
+    process.exit(0);`;
+  const { stdout, stderr } = spawnSync(node, [...flags, "--input-type=module", "-e", source], {
+    encoding: "utf8",
+  });
+  try {
+    return JSON.parse(stdout);
+  } catch {
+    return { error: stderr.slice(0, 300) };
   }
-  return result;
+}
+
+/** The ways of Chromium, on a page that is cross-origin isolated; undefined where there is none. */
+async function ofChromium(library, seqLens) {
+  const { browser: found } = findBrowser();
+  if (!found) return undefined;
+  const root = fileURLToPath(new URL("../", library)); // of the project, or of the copy of it that has a bug
+  const isolated = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+  };
+  const site = await serve(root, isolated);
+  const browser = await chromium.launch(found);
+  try {
+    const page = await browser.newPage();
+    await page.goto(`${site.url}test/pages/bits.html?library=/dist/index.js&seqLens=${seqLens}`);
+    const text = await page.locator("body", { hasText: "{" }).textContent({ timeout: 120_000 });
+    return { version: `Chromium ${browser.version()}`, ...JSON.parse(text ?? "") };
+  } finally {
+    await browser.close();
+    site.close();
+  }
 }
 
 export default {
   promise:
     'On the CPU every way of running gives the same bits; with simd: "baseline" on every machine and engine.',
-  how: "Hashes over threads {0, 1, 2, 3, 4, 8} × {shared memory, transfer} × every Node named in LINREC_NODES (paths, separated by commas), and V8's eager and optimising compilers.",
+  how: "Hashes over threads {0, 1, 2, 3, 4, 8} × {shared memory, transfer} × Chromium and every Node named in LINREC_NODES (paths, separated by commas), and V8's eager and optimising compilers.",
   plants: [
     {
       says: "a tile's end depends on the number of threads",
@@ -47,36 +64,25 @@ export default {
     const seen = new Map();
     let ways = 0;
     const versions = new Set();
-    for (const node of nodes) {
-      for (const flags of tiers) {
-        const source = `
-          import * as linrec from ${JSON.stringify(library)};
-          import { hashes } from ${JSON.stringify(import.meta.url)};
-          const result = await hashes(linrec, ${JSON.stringify(library)}, ${JSON.stringify(seqLens)});
-          console.log(JSON.stringify({ version: process.version, result }));
-          process.exit(0);`;
-        const { stdout, stderr } = spawnSync(node, [...flags, "--input-type=module", "-e", source], {
-          encoding: "utf8",
-        });
-        let report;
-        try {
-          report = JSON.parse(stdout);
-        } catch {
-          fail(`${node} ${flags}: ${stderr.slice(0, 300)}`);
-          continue;
-        }
-        versions.add(report.version);
-        for (const [way, hash] of Object.entries(report.result)) {
-          ways++;
-          seen.set(hash, `${report.version} ${flags.join(" ")} ${way}`);
-        }
+    const note = (what, report) => {
+      if (!report.result) return fail(`${what}: ${report.error}`);
+      if (report.isolated === false) fail(`${what}: the page is not cross-origin isolated`);
+      versions.add(report.version);
+      for (const [way, hash] of Object.entries(report.result)) {
+        ways++;
+        seen.set(hash, `${report.version} ${way}`);
       }
+    };
+    for (const node of nodes) {
+      for (const flags of tiers) note(`${node} ${flags}`, ofNode(node, flags, library, seqLens));
     }
+    const inBrowser = await ofChromium(library, seqLens);
+    if (inBrowser) note("Chromium", inBrowser);
     if (seen.size !== 1) fail(`${seen.size} different results: ${[...seen.values()].join("; ")}`);
     return {
       "ways of running": ways,
       "different results": seen.size,
-      Node: [...versions].join(", "),
+      engines: [...versions].join(", ") + (inBrowser ? "" : " (no Chromium was found here)"),
       compilers: tiers.length,
       hash: [...seen.keys()].join(", "),
     };
