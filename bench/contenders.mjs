@@ -23,6 +23,9 @@ const peer = (id, label, module, threads = 1, options = {}) => ({
   flags: [],
 });
 
+/** Each in rows of its own: which is faster on a part of a long sequence says little about all of it. */
+const torchWays = { lrnnx: "lrnnx's layer", fft: "FFT", doubling: "doubling" };
+
 export const contenders = [
   linrec("linrec", "calling thread", 0),
   linrec("linrec-2", "2 threads", 2),
@@ -37,9 +40,9 @@ export const contenders = [
   peer("ort-node-2", "onnxruntime-node, 2 threads (native)", "ort", 2, { web: false }),
   peer("tfjs-1", "tfjs, wasm backend", "tfjs"),
   peer("jax-1", "jax-js, wasm backend", "jax"),
-  peer("torch-lrnnx-1", "PyTorch, lrnnx's layer, 1 thread (native)", "torch", 1, { own: true }),
-  peer("torch-lrnnx-2", "PyTorch, lrnnx's layer, 2 threads (native)", "torch", 2, { own: true }),
-  peer("torch-1", "PyTorch, 1 thread (native)", "torch", 1),
-  peer("torch-2", "PyTorch, 2 threads (native)", "torch", 2),
+  ...["lrnnx", "fft", "doubling"].flatMap((way) => [
+    peer(`torch-${way}-1`, `PyTorch, ${torchWays[way]}, 1 thread (native)`, "torch", 1, { way }),
+    peer(`torch-${way}-2`, `PyTorch, ${torchWays[way]}, 2 threads (native)`, "torch", 2, { way }),
+  ]),
   peer("loop-1", "hand-tuned Float32Array loop", "loop"),
 ];

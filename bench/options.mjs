@@ -3,13 +3,13 @@ import { parseArgs } from "node:util";
 
 export const usage = `node bench/run.mjs [options]
   --only S1,S3        these shapes only
-  --peers tfjs,ort-web  these peers only ("none": linrec alone); of ort-web, ort-node, tfjs, jax, torch-lrnnx, torch, loop
+  --peers tfjs,ort-web  these peers only ("none": linrec alone); of ort-web, ort-node, tfjs, jax, torch-lrnnx, torch-fft, torch-doubling, loop
   --quick             tiny shapes: does everything work? The figures mean nothing
   --budget 20         seconds of measuring for a contender and shape
   --rounds 5          rounds, in each of which every contender has its turn; slow ones skip some for the budget
   --no-extras         only the shapes: no length sweep, steps, memory, model, scheduler
   --only-extras       the other way round
-  --python PATH       a Python with torch, for the peers torch and torch-lrnnx ($PYTHON, or python3); left out without
+  --python PATH       a Python with torch, for the peers torch-* ($PYTHON, or python3); left out without
   --node PATH         runs it all under another Node
   --out FOLDER        where results go (bench/results)`;
 

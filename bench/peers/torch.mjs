@@ -16,19 +16,18 @@ const ways = {
   doubling: { name: "doubling", copies: 1 + 3 },
 };
 
-/** @param {{ threads: number, own: boolean }} options own: as lrnnx does it, and nothing else */
-export async function open({ threads, own }) {
+/** @param {{ threads: number, way: "lrnnx" | "fft" | "doubling" }} options */
+export async function open({ threads, way }) {
   const python = new Python(process.env.PYTHON ?? "python3", threads);
   const { torch } = await python.answer();
   return {
     versions: { torch },
     pid: python.pid,
-    formulations: ({ batch, seqLen, dModel, dState }) =>
-      (own ? ["lrnnx"] : ["fft", "doubling"]).map((way) => {
-        const { name, copies } = ways[way];
-        return { name, way, bytes: 8 * copies * batch * seqLen * Math.max(dModel, dState) };
-      }),
-    async prepare(shape, { way }) {
+    formulations: ({ batch, seqLen, dModel, dState }) => {
+      const { name, copies } = ways[way];
+      return [{ name, bytes: 8 * copies * batch * seqLen * Math.max(dModel, dState) }];
+    },
+    async prepare(shape) {
       const p = paramsOf(shape);
       const inputs = {
         parameters: [p.nuLog, p.thetaLog, p.gammaLog, p.BRe, p.BIm, p.CRe, p.CIm, p.D],

@@ -14,6 +14,8 @@ export const colours = [
   "#9edae5",
   "#e377c2",
   "#f7b6d2",
+  "#7f7f7f",
+  "#c7c7c7",
 ];
 export const INK = "#666";
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");

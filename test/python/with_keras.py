@@ -7,6 +7,7 @@ import os
 import sys
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("JAX_ENABLE_X64", "1")  # for what linrec is compared with, where JAX is the backend
 
 import keras
 import numpy
