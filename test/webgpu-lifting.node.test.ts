@@ -1,6 +1,8 @@
 /** Several timesteps as one on the GPU: the same numbers, fewer bytes. */
 import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
 import type { ForwardJob } from "../src/backend.js";
+import { halve } from "../src/halves.js";
+import type { Halves } from "../src/hidden.js";
 import { toLruParams } from "../src/models/lru.js";
 import type { LruParams, Program, Stage } from "../src/program.js";
 import { runReference } from "../src/reference.js";
@@ -12,6 +14,7 @@ import { segmentOf } from "../src/webgpu/pipelines.js";
 import { makePlan } from "../src/webgpu/plan.js";
 import { T } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
+import { real } from "./support/conjugates.js";
 import { goldenNames, initialState, loadGolden, relativeError } from "./support/golden.js";
 import { floats, hardParams } from "./support/problems.js";
 
@@ -100,6 +103,8 @@ describe("the reference", () => {
   for (const [what, program, limit] of [
     ["a layer", lruProgram(hardParams(6, 10, 1)), 1e-6],
     ["a layer wider than a workgroup", lruProgram(hardParams(40, 70, 2)), 1e-6],
+    ["real states", (halve(lruProgram(real(hardParams(6, 21, 1)))) as Halves).lean, 1e-6],
+    ["real states and others", (halve(lruProgram(real(hardParams(6, 21, 1), 3))) as Halves).full, 1e-6],
     ["a stack", stack(), 5e-5],
     ["a stack that pools", stack("mean"), 5e-5],
     ["a stack that takes the last", stack("last"), 5e-5],
