@@ -115,8 +115,8 @@ export default {
     {
       says: "the carry leaves out the imaginary part of λ^T",
       file: "assembly/carry.ts",
-      find: "f64x2.sub(f64x2.mul(pr, cr), f64x2.mul(pi, ci))",
-      replace: "f64x2.mul(pr, cr)",
+      find: "re = f64x2.sub(re, f64x2.mul(pi, ci));",
+      replace: "",
     },
   ],
   async run(context) {

@@ -6,8 +6,8 @@
  * Regions are made for the largest tile, and most tiles are smaller: a write past the end of one is still far from a guard.
  * So what is around the outputs of each call (`kernelWrites.ts`) is compared with what was there before the call.
  *
- * So it is on the calling thread and in workers with a memory of their own. Workers that share one write to neighbouring
- * rows at the same time: there the guards alone are looked at.
+ * So it is on a calling thread that is alone, and in workers with a memory of their own. Threads that share one write to
+ * neighbouring rows at the same time: there the guards alone are looked at.
  *
  * A test file puts it in place of the real one:
  *
@@ -40,6 +40,8 @@ interface Checked {
 }
 
 const arenas = new Set<Checked>();
+/** Memories that other threads may be writing to. */
+const sharedWithWorkers = new WeakSet<WebAssembly.Memory>();
 /** Scratch blocks by their size, which no two share. */
 const scratches = new Map<number, readonly number[]>();
 let serial = 0;
@@ -157,7 +159,8 @@ export function checkedKernels<
       (...args: number[]) => {
         const outputs = (kernelWrites[name as keyof Kernels] as (...args: number[]) => Output[])(...args);
         const ours = [...arenas].filter((arena) => arena.memory === memory);
-        const text = callWatched(memory, ours.length > 0 ? outputs : [], () => (kernel as Call)(...args));
+        const isWatched = ours.length > 0 && !sharedWithWorkers.has(memory);
+        const text = callWatched(memory, isWatched ? outputs : [], () => (kernel as Call)(...args));
         checkedCalls++;
         if (text) caught.push(`${name}: ${text}`);
         const found = damage(ours);
@@ -199,14 +202,16 @@ function callWatched(
   return undefined;
 }
 
-/** Notes what is said of workers. */
+/** Notes what is said of workers, and which memories they share. */
 export function checkedBackend<Module extends { openWasm: typeof openWasm }>(module: Module) {
-  const open: typeof openWasm = (options) => {
+  const open: typeof openWasm = async (options) => {
     const onTrouble = (message: string) => {
       caught.push(message);
       options.onTrouble(message);
     };
-    return module.openWasm({ ...options, onTrouble });
+    const backend = await module.openWasm({ ...options, onTrouble });
+    if (options.threads > 0 && backend.shared) sharedWithWorkers.add(backend.arena.memory);
+    return backend;
   };
   return { ...module, openWasm: open };
 }
