@@ -36,7 +36,7 @@ import {
   poolOf,
   statesPerToken,
 } from "./program.js";
-import { partsOf, segmentTokens } from "./rates.js";
+import { linksOf, partsOf, segmentTokens } from "./rates.js";
 import type { runReference } from "./reference.js";
 import { type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import type { Run, SelfTestReport } from "./selfTest.js";
@@ -421,7 +421,10 @@ function workOf(whole: Network, batch: number, seqLen: number, timed = false): W
     bytesIn: 4 * inputWidth(program),
     bytesOut: poolOf(program) ? 0 : 4 * outputWidth(program),
     dispatches: program.stages.length + (LRU_DISPATCHES - 1) * lruStages(program).length,
-    calls: partsOf(program).length * Math.ceil(seqLen / segmentTokens(program, batch)),
+    calls:
+      linksOf(program).length > 0
+        ? partsOf(program).length * Math.ceil(seqLen / segmentTokens(program, batch))
+        : 1,
   };
 }
 

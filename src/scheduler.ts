@@ -32,7 +32,7 @@ export interface WasmHardware {
   readonly threadsReason: string | undefined;
   /** Whether forwards must use all threads (the user gave a number) or may choose. */
   readonly threadsDemanded: boolean;
-  /** Waking the workers and hearing from them. */
+  /** Giving workers that are awake a job, and hearing from them. */
   readonly hopMs: number;
   /** Measured on the calling thread. */
   readonly flopsPerMs: number;
@@ -80,12 +80,14 @@ export interface Plan {
 export type Preference = "auto" | readonly BackendName[];
 
 /** Copying x into engine memory and y out of it. */
-const COPY_BYTES_PER_MS = 5e6;
+const COPY_BYTES_PER_MS = 1e7;
 /** A step on the calling thread, and a forward, with next to nothing to compute. */
-const STEP_MS = 0.006;
-const CALL_MS = 0.04;
+const STEP_MS = 0.003;
+const CALL_MS = 0.012;
 /** Posting a job to the workers. */
-const POST_MS = 0.02;
+const POST_MS = 0.003;
+/** A token alone has a register tile of six to itself, and waits for its weights. */
+const ALONE = 1.5;
 /** Scan, carry and the ends of register tiles cost the CPU this many flops for each state and token beyond those counted. */
 const FLOPS_PER_STATE = 30;
 /** What the CPU's rate is of, in src/cpu/backend.ts: a layer of 64 features and states, those of its states not counted. */
@@ -196,16 +198,14 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
   const { wasm } = hardware;
   if (!wasm) return [missing("wasm", hardware)];
   const tokens = work.batch * work.seqLen;
-  const compute =
-    (tokens * (work.flopsPerToken + FLOPS_PER_STATE * work.states)) / (wasm.flopsPerMs * MEASURED);
+  const flops = tokens * (work.flopsPerToken + FLOPS_PER_STATE * work.states);
+  const compute = ((work.seqLen > 1 ? 1 : ALONE) * flops) / (wasm.flopsPerMs * MEASURED);
   const timesteps = (tokens * (work.timedStates ?? 0) * TIMED_STATE_FLOPS) / wasm.flopsPerMs;
   const timed = (share: number) => (timesteps > 0 ? { timesteps: timesteps / share } : {});
-  const common = {
-    call: work.seqLen > 1 ? CALL_MS : STEP_MS,
-    copies: (tokens * (work.bytesIn + work.bytesOut)) / COPY_BYTES_PER_MS,
-  };
+  const copies = (tokens * (work.bytesIn + work.bytesOut)) / COPY_BYTES_PER_MS;
+  const call = work.seqLen > 1 ? CALL_MS : STEP_MS;
   const calling = (reason: string, available = true) =>
-    candidate("wasm", 0, { ...common, compute, ...timed(1) }, reason, available);
+    candidate("wasm", 0, { call, copies, compute, ...timed(1) }, reason, available);
   if (verb === "step") return [calling("a step is shorter than waking a worker")];
   if (wasm.threads === 0) return [calling(wasm.threadsReason ?? "no worker threads were asked for")];
   const busy = Math.max(1, Math.min(wasm.threads, Math.ceil(tokens / TOKENS_PER_THREAD)));
@@ -222,7 +222,8 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
       "wasm",
       wasm.threads,
       {
-        ...common,
+        call: CALL_MS,
+        copies,
         compute: compute / speedup,
         ...timed(Math.max(1, Math.min(wasm.threads, work.batch))),
         hops: (work.calls ?? 1) * late,

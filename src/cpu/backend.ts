@@ -13,6 +13,7 @@ import { Arena } from "./arena.js";
 import { createMemory, instantiate, type Kernels } from "./instantiate.js";
 import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from "./kernels.js";
 import type { Pool, PooledWorker } from "./pool.js";
+import { DESK_HOP_MS } from "./protocol.js";
 import { type RunnerHost, WasmRunner } from "./runner.js";
 
 export interface WasmOptions {
@@ -47,7 +48,7 @@ export class WasmBackend implements Backend, RunnerHost {
   readonly #buffers = new WeakSet<ArrayBufferLike>();
   #workers: Promise<Pool> | undefined;
   #noThreads: string | undefined;
-  #hopMs = TYPICAL_HOP_MS;
+  #hopMs: number;
   #disposed = false;
 
   constructor(options: WasmOptions, compiled: CompiledKernels, memory: WebAssembly.Memory, kernels: Kernels) {
@@ -55,6 +56,7 @@ export class WasmBackend implements Backend, RunnerHost {
     this.compiled = compiled;
     this.kernels = kernels;
     this.arena = new Arena(memory);
+    this.#hopMs = compiled.shared ? DESK_HOP_MS : TYPICAL_HOP_MS;
   }
 
   get shared(): boolean {
@@ -70,7 +72,7 @@ export class WasmBackend implements Backend, RunnerHost {
     return this.#noThreads;
   }
 
-  /** What it takes to wake the workers and hear from them, in ms: measured once they are there. */
+  /** What it takes to give the workers a job and hear from them, in ms: of messages measured once they are there. */
   get hopMs(): number {
     return this.#hopMs;
   }
@@ -187,7 +189,7 @@ const MEASURE_MS = 20;
 /** Some clocks tick once in a millisecond. */
 const SAMPLE_MS = 2;
 
-/** Until it is measured: two workers on the machine that this was written on. */
+/** Of messages, until it is measured: two workers on the machine that this was written on. */
 const TYPICAL_HOP_MS = 0.2;
 
 /** What has been measured in this process, by build of the kernels. */

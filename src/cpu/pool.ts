@@ -9,7 +9,7 @@ import { LinrecError, messageOf } from "../errors.js";
 import { importLater } from "../importLater.js";
 import { Desk } from "./desk.js";
 import { workerSource } from "./embedded.gen.js";
-import { DEADLINE_MS, type SharedJob, type WorkerApi, type WorkerInit } from "./protocol.js";
+import { DEADLINE_MS, DESK_HOP_MS, type SharedJob, type WorkerApi, type WorkerInit } from "./protocol.js";
 
 /** Time for a worker to start and answer: generous, for a loaded machine. */
 const START_MS = 15_000;
@@ -96,7 +96,7 @@ export class PooledWorker {
 
 export interface Pool {
   readonly workers: PooledWorker[];
-  /** What it takes to wake them and hear from them, in ms. */
+  /** What it takes to give them a job while they are awake, and to hear from them, in ms. */
   readonly hopMs: number;
 }
 
@@ -111,7 +111,7 @@ export async function startWorkers(
     const shared = init.memory !== null;
     for (let i = 0; i < count; i++) workers.push(new PooledWorker(await startThread(workerUrl), shared));
     await Promise.all(workers.map((worker) => worker.init(init)));
-    return { workers, hopMs: await measureHop(workers) };
+    return { workers, hopMs: shared ? DESK_HOP_MS : await measureHop(workers) };
   } catch (error) {
     for (const worker of workers) worker.terminate();
     throw new LinrecError(
