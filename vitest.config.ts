@@ -1,5 +1,5 @@
 // One suite, two places: Node and a real browser. A test file that can only run in one is named *.node.test.ts or
-// *.browser.test.ts.
+// *.browser.test.ts. What `npm run test:slow` runs, in Node, is *.slow.test.ts.
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig, type TestProjectInlineConfiguration } from "vitest/config";
 import { findBrowser } from "./tools/browser.mjs";
@@ -14,10 +14,15 @@ const node: TestProjectInlineConfiguration = {
   test: {
     name: "node",
     include: ["test/**/*.test.ts"],
-    exclude: ["test/**/*.browser.test.ts"],
+    exclude: ["test/**/*.browser.test.ts", "test/**/*.slow.test.ts"],
     pool: "forks", // a process per test file: a native crash takes down one file, not the run
     setupFiles: ["test/support/gpu.setup.ts"],
   },
+};
+
+const slow: TestProjectInlineConfiguration = {
+  ...node,
+  test: { ...node.test, name: "slow", include: ["test/**/*.slow.test.ts"], exclude: [] },
 };
 
 const chromium: TestProjectInlineConfiguration = browser
@@ -34,7 +39,7 @@ const chromium: TestProjectInlineConfiguration = browser
       test: {
         name: "browser", // its one instance, below, is the project that vitest shows
         include: ["test/**/*.test.ts"],
-        exclude: ["test/**/*.node.test.ts"],
+        exclude: ["test/**/*.{node,slow}.test.ts"],
         browser: {
           enabled: true,
           headless: true,
@@ -53,6 +58,6 @@ export default defineConfig({
   test: {
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    projects: [node, chromium],
+    projects: [node, chromium, slow],
   },
 });

@@ -25,7 +25,8 @@ const vitest = await startVitest(
     // These look at what was built, at pages or at texts.
     exclude: [
       "test/**/*.browser.test.ts",
-      "test/{bench-*,campaigns,cli,crashed-browser,docs,from-python,links,lruun-export,package,pages,readme,web}.node.test.ts",
+      "test/campaigns.slow.test.ts",
+      "test/{bench-*,cli,crashed-browser,docs,from-python,links,lruun-export,package,pages,readme,web}.node.test.ts",
       "test/dist.test.ts",
     ],
     setupFiles: ["test/support/gpu.setup.ts"],

@@ -27,7 +27,8 @@ const vitest = await createVitest(
     // These look at the built package, at pages or at texts; browsers are not used here.
     exclude: [
       "test/**/*.browser.test.ts",
-      "test/{campaigns,cli,docs,links,lruun-export,pages,readme,web,write}.node.test.ts",
+      "test/campaigns.slow.test.ts",
+      "test/{cli,docs,links,lruun-export,pages,readme,web,write}.node.test.ts",
       "test/{dist,kernels}.test.ts",
     ],
     setupFiles: ["test/support/gpu.setup.ts", "campaigns/mutants/reached.mjs"],
