@@ -43,6 +43,14 @@ export class Arena {
     return start;
   }
 
+  /** Frees what a thread that was just ended may still be writing to for a moment. */
+  freeLater(addresses: readonly number[]): void {
+    const timer = setTimeout(() => {
+      for (const address of addresses) this.free(address);
+    }, LAST_WRITES_MS) as { unref?(): void };
+    timer.unref?.(); // in Node: no process waits for it
+  }
+
   /** Gives a block back. Freeing what is not allocated is ignored: 0 may be freed. */
   free(start: number): void {
     const size = this.#sizes.get(start);
@@ -90,3 +98,6 @@ export class Arena {
     }
   }
 }
+
+/** An ended thread stops within a few ms, wherever it is; nobody says when. */
+const LAST_WRITES_MS = 2000;

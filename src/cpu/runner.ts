@@ -179,7 +179,8 @@ export class WasmRunner implements Runner {
         if (!isWorkerFault(error) || job.signal?.aborted) throw error;
         if (this.#backend.threads > 0)
           this.#backend.discardWorkers(`${messageOf(error)} The forward is run again.`);
-        this.#threadScratch = []; // given up: an ended worker may write on for a moment
+        this.#backend.arena.freeLater(this.#threadScratch);
+        this.#threadScratch = [];
         job.state.copyFrom(initial);
       }
     }

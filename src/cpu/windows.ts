@@ -47,8 +47,7 @@ export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promi
         job.onProgress?.(done);
       });
     } catch (error) {
-      // A worker that was ended may write on for a moment: its memory is given up, not reused.
-      if (!isWorkerFault(error)) block.free();
+      block.free(isWorkerFault(error));
       throw error;
     }
     block.free();
@@ -131,8 +130,11 @@ class Block {
     }
   }
 
-  free(): void {
-    for (const address of this.#allocated) this.#host.arena.free(address);
+  /** @param later a worker that was ended may write on for a moment */
+  free(later = false): void {
+    const { arena } = this.#host;
+    if (later) arena.freeLater(this.#allocated);
+    else for (const address of this.#allocated) arena.free(address);
   }
 
   async run(onTokens: (tokens: number) => void): Promise<void> {
