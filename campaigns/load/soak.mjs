@@ -33,7 +33,7 @@ export default {
     {
       says: "a forward's buffers are not freed",
       file: "src/cpu/windows.ts",
-      find: "for (const address of this.#allocated) this.#host.arena.free(address);",
+      find: "else for (const address of this.#allocated) arena.free(address);",
       replace: "",
     },
   ],
