@@ -1,7 +1,7 @@
 /** discretize, kernel, impulseResponse and inspect: against forward on impulses, and against lambda multiplied out by hand. */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createEngine, type Engine, initLru, writeSafetensors } from "../src/index.js";
-import { loadGolden } from "./support/golden.js";
+import { goldenNames, loadGolden } from "./support/golden.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 
@@ -62,6 +62,25 @@ test("kernel: the powers of lambda, and BNorm", async () => {
   expectLinrecError(await errorOf(() => lru.impulseResponse(-1)), "invalid-argument", /length/);
   lru.dispose();
 });
+
+test.each(goldenNames.filter((name) => name.startsWith("lru_")))(
+  "lambda and K as lrnnx has them: %s",
+  async (name) => {
+    const { checkpoint, tensors } = await loadGolden(name);
+    const lru = await engine.lru(writeSafetensors(checkpoint));
+    const [re, im] = ["re", "im"].map((part) => tensors.get(`lambda_${part}`)?.data) as [
+      Float64Array,
+      Float64Array,
+    ];
+    const { lambda } = lru.discretize();
+    const { K } = lru.kernel(2);
+    for (const [n, expected] of re.entries()) {
+      expect(Math.hypot(at(lambda.re, n) - expected, at(lambda.im, n) - at(im, n))).toBeLessThan(1e-14);
+      expect([at(K.re, 2 * n + 1), at(K.im, 2 * n + 1)]).toEqual([at(lambda.re, n), at(lambda.im, n)]);
+    }
+    lru.dispose();
+  },
+);
 
 test("impulseResponse is what forward answers to impulses", async () => {
   const [dModel, length] = [5, 61];

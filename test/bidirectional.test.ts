@@ -1,5 +1,6 @@
 /** A layer that reads from both ends: against the float64 reference reversed by hand, and bit for bit however it is run. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { halvesOf } from "../src/hidden.js";
 import {
   createEngine,
   type Engine,
@@ -15,7 +16,7 @@ import type { LruParams } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
 import { expectSameBits } from "./support/bits.js";
-import { paired } from "./support/conjugates.js";
+import { paired, real } from "./support/conjugates.js";
 import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
@@ -46,11 +47,15 @@ const cases = [
   { dModel: 8, dStates: [4, 6], seqLen: 331, lengths: [50, 331, 288] },
   // Rows too long for the short way to copy them, and with padding.
   { dModel: 70, dStates: [3, 5], seqLen: 60, lengths: [60, 7] },
+  // Real states run in halves: all of them one way, those but the first four the other.
+  { dModel: 5, dStates: [16, 40], seqLen: 131, lengths: [131, 77], complex: [0, 4] },
 ] as const;
 
-function problemOf({ dModel, dStates, seqLen, lengths }: (typeof cases)[number]) {
-  const forward = hardParams(dModel, dStates[0], 3);
-  const backward = hardParams(dModel, dStates[1], 4);
+function problemOf({ dModel, dStates, seqLen, lengths, ...given }: (typeof cases)[number]) {
+  const [forward, backward] = ([0, 1] as const).map((i) => {
+    const params = hardParams(dModel, dStates[i], 3 + i);
+    return "complex" in given ? real(params, given.complex[i]) : params;
+  }) as [LruParams, LruParams];
   const x = floats(lengths.length * seqLen * dModel, 5);
   const integrationTimesteps = floats(lengths.length * seqLen, 6).map(Math.abs);
   return { forward, backward, x, integrationTimesteps };
@@ -90,6 +95,8 @@ describe.each([
     needBackend(context, engine, backend);
     const { forward, backward, x, integrationTimesteps } = problemOf(given);
     const layer = await engine.bidirectional({ forward, backward });
+    for (const network of Object.values(layer.directions))
+      expect(halvesOf(network) !== undefined).toBe("complex" in given);
     for (const timed of [false, true]) {
       const { y, limit } = expectedOf(given, timed);
       const { lengths } = given;

@@ -127,6 +127,21 @@ describe("a layer", () => {
     cache.dispose();
   });
 
+  gpuTest("thousands of streams, all and some of them, = the CPU", async () => {
+    const streams = 3000;
+    const [onGpu, layer] = [await lru.allocateGpuCache(streams), await cpu.lru(params)];
+    const cache = layer.allocateInferenceCache(streams);
+    const rows = Int32Array.from({ length: 1100 }, (_, i) => (7 * i + 2999) % streams);
+    for (const options of [{}, { rows }, {}]) {
+      const xt = floats((options.rows ?? cache.tokens).length * dModel, 4);
+      const expected = layer.stepSync(xt, cache, options);
+      expect(relativeError(await lru.step(xt, onGpu, options), expected)).toBeLessThan(2e-6);
+    }
+    expect(relativeError((await onGpu.read()).get().re, cache.get().re)).toBeLessThan(2e-6);
+    onGpu.dispose();
+    layer.dispose();
+  });
+
   gpuTest("from a GPUBuffer and to one: neither x nor y crosses", async ({ device, traffic }) => {
     const cache = await lru.allocateGpuCache(4);
     const xs = upload(device, x);

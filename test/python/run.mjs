@@ -1,6 +1,6 @@
 /**
  * `npm run test:python`: linrec beside the frameworks themselves. Networks with the parameters of lrnnx, minimal-LRU and lruun are
- * built in PyTorch, JAX and Keras, exported by the guide's own snippets, read and run by linrec, written again by `writeModel`,
+ * built in PyTorch, JAX, Keras and TensorFlow, exported by the guide's own snippets, read and run by linrec, written again by `writeModel`,
  * and loaded again by the framework: outputs within the limits that hold everywhere, tensors the same to the bit. Also whether
  * the installed safetensors library still gives the verdicts of test/fixtures/safetensors-verdicts.json.
  *
@@ -33,6 +33,7 @@ const parts = [
     ["keras", "h5py", process.env.KERAS_BACKEND ?? "torch", "numpy"],
     () => framework("with_keras.py"),
   ],
+  ["TensorFlow (lruun)", ["tensorflow", "keras", "h5py", "numpy"], () => framework("with_tensorflow.py")],
   ["the reference safetensors library", ["safetensors", "numpy"], verdicts],
 ];
 for (const [title, packages, check] of parts) {
@@ -54,7 +55,12 @@ function has(name) {
 }
 
 function python(...args) {
-  const env = { ...process.env, PYTHONDONTWRITEBYTECODE: "1", JAX_PLATFORMS: "cpu" };
+  const env = {
+    ...process.env,
+    PYTHONDONTWRITEBYTECODE: "1",
+    JAX_PLATFORMS: "cpu",
+    TF_CPP_MIN_LOG_LEVEL: "3",
+  };
   return spawnSync(PYTHON, args, { encoding: "utf8", env, maxBuffer: 2 ** 26 });
 }
 

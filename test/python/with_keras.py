@@ -1,6 +1,6 @@
 """Keras 3: layers with lruun's weights under its attributes, and its arithmetic (written anew after its descriptions; see cases.py).
 
-lruun itself needs TensorFlow and Keras 2; these run on another backend of Keras 3, PyTorch unless KERAS_BACKEND says otherwise.
+On PyTorch unless KERAS_BACKEND says otherwise; with_tensorflow.py has them in TensorFlow's own complex arithmetic.
 """
 
 import os
@@ -50,7 +50,7 @@ class LinearRecurrentUnit(layers.Layer):
         u = self.adapter(x)
         radius = ops.exp(-ops.exp(self.nu))
         re, im = radius * ops.cos(self.theta), radius * ops.sin(self.theta)
-        gamma = ops.exp(self.gamma_log)
+        gamma = ops.exp(ops.cast(self.gamma_log, self.compute_dtype))
         bu_re, bu_im = gamma * (u @ self.B_re), gamma * (u @ self.B_im)
         h_re = h_im = ops.zeros_like(bu_re[:, 0])
         outputs = []
@@ -75,10 +75,12 @@ class Glu(layers.Layer):
 
 
 class ResLru(layers.Layer):
+    LRU = LinearRecurrentUnit
+
     def __init__(self, num_neurons, locked_gamma=False, **options):
         super().__init__(**options)
         self.num_neurons = num_neurons
-        self.lru = LinearRecurrentUnit(num_neurons, locked_gamma=locked_gamma)
+        self.lru = self.LRU(num_neurons, locked_gamma=locked_gamma)
         self.norm, self.glu = layers.LayerNormalization(), Glu(num_neurons)
 
     def build(self, shape):
@@ -90,8 +92,10 @@ class ResLru(layers.Layer):
 
     def call(self, x):
         a = self.adapter(x)
-        z = keras.activations.gelu(self.lru(self.norm(a)), approximate=False)
-        return a + self.glu(z)
+        return self.rest(a, self.lru(self.norm(a)))
+
+    def rest(self, a, y):
+        return a + self.glu(keras.activations.gelu(y, approximate=False))
 
 
 def adapter(width, shape):
@@ -114,13 +118,13 @@ networks = {
 }
 
 
-def build(name, seed, dtype="float32"):
+def build(network, seed, dtype="float32"):
     """A Keras model of one such layer, as its user has it."""
     LinearRecurrentUnit.count = 1000 * seed
     keras.utils.set_random_seed(seed)
     keras.config.set_floatx(dtype)
     keras.config.set_dtype_policy(dtype)
-    make, _, (_, length, features) = networks[name]
+    make, _, (_, length, features) = network
     model = keras.Sequential([keras.Input((length, features)), make()])
     generator = numpy.random.default_rng(seed)
     for weight in model.weights:
@@ -145,51 +149,72 @@ def run(model, x):
     return ops.convert_to_numpy(model(x))
 
 
-def make(cases):
-    for name, (_, architecture, shape) in networks.items():
-        first = build(name, 1)
-        h5 = cases.path(name, "weights.h5")
-        first.save_weights(h5)
-        numpy.savez(cases.path(name, "npz"), **weights(first))
-        model = build(name, 2)  # as it is on another day: other weights, then those of the file
-        model.load_weights(h5)
-        for layer in (model.layers[-1], getattr(model.layers[-1], "lru", None)):
-            if getattr(layer, "locked_gamma", False):  # not in the .h5 file
-                layer.gamma_log = weights(first)["lru.gamma_log" if architecture == RES else "gamma_log"]
-        if architecture == "lrnnx/lru":
-            export_arrays(cases.path(name), *arrays(model))
+def layers_of(model):
+    """The last layer, or the cell it runs, and the LRU in it."""
+    layer = getattr(model.layers[-1], "cell", model.layers[-1])
+    return layer, getattr(layer, "lru", layer)
+
+
+def run_script(networks, versions):
+    def make(cases):
+        for name, network in networks.items():
+            _, architecture, shape = network
+            first = build(network, 1)
+            h5 = cases.path(name, "weights.h5")
+            first.save_weights(h5)
+            numpy.savez(cases.path(name, "npz"), **weights(first))
+            model = build(network, 2)  # as it is on another day: other weights, then those of the file
+            model.load_weights(h5)
+            _, lru = layers_of(model)
+            if lru.locked_gamma:  # not in the .h5 file
+                lru.gamma_log = layers_of(first)[1].gamma_log
+            if architecture == "lrnnx/lru":
+                export_arrays(cases.path(name), *arrays(model))
+            else:
+                lruun.export(model.layers[-1], cases.path(name))
+            x = floats(numpy.random.default_rng(2), *shape)
+            double = build(network, 3, "float64")
+            double.set_weights(model.get_weights())
+            lruun.assign(double.layers[-1], weights(model))
+            facts = {}
+            y = run(double, x.astype(float))
+            layer, _ = layers_of(model)
+            if layer is lru and shape[-1] == len(weights(model)["D"]):
+                nu_log, theta, gamma_log, B, C, D = arrays(model)
+                own = {"nu_log": nu_log, "theta_log": numpy.log(theta), "gamma_log": gamma_log, "D": D}
+                own |= {"B_re": B.real, "B_im": B.imag, "C_re": C.real, "C_im": C.imag}
+                facts["plain"] = plain_error(own, x, y)
+            cases.add(name, x, y, run(model, x), architecture=architecture, **facts)
+        cases.finish(versions)
+
+    def check(folder, name):
+        before = dict(numpy.load(folder / f"{name}.npz"))
+        path = folder / f"{name}.back.safetensors"
+        network = networks[name]
+        model = build(network, 4)
+        if network[1] == "lrnnx/lru":
+            p = lruun.read(path)
+            back = {"lambda_nu": p["nu_log"], "lambda_theta": p["theta"], "gamma_log": p["gamma_log"], "D": p["D"]}
+            lruun.assign(model.layers[-1], {**back, **{key: p[key].T for key in ("B_re", "B_im", "C_re", "C_im")}})
         else:
-            lruun.export(model.layers[-1], cases.path(name))
-        x = floats(numpy.random.default_rng(2), *shape)
-        double = build(name, 3, "float64")
-        double.set_weights(model.get_weights())
-        lruun.assign(double.layers[-1], weights(model))
-        facts = {}
-        y = run(double, x.astype(float))
-        if name.startswith("layer") and shape[-1] == len(weights(model)["D"]):
-            nu_log, theta, gamma_log, B, C, D = arrays(model)
-            own = {"nu_log": nu_log, "theta_log": numpy.log(theta), "gamma_log": gamma_log, "D": D}
-            facts["plain"] = plain_error({**own, "B_re": B.real, "B_im": B.imag, "C_re": C.real, "C_im": C.imag}, x, y)
-        cases.add(name, x, y, run(model, x), architecture=architecture, **facts)
-    cases.finish({"keras": f"{keras.__version__} on {keras.backend.backend()}, not TensorFlow"})
+            lruun.load(model.layers[-1], path)
+        found = differences(before, weights(model))
+        again = build(network, 5)
+        again.set_weights(model.get_weights())
+        locked = layers_of(model)[1].locked_gamma
+        after = {key: value for key, value in weights(again).items() if not (locked and key.endswith("gamma_log"))}
+        found += differences({key: before[key] for key in after}, after)
+        if locked:
+            layers_of(again)[1].gamma_log = layers_of(model)[1].gamma_log
+        x = floats(numpy.random.default_rng(2), *network[2])
+        first = build(network, 6)
+        lruun.assign(first.layers[-1], before)
+        if run(first, x).tobytes() != run(again, x).tobytes():
+            found.append("it gives other outputs")
+        return {"tensors": len(before), "found": found}
+
+    main(networks, make, check)
 
 
-def check(folder, name):
-    before = dict(numpy.load(folder / f"{name}.npz"))
-    path = folder / f"{name}.back.safetensors"
-    model = build(name, 4)
-    if networks[name][1] == "lrnnx/lru":
-        p = lruun.read(path)
-        back = {"lambda_nu": p["nu_log"], "lambda_theta": p["theta"], "gamma_log": p["gamma_log"], "D": p["D"]}
-        lruun.assign(model.layers[-1], {**back, **{key: p[key].T for key in ("B_re", "B_im", "C_re", "C_im")}})
-    else:
-        lruun.load(model.layers[-1], path)
-    found = differences(before, weights(model))
-    again = build(name, 5)
-    again.set_weights(model.get_weights())
-    after = {key: value for key, value in weights(again).items() if not ("locked" in name and key.endswith("gamma_log"))}
-    found += differences({key: before[key] for key in after}, after)
-    return {"tensors": len(before), "found": found}
-
-
-main(networks, make, check)
+if __name__ == "__main__":
+    run_script(networks, {"keras": f"{keras.__version__} on {keras.backend.backend()}"})
