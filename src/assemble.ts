@@ -2,7 +2,7 @@
 import type { Backend, Runner } from "./backend.js";
 import type { Chain } from "./chain.js";
 import type { Halved } from "./halves.js";
-import { halvesOf } from "./hidden.js";
+import { halvesOf, waysOf } from "./hidden.js";
 import type { Stepper } from "./host.js";
 import type { Network, Program } from "./program.js";
 import { partsOf } from "./rates.js";
@@ -30,6 +30,9 @@ export async function prepareParts(
   program: Network,
   chain: typeof Chain | undefined,
 ): Promise<Runner> {
+  const ways = waysOf.get(program);
+  if (ways)
+    return new ways.BothWays(backend, program as Program, (part) => prepareParts(backend, part, chain));
   const halves = halvesOf(program);
   const parts = halves ? [halves.lean] : partsOf(program);
   const runners = parts.map(async (part) => [part, await backend.prepare(part)] as const);

@@ -1,14 +1,14 @@
 /** An LRU that reads each row from both ends. */
-import type { Memory } from "./analysis.js";
+import { type Memory, memoryOf } from "./analysis.js";
 import { describeProgram } from "./describe.js";
 import { LinrecError } from "./errors.js";
-import type { ForwardOptions, ProblemSize, Progress } from "./forwardOptions.js";
+import type { ForwardOptions, ProblemSize } from "./forwardOptions.js";
 import { portsOf } from "./gpuBuffer.js";
+import { type Ways, waysOf } from "./hidden.js";
 import type { Lru } from "./lru.js";
-import type { BackendName, Network } from "./program.js";
-import { turnRows } from "./reversed.js";
+import { type BackendName, type LruStage, lruStages, type Network } from "./program.js";
 import type { Plan } from "./scheduler.js";
-import { checkFunction, checkOptions } from "./validate.js";
+import { checkOptions } from "./validate.js";
 
 const optionNames = [
   "batch",
@@ -29,44 +29,38 @@ export type BidirectionalOptions = Pick<ForwardOptions<never>, (typeof optionNam
  * y[t] = Re(Cf hf[t] + Cb hb[t]) + (Df + Db) x[t], with hf[t] = lambda_f hf[t-1] + Bf x[t] from each row's first token on and
  * hb[t] = lambda_b hb[t+1] + Bb x[t] from its last real token back; x, y [batch, seqLen, dModel].
  *
- * Each direction is a layer on its own, and y their sum, rounded once: bit for bit what reversing the rows by hand gives.
+ * On the CPU each direction is a layer on its own, and y their sum, rounded once: bit for bit what reversing the rows by hand
+ * gives. A GPU has the states of both side by side, and one output product over them.
  * It needs whole sequences: there is no `step`, and no `state` to go on from.
  */
 export class BidirectionalLru {
-  readonly #forward: Lru;
-  readonly #backward: Lru;
+  readonly #lru: Lru;
 
   /** @internal Use `engine.bidirectional`. */
-  constructor(forward: Lru, backward: Lru) {
-    this.#forward = forward;
-    this.#backward = backward;
-    if (forward.dModel === backward.dModel) return;
-    this.dispose();
-    throw new LinrecError(
-      "shape-mismatch",
-      `forward has dModel ${forward.dModel}, backward ${backward.dModel}: both read the same x. Give layers of one dModel.`,
-    );
+  constructor(lru: Lru) {
+    this.#lru = lru;
   }
 
   /** H: features of a token of x and of y. */
   get dModel(): number {
-    return this.#forward.dModel;
+    return this.#lru.dModel;
   }
 
-  /** As of a layer: the one that reads forward. */
+  /** As of a layer. */
   get backend(): BackendName {
-    return this.#forward.backend;
+    return this.#lru.backend;
   }
 
-  /** What would run a forward, and why; the costs are one direction's. */
+  /** What would run a forward, and why. */
   explain(verb: "forward", problem: ProblemSize = {}): Plan {
     if (verb !== "forward") throw unsupported(`${verb}`);
-    return this.#forward.explain(verb, problem);
+    return this.#lru.explain(verb, problem);
   }
 
   /** @internal */
   get directions(): { readonly forward: Network; readonly backward: Network } {
-    return { forward: this.#forward.program, backward: this.#backward.program };
+    const { forward, backward } = waysOf.get(this.#lru.program) as Ways;
+    return { forward, backward };
   }
 
   /** What it is made of, as a table for a console: a line for either direction, and their sums. */
@@ -74,12 +68,14 @@ export class BidirectionalLru {
     const stages = Object.entries(this.directions).flatMap(([name, { stages }]) =>
       stages.map((stage) => ({ ...stage, name })),
     );
-    return describeProgram({ ...this.#forward.program, architecture: "bidirectional", stages });
+    return describeProgram({ ...this.#lru.program, architecture: "bidirectional", stages });
   }
 
   /** Eigenvalues, and how long each state remembers, of either direction. */
   inspect(): { readonly forward: Memory; readonly backward: Memory } {
-    return { forward: this.#forward.inspect(), backward: this.#backward.inspect() };
+    const { forward, backward } = this.directions;
+    const [there, back] = [forward, backward].map((way) => memoryOf(lruStages(way)[0] as LruStage));
+    return { forward: there as Memory, backward: back as Memory };
   }
 
   /**
@@ -90,30 +86,8 @@ export class BidirectionalLru {
     for (const name of ["state", "every"]) if (name in Object(options)) throw unsupported(name);
     checkOptions("forward's options", options, optionNames);
     if (portsOf(x, options.out)) throw unsupported("way to reverse a GPUBuffer");
-    const { onProgress, ...rest } = options;
-    checkFunction("onProgress", onProgress);
-    const half = (start: number) =>
-      onProgress && (({ done, total }: Progress) => onProgress({ done: (start * total + done) / 2, total }));
-    const { y: onto } = await this.#forward.forward(x, { ...rest, onProgress: half(0) });
-
-    const { batch = 1, integrationTimesteps: times, reset, out } = rest;
-    const seqLen = x.length / (batch * this.dModel || 1);
-    const lengths = rest.lengths ?? new Int32Array(batch).fill(seqLen);
-    const parted = reset && new Uint8Array(reset.length);
-    for (let i = 0; parted && i < parted.length; i++) {
-      const [row, t] = [Math.floor(i / seqLen), i % seqLen];
-      const length = lengths[row] as number;
-      if (reset[i] && t > 0 && t < length) parted[row * seqLen + length - t] = 1;
-    }
-    const y = await this.#backward.forwardOnto(onto, x, {
-      ...rest,
-      reset: parted,
-      integrationTimesteps: times && turnRows(times, lengths, 1, seqLen),
-      out: undefined,
-      onProgress: half(1),
-    });
-    out?.set(y);
-    return { y: out ?? y };
+    const { y } = await this.#lru.forward(x, options);
+    return { y };
   }
 
   /** @throws `unsupported`: the backward direction starts at a token that has not come yet */
@@ -133,8 +107,7 @@ export class BidirectionalLru {
 
   /** Frees what the engine holds for it. Work under way rejects with `disposed`. Idempotent. */
   dispose(): void {
-    this.#forward.dispose();
-    this.#backward.dispose();
+    this.#lru.dispose();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

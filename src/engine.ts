@@ -10,7 +10,7 @@ import type { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
 import { Failover, isFault } from "./failover.js";
 import { type BackendOption, backendNames, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
-import { findHalves, halvesOf } from "./hidden.js";
+import { findHalves, halvesOf, waysOf } from "./hidden.js";
 import type { Host, Prepared, Stepper } from "./host.js";
 import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
@@ -135,10 +135,7 @@ export class Engine {
    */
   async lru(source: LruSource): Promise<Lru> {
     this.#checkUsable();
-    if (isBytesSource(source)) return this.#lru(readLru(await this.#load(source)));
-    if (!isPlain(source)) return this.#lru(lruProgram(source as LruParams));
-    const plain = copied(source);
-    return this.#lru((await parts.sources()).toLruProgram(plain));
+    return this.#lru(await this.#readLru(source));
   }
 
   /**
@@ -150,21 +147,16 @@ export class Engine {
     source: { forward: LruSource; backward: LruSource } | BytesSource,
   ): Promise<BidirectionalLru> {
     this.#checkUsable();
-    if (isBytesSource(source)) {
-      const loading = [this.#load(source), parts.bidirectional()] as const;
-      const [file, { BidirectionalLru, buildDirections }] = await Promise.all(loading);
-      const { forward, backward } = buildDirections(file);
-      return new BidirectionalLru(await this.#lru(forward), await this.#lru(backward));
+    let given: SafetensorsFile | undefined;
+    let made: [Network, Network] | undefined;
+    if (isBytesSource(source)) given = await this.#load(source);
+    else {
+      checkOptions("bidirectional's layers", source, ["forward", "backward"]);
+      made = await Promise.all([this.#readLru(source.forward), this.#readLru(source.backward)]);
     }
-    checkOptions("bidirectional's layers", source, ["forward", "backward"]);
-    const made = [this.lru(source.forward), this.lru(source.backward)] as const;
-    try {
-      const [forward, backward, { BidirectionalLru }] = await Promise.all([...made, parts.bidirectional()]);
-      return new BidirectionalLru(forward, backward);
-    } catch (error) {
-      for (const layer of made) layer.then((lru) => lru.dispose()).catch(() => {});
-      throw error;
-    }
+    const { BidirectionalLru, buildDirections, joined } = await parts.bidirectional();
+    const [forward, backward] = made ?? buildDirections(given as SafetensorsFile);
+    return new BidirectionalLru(await this.#lru(joined(forward, backward)));
   }
 
   /**
@@ -350,6 +342,13 @@ export class Engine {
     if (wasm) await (await parts.wide()).widen(wasm);
   }
 
+  async #readLru(source: LruSource): Promise<Network> {
+    if (isBytesSource(source)) return readLru(await this.#load(source));
+    if (!isPlain(source)) return lruProgram(source as LruParams);
+    const plain = copied(source);
+    return (await parts.sources()).toLruProgram(plain);
+  }
+
   async #lru(program: Network): Promise<Lru> {
     this.#checkUsable(); // loading took a while
     return new Lru(this.#host, await this.#prepare(program));
@@ -362,6 +361,7 @@ export class Engine {
     const backend = this.#machine.wasm;
     const wasm =
       backend &&
+      !waysOf.has(program) &&
       assemble(program, false, this.#Chain, (part) =>
         allocating("a model's weights", () => backend.prepare(part)),
       );
@@ -398,11 +398,8 @@ function toPreference(option: BackendOption): Preference {
 }
 
 /** One token for each row, of a network of one part: done at once, with none of a forward's preparations. */
-function isStep(
-  program: Network,
-  { seqLen, lengths, onto, every = 1 }: Omit<ForwardJob, "threads">,
-): boolean {
-  const plain = seqLen === 1 && every === 1 && !onto && partsOf(program)[0] === program;
+function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJob, "threads">): boolean {
+  const plain = seqLen === 1 && every === 1 && !waysOf.has(program) && partsOf(program)[0] === program;
   return plain && lengths.every((length) => length === 1);
 }
 

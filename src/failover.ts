@@ -5,7 +5,6 @@ import type { Machine } from "./machine.js";
 import type { BackendName, Network } from "./program.js";
 import { linksOf } from "./rates.js";
 import { restsOf } from "./rest.js";
-import { forwardReversed } from "./reversed.js";
 import { type Candidate, choose, type Preference, type Work } from "./scheduler.js";
 import type { Stop } from "./signal.js";
 
@@ -46,8 +45,7 @@ export class Failover {
     try {
       if (!backend) throw new LinrecError("backend-unavailable", this.#host.machine.reason(name));
       const runner = await this.#host.runner(backend);
-      const own = { ...whole, state, done };
-      await (job.onto && name !== "wasm" ? forwardReversed(runner, own, job.onto) : runner.forward(own));
+      await runner.forward({ ...whole, state, done });
       job.state.copyFrom(state);
       return;
     } catch (error) {

@@ -1,4 +1,5 @@
 /** What is seen of layers that run in parts (`halves.ts`, loaded for the first of them): which they are, and their states. */
+import type { BothWays } from "./bothWays.js";
 import type { Halved } from "./halves.js";
 import { parts } from "./parts.js";
 import { type LruStage, lruStages, type Network, type Program } from "./program.js";
@@ -10,6 +11,16 @@ export interface Halves {
   readonly Halved: typeof Halved;
 }
 
+/** The directions of a bidirectional layer, each of which may run in halves, and what runs them. */
+export interface Ways {
+  readonly forward: Network;
+  readonly backward: Network;
+  readonly BothWays: typeof BothWays;
+}
+
+/** By the network that is both. */
+export const waysOf = new WeakMap<Network, Ways>();
+
 const known = new WeakMap<Network, Halves>();
 
 /** Of a network that {@link findHalves} has seen. */
@@ -19,6 +30,11 @@ export function halvesOf(network: Network): Halves | undefined {
 
 /** Whatever may have conjugate pairs or real states has an angle that is not above 0. */
 export async function findHalves(network: Network): Promise<void> {
+  const ways = waysOf.get(network);
+  if (ways) {
+    await Promise.all([ways.forward, ways.backward].map(findHalves));
+    return;
+  }
   const may = lruStages(network).some(({ params: { theta, thetaLog } }) =>
     (theta ?? thetaLog)?.some((angle) => angle <= (theta ? 0 : -700)),
   );

@@ -81,6 +81,8 @@ export interface LruStage extends StageBase {
   readonly params: StageParams;
   /** Of a part of a layer: a user sees the layer's states. */
   readonly share?: Share;
+  /** So many states, the last ones, read each row from its last token back. For "webgpu" alone; see `bothWays.ts`. */
+  readonly backward?: number;
 }
 
 /** dst = src * kernel + bias. dst differs from src. */

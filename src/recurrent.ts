@@ -135,16 +135,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return { y: isGpuBuffer(options.out) ? options.out : y, state };
   }
 
-  /** @internal The other half of a bidirectional layer: y = `onto` + what x gives when its rows are read from their ends. */
-  async forwardOnto(onto: Float32Array, x: Input, options: ForwardOptions<Cache>): Promise<Float32Array> {
-    return (await this.#forward(x, options, { onto })).y;
-  }
-
   /** @param goesOn more of the sequence comes: there may be nothing to pool yet, and y ends with its last output */
   async #forward(
     x: Input | GpuBuffer,
     options: ForwardOptions<Cache, Float32Array | GpuBuffer>,
-    { goesOn, onto }: { goesOn?: boolean; onto?: Float32Array } = {},
+    goesOn = false,
   ): Promise<ForwardResult<Cache>> {
     this.checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
@@ -178,7 +173,6 @@ export abstract class Recurrent<Cache extends AnyCache> {
       ports,
       state: initial,
       resets,
-      onto,
       every,
       signal,
       onProgress: report,
@@ -414,7 +408,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
       window: allocating(`${most} tokens (give fewer)`, () => new Uint8Array(most * token)),
       whole: tokens !== undefined,
       forward: async (x, marks) => {
-        const result = await this.#forward(x, { ...marks, state, every, backend, signal }, { goesOn: true });
+        const result = await this.#forward(x, { ...marks, state, every, backend, signal }, true);
         state = result.state;
         return result;
       },

@@ -51,7 +51,6 @@ function restOf(
     timesteps: job.timesteps && tokens(job.timesteps, 1),
     x: tokens(job.x, inputWidth(network)),
     y: job.y.subarray(row * rowFloats + given, end * rowFloats),
-    onto: job.onto?.subarray(row * rowFloats, end * rowFloats),
     resets: resets
       ?.slice(row, end)
       .map((positions) => positions.filter((at) => at > start).map((at) => at - start)),

@@ -1,5 +1,7 @@
 /** A layer that reads from both ends: against the float64 reference reversed by hand, and bit for bit however it is run. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { BothWays } from "../src/bothWays.js";
+import { LinrecError } from "../src/errors.js";
 import { halvesOf } from "../src/hidden.js";
 import {
   createEngine,
@@ -11,16 +13,20 @@ import {
   writeModel,
   writeSafetensors,
 } from "../src/index.js";
+import { joined } from "../src/models/directions.js";
 import { programOf } from "../src/models/lru.js";
-import type { LruParams } from "../src/program.js";
-import { runReference } from "../src/reference.js";
+import type { LruParams, Network, Program } from "../src/program.js";
+import { ReferenceBackend, runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
+import { State, stateLayout } from "../src/state.js";
 import { expectSameBits } from "./support/bits.js";
 import { paired, real } from "./support/conjugates.js";
 import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
+import { relativeError } from "./support/golden.js";
 import { errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 import { rows } from "./support/sequences.js";
+import { type Watched, watchedEngine } from "./support/watched-gpu.js";
 
 /** The real tokens of each row from the last to the first; zeros past them. */
 function reverse(values: ArrayLike<number>, lengths: readonly number[], seqLen: number, width: number) {
@@ -225,6 +231,77 @@ describe.each(builds)("%s SIMD", (build) => {
     expect(done).toEqual([...done].sort((a, b) => a - b));
     expect(done.at(-1)).toBe(300);
     layer.dispose();
+  });
+});
+
+describe("on a GPU", () => {
+  let watched: Watched | undefined;
+  let reason = "";
+  beforeAll(async () => {
+    const opened = await watchedEngine();
+    if ("reason" in opened) reason = opened.reason;
+    else watched = opened;
+  });
+  afterAll(() => watched?.engine.dispose());
+
+  const [dModel, seqLen, lengths] = [6, 200, [200, 1, 133]];
+  const forward = hardParams(dModel, 5, 1);
+  // One direction's angles are logarithms.
+  const { theta, ...rest } = hardParams(dModel, 70, 2);
+  const thetaLog = (theta as Float32Array).map((angle) => Math.log(Math.abs(angle) + 0.1));
+  const backward: LruParams = { ...rest, thetaLog };
+  const x = floats(lengths.length * seqLen * dModel, 3);
+  const reset = Array.from({ length: lengths.length * seqLen }, (_, i) => i % 90 === 40 || i % 90 === 41);
+  const options = { batch: lengths.length, lengths };
+  const onCpu = async (resets: object) => {
+    const cpu = await createEngine({ backend: "wasm", threads: 0 });
+    const { y } = await (await cpu.bidirectional({ forward, backward })).forward(x, {
+      ...options,
+      ...resets,
+    });
+    await cpu.dispose();
+    return y;
+  };
+
+  test.for([false, true])("one submit, x up once and y down once (resets: %s)", async (parted, context) => {
+    const resets = parted ? { reset } : {};
+    if (!watched) return context.skip(reason);
+    const { engine, traffic } = watched;
+    const layer = await engine.bidirectional({ forward, backward });
+    await layer.forward(x, options); // the first makes room
+    const before = { ...traffic };
+    const { y } = await layer.forward(x, { ...options, ...resets });
+    expect(traffic.submits - before.submits).toBe(1);
+    // The real tokens, and of each row its states and tables.
+    const tokens = 4 * dModel * lengths.reduce((sum, length) => sum + length);
+    expect(traffic.up - before.up).toBeLessThan(tokens + lengths.length * 1000);
+    expect(traffic.down - before.down).toBeLessThan(tokens + lengths.length * 1000);
+    expect(relativeError(y, await onCpu(resets))).toBeLessThan(5e-6);
+    layer.dispose();
+  });
+
+  test("what it cannot take as one is read once for each direction", async () => {
+    const reference = new ReferenceBackend();
+    const refuse = vi.fn(() => Promise.reject(new LinrecError("unsupported", "too long")));
+    const program = joined(programOf(forward, "lru"), programOf(backward, "lru"));
+    const prepare = async (part: Network) =>
+      part === program ? { forward: refuse, dispose() {} } : reference.prepare(part as Program);
+    const runner = new BothWays({ name: "webgpu", prepare, dispose() {} }, program, prepare);
+    const y = x.slice(); // x and y in one memory
+    const state = new State(stateLayout(program), lengths.length);
+    const own = {
+      batch: lengths.length,
+      seqLen,
+      lengths: Int32Array.from(lengths),
+      x: y,
+      y,
+      state,
+      threads: 0,
+    };
+    await runner.forward({ ...own, signal: undefined, onProgress: undefined });
+    expect(refuse).toHaveBeenCalledOnce();
+    expect(relativeError(y, await onCpu({}))).toBeLessThan(5e-6);
+    runner.dispose();
   });
 });
 

@@ -118,7 +118,7 @@ test("lost again, the CPU finishes from the last committed carry", async (contex
   }
 });
 
-test("lost in the backward half of a bidirectional layer, that half is run again", async (context) => {
+test("lost in the backward half of a bidirectional layer, both halves are run again", async (context) => {
   const layers = { forward: params, backward: hardParams(dModel, 4, 3) };
   const given = { batch, lengths: [1300, 700, 1100] };
   const steady = await open(context, () => {});

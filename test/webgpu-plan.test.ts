@@ -9,6 +9,7 @@ import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
 import { type Segment, spread } from "../src/webgpu/pipelines.js";
 import { areaBytes, makePlan, READBACKS } from "../src/webgpu/plan.js";
 import { T } from "../src/webgpu/tiles.js";
+import { hardParams } from "./support/problems.js";
 
 const width = 3;
 const gelu = (src: number, dst: number): Stage => ({ kind: "gelu", name: "gelu", src, dst, width });
@@ -174,6 +175,19 @@ test("a layer too wide for the device is refused", () => {
   const bounds = { areaBytes: 8, totalBytes: 1e6, flops: 1e12 };
   const { job, timeline } = rowsOf([1]);
   expect(() => [...piecesOf(planOf(2, [gelu(0, 1)], 1), job, timeline, bounds)]).toThrow(/too wide/);
+});
+
+test("a row that states read from both ends is not cut", () => {
+  const [dModel, dState] = [3, 4];
+  const params = hardParams(dModel, dState, 1);
+  const lru: Stage = { kind: "lru", name: "", src: 0, dst: 1, dModel, dState, params, backward: 2 };
+  const plan = planOf(2, [lru], 1);
+  const { job, timeline } = rowsOf([300, 40]);
+  const run = (totalBytes: number) => [
+    ...piecesOf(plan, job, timeline, { areaBytes: 1e6, totalBytes, flops: 1e12 }),
+  ];
+  expect(run(1e6)).toHaveLength(1);
+  expect(() => run(2e4)).toThrow(/300 tokens.*both ends/);
 });
 
 test("workgroups are spread over two dimensions", () => {

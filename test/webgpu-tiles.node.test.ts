@@ -101,6 +101,48 @@ test("every tile gives the same bits", async (context) => {
   device.dispose();
 }, 180_000); // SwiftShader compiles for seconds
 
+test("states that read back: tiles whose threads take turns give the bits of one whose do not", async (context) => {
+  const opened = await openDevice();
+  if ("reason" in opened) return context.skip(opened.reason);
+  const { device } = opened;
+  const [dModel, dState] = [5, 37];
+  const params = hardParams(dModel, dState, 9);
+  const both: Program = {
+    ...{ architecture: "", slots: [dModel, dModel], output: 1 },
+    stages: [{ kind: "lru", name: "lru", src: 0, dst: 1, dModel, dState, params, backward: 20 }],
+  };
+  const settings: [number[], number[][] | undefined][] = [
+    [[32, 1, 31, 9], undefined],
+    [
+      [130, 0, 70, 33],
+      [[1, 40, 41], [], [64], []],
+    ],
+  ];
+  const run = async (projectScan: Tile) => {
+    const tiles = { ...softwareTiles, projectScan };
+    const runner = await new WebgpuBackend(device, tiles).prepare(both);
+    const ys: Float32Array[] = [];
+    for (const [lengths, resets] of settings) {
+      const [batch, seqLen] = [lengths.length, Math.max(...lengths)];
+      const y = new Float32Array(batch * seqLen * dModel);
+      await runner.forward({
+        ...{ batch, seqLen, y, x: floats(y.length, 8), state: new State(stateLayout(both), batch) },
+        ...{ lengths: Int32Array.from(lengths), resets: resets?.map((at) => Int32Array.from(at)) },
+        ...{ threads: 0, signal: undefined, onProgress: undefined },
+      });
+      ys.push(y);
+    }
+    runner.dispose();
+    return ys;
+  };
+  const expected = await run(softwareTiles.projectScan);
+  for (const rows of [16, 8]) {
+    const ys = await run({ rows, cols: 32 / rows, lanes: 16, chunks: 4, slab: 8 });
+    for (const [i, y] of ys.entries()) expectSameBits(y, expected[i] as Float32Array, `${rows} rows, ${i}`);
+  }
+  device.dispose();
+}, 60_000);
+
 test("rows of one chunk give the bits that they give beside longer rows", async (context) => {
   const opened = await openDevice();
   if ("reason" in opened) return context.skip(opened.reason);

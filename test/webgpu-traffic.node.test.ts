@@ -1,5 +1,6 @@
 /** The bytes that the GPU's kernels touch: the count by plan and segment against the count of the running shaders. */
 import { expect, test } from "vitest";
+import { joined } from "../src/models/directions.js";
 import type { LruParams, Program, Stage } from "../src/program.js";
 import { State, stateLayout } from "../src/state.js";
 import { Timeline } from "../src/timeline.js";
@@ -218,6 +219,18 @@ test("an LRU takes three dispatches a segment and 12H + 16N bytes a token", () =
     expect(bytes(large) - bytes(small)).toBe(tokens * (12 * H + 16 * N) + chunks * (32 * N + 24));
     expect(bytes({ ...small, rows: 3 }) - bytes(small)).toBe(24 * N + 16);
   }
+});
+
+test("both directions take three dispatches, and 12H bytes a token less than two layers", () => {
+  const [H, N] = [100, 17];
+  const plan = makePlan(joined(lruProgram(H, N), lruProgram(H, 2 * N)));
+  const traffic = (segment: Segment) => {
+    const { read, written, dispatches } = trafficOf(plan, segment);
+    expect(dispatches).toBe(3);
+    return read + written;
+  };
+  const added = traffic(segmentOf(2, T * 3000)) - traffic(segmentOf(2, T * 1000));
+  expect(added).toBe(4000 * (T * (12 * H + 16 * 3 * N) + 32 * 3 * N + 24));
 });
 
 test("a stack of layers takes three dispatches for each LRU, and one for each stage that is no part of another's", () => {

@@ -1,2 +1,2 @@
 export { BidirectionalLru } from "../bidirectional.js";
-export { buildDirections } from "../models/directions.js";
+export { buildDirections, joined } from "../models/directions.js";

@@ -24,6 +24,8 @@ export interface Dispatch {
   readonly single?: boolean | undefined;
   /** Each part of a state is a state by itself. */
   readonly real?: boolean;
+  /** Some states, the last ones, read rows from their ends: the last of `sizes` is the first of them. */
+  readonly back?: boolean;
   /** Run only where the tokens are thinned, and its result is then copied to this area: `bytes` for each output. */
   readonly into?: { readonly area: number; readonly bytes: number } | undefined;
 }
@@ -86,17 +88,19 @@ export function lruDispatches(
   const { y, u, loc, carry, state, rows, chunks, wanted } = area;
   const powers = timed ? new Float32Array(2 * T * dState) : powerTable(stage, T, (k) => lift * (k + 1));
   const real = params.nuLogIm !== undefined;
+  const back = stage.backward !== undefined;
+  const first = dState - (stage.backward ?? 0);
   const plain = () => ({ B: packB(stage), C: packC(stage), D: params.D });
   const { B, C, D } = lift > 1 ? liftedWeights(stage, lift) : plain();
-  const whole = !timed && lift === 1 && dModel <= ONE_CHUNK_WIDTH;
+  const whole = !timed && lift === 1 && !back && dModel <= ONE_CHUNK_WIDTH;
   const over = wanted === undefined ? undefined : "outputs";
   const single = whole ? false : undefined;
   const dispatches: Dispatch[] = [
     {
       kernel: "projectScan",
       single,
-      real,
-      sizes: [dModel, dState, timed ? 0 : 1],
+      ...{ real, back },
+      sizes: [dModel, dState, timed ? 0 : 1, first],
       arrays: [loc, carry, state, u, B, powers, chunks],
       workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dState),
     },
@@ -110,16 +114,16 @@ export function lruDispatches(
         }
       : {
           kernel: "carryScan",
-          real,
-          sizes: [dState],
+          ...{ real, back },
+          sizes: [dState, first],
           arrays: [carry, state, loc, powers, jumpTable(stage, lift), rows, chunks],
           workgroups: ({ rows, chunks }) => (chunks === rows ? 0 : rows * Math.ceil(dState / 4)),
         },
     {
       kernel: lift > 1 ? "liftedOutput" : "output",
       single,
-      real,
-      sizes: [dModel, dState, stage.dModel],
+      ...{ real, back },
+      sizes: [dModel, dState, stage.dModel, first],
       arrays: [y, loc, carry, powers, C, D, u, wanted ?? chunks],
       workgroups: ({ chunks }, tile = plainTile) => tilesOver(tile, chunks, dModel),
       over,

@@ -32,6 +32,7 @@ export function liftingOf(program: Program): Lifting {
 /** Timesteps to take as one: 1 where that is not clearly faster, as in most layers that are wide and have N <= H. */
 export function liftOf(program: Program): number {
   const stages = lruStages(program);
+  if (stages.some(({ backward }) => backward)) return 1;
   const cost = (P: number) => stages.reduce((sum, stage) => sum + costOf(stage, P), 0);
   return [2, 4, 8, 16].reduce((best, P) => (cost(P) < 0.95 * cost(best) ? P : best), 1);
 }

@@ -67,6 +67,10 @@ export function* piecesOf(
       size = plus(size, own);
       continue;
     }
+    if (layout.whole) {
+      const message = `A row of ${length} tokens is more than this GPU takes at a time`;
+      throw new LinrecError("unsupported", `${message}, and it is read from both ends.`);
+    }
     let room = nothing;
     const pieces: { part: Part; segment: Segment }[] = [];
     for (let start = 0, end = 0; start < length; start = end) {

@@ -86,6 +86,9 @@ fn placeOf(task: u32, lane: u32, columns: u32) -> vec2u {
 // A power of lambda times a state: the product of two complex numbers, or of two real ones each.
 fn multiply(a: vec2f, b: vec2f) -> vec2f { return COMPLEX; }
 
+// Whether state n reads each row from its last token back.
+fn isBack(n: u32) -> bool { return BACK; }
+
 // 1 / (1 + exp(-z)), with an exp that cannot overflow.
 fn sigmoid(z: f32) -> f32 {
   let e = exp(-abs(z));
@@ -152,14 +155,18 @@ const isTiled = (kernel: KernelName): kernel is TiledKernel => kernel in plainTi
  * @param epilogue what becomes of a value v of y before it is stored: statements, in which `other(n)` and `kept(n)` are other
  * arrays' values there, `parameter(n)` those of its column, and `input` that of u. Or a {@link normStatement}.
  * @param real each part of a state is a state by itself
+ * @param back some states read rows from their ends
  */
 export function shaderOf(
   kernel: KernelName,
   tile = plainTile,
   epilogue: readonly string[] = [],
   real = false,
+  back = false,
 ): string {
-  const shared = prelude.replace("COMPLEX", products[real ? "REAL" : "COMPLEX"]);
+  const shared = prelude
+    .replace("COMPLEX", products[real ? "REAL" : "COMPLEX"])
+    .replace("BACK", back ? "n >= sizes.back" : "false");
   if (!isTiled(kernel)) return shared + sources[kernel];
   const lift = `const LIFT = ${Number(kernel === "liftedOutput")}u;\n`;
   const statements = epilogue
@@ -209,8 +216,9 @@ export class Pipelines {
     tile?: Tile,
     epilogue?: readonly string[],
     real?: boolean,
+    back?: boolean,
   ): Promise<GPUComputePipeline> {
-    const code = shaderOf(kernel, tile, epilogue, real);
+    const code = shaderOf(kernel, tile, epilogue, real, back);
     let pipeline = this.#compiled.get(code);
     if (!pipeline) {
       pipeline = this.#compile(kernel, code);

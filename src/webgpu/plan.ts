@@ -9,6 +9,7 @@ import {
   flopsPerToken,
   inputWidth,
   isRead,
+  lruStages,
   outputWidth,
   type PoolStage,
   type Program,
@@ -82,6 +83,8 @@ export interface Layout {
   /** The area that y and the states are copied to, to be read by the CPU. There are {@link READBACKS} of it. */
   readonly readback: number;
   readonly flopsPerToken: number;
+  /** Rows must not be cut: states read them from both ends. */
+  readonly whole: boolean;
   /** Timesteps that LRUs take as one: every row of a segment has so many, or a multiple. */
   readonly lift: number;
 }
@@ -214,6 +217,7 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
     times,
     readback: addArea(pool ? { perRow: stateBytes + yBytes } : { perRow: stateBytes, perOutput: yBytes }),
     flopsPerToken: flopsPerToken(program) + liftingFlops(program, lift),
+    whole: lruStages(program).some(({ backward }) => backward !== undefined),
     lift,
   };
 }

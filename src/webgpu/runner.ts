@@ -120,9 +120,12 @@ class GpuRunner {
     const bounds = { areaBytes, totalBytes: this.#scratchBytes, flops: SUBMIT_MS * flopsPerMs };
     const submitted: Submitted[] = [];
     const land = () => this.#land(passage, submitted.shift() as Submitted);
+    const all = piecesOf(this.#layout, job, passage.timeline, bounds);
+    // What cannot be run is refused before anything is.
+    const pieces = this.#layout.whole ? [...all] : all;
     try {
       let count = 0;
-      for (const piece of piecesOf(this.#layout, job, passage.timeline, bounds)) {
+      for (const piece of pieces) {
         const grows = () => this.#workspace?.fits(this.#layout, piece.room) === false;
         while (submitted.length === READBACKS || (submitted.length > 0 && grows())) await land();
         const workspace = await this.#workspaceFor(piece.room);

@@ -65,14 +65,16 @@ export async function loadKernels(
   try {
     await device.wait(clean, SUBMIT_DEADLINE_MS);
     const tiles = pipelines.tiles ?? (await tunedTiles(device, pipelines));
-    const kernels = dispatches.map(async ({ kernel, workgroups, over, single, into, epilogue, real }, i) => {
-      const tile = tileOf(tiles, kernel);
-      return {
-        ...(uploaded[i] as (typeof uploaded)[number]),
-        ...{ over, single, into, pipeline: await pipelines.get(kernel, tile, epilogue, real) },
-        workgroups: (segment: Segment) => workgroups(segment, tile),
-      };
-    });
+    const kernels = dispatches.map(
+      async ({ kernel, workgroups, over, single, into, epilogue, real, back }, i) => {
+        const tile = tileOf(tiles, kernel);
+        return {
+          ...(uploaded[i] as (typeof uploaded)[number]),
+          ...{ over, single, into, pipeline: await pipelines.get(kernel, tile, epilogue, real, back) },
+          workgroups: (segment: Segment) => workgroups(segment, tile),
+        };
+      },
+    );
     return { kernels: await Promise.all(kernels), destroy };
   } catch (error) {
     destroy();

@@ -3,13 +3,14 @@
 // power, and chunk j of a group adds lambda^(T j) times what came into the group. What multiplies again and again has a
 // second word, for what float32 rounded off.
 // Nothing comes into a chunk that is FRESH, nor past it. Only the chunk before such a one, and the row's last, are short.
+// States that read back take a row's chunks from its last on, from zero; what they end on is nobody's.
 // A workgroup takes STATES states of one row (one sector of memory), and each thread one group of one state at a time. It loads
 // AHEAD chunks at once: nothing but the wait for memory takes time here.
 
 const STATES = 4u;
 const SCANS = 256 / STATES; // groups at a time
 const AHEAD = 8u;
-struct Sizes { dState: u32 }
+struct Sizes { dState: u32, back: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> carry: array<vec2f>; // [chunks, dState], in: loc[T-1]
@@ -43,6 +44,7 @@ fn carryScan(
   let step = Wide(jumps[sizes.dState + n], jumps[(GROUP + 1) * sizes.dState + n]);
   let leap = Wide(jumps[size * sizes.dState + n], jumps[(GROUP + 1 + firstTrailingBit(size)) * sizes.dState + n]);
 
+  let back = isBack(n);
   var incoming = state[row * sizes.dState + n];
   for (var base = 0u; base < count; base += SCANS * size) {
     let begin = min(base + thread / STATES * size, count);
@@ -55,8 +57,8 @@ fn carryScan(
       var fresh: array<bool, AHEAD>;
       for (var i = 0u; i < AHEAD; i++) {
         if (c + i < end) {
-          given[i] = carry[(origin + c + i) * sizes.dState + n];
-          fresh[i] = isFresh(origin + c + i);
+          given[i] = carry[chunkAt(origin, count, c + i, back) * sizes.dState + n];
+          fresh[i] = isFresh(origin, count, c + i, back);
         }
       }
       for (var i = 0u; i < AHEAD; i++) {
@@ -90,9 +92,9 @@ fn carryScan(
       var fresh: array<bool, AHEAD>;
       for (var i = 0u; i < AHEAD; i++) {
         if (c + i < end) {
-          given[i] = carry[(origin + c + i) * sizes.dState + n];
+          given[i] = carry[chunkAt(origin, count, c + i, back) * sizes.dState + n];
           jump[i] = jumps[(c + i - begin) * sizes.dState + n];
-          fresh[i] = isFresh(origin + c + i);
+          fresh[i] = isFresh(origin, count, c + i, back);
         }
       }
       for (var i = 0u; i < AHEAD; i++) {
@@ -103,8 +105,8 @@ fn carryScan(
           }
           let h = sum + multiply(jump[i], start);
           sum = advance(step, sum, given[i]);
-          if (owned) { carry[(origin + c + i) * sizes.dState + n] = h; }
-          if (owned && c + i + 1 == count) {
+          if (owned) { carry[chunkAt(origin, count, c + i, back) * sizes.dState + n] = h; }
+          if (owned && c + i + 1 == count && !back) {
             let chunk = chunks[origin + c + i];
             let k = (chunk.y & ~FRESH) - 1;
             let last = loc[(chunk.x + k) * sizes.dState + n];
@@ -121,4 +123,11 @@ struct Wide { high: vec2f, low: vec2f }
 
 fn advance(by: Wide, h: vec2f, added: vec2f) -> vec2f { return multiply(by.high, h) + (multiply(by.low, h) + added); }
 
-fn isFresh(chunk: u32) -> bool { return (chunks[chunk].y & FRESH) != 0; }
+// Chunk c of a row in the order in which a state reads them.
+fn chunkAt(origin: u32, count: u32, c: u32, back: bool) -> u32 { return origin + select(c, count - 1 - c, back); }
+
+fn isFresh(origin: u32, count: u32, c: u32, back: bool) -> bool {
+  // From the row's end each document's last chunk is its first.
+  if (back) { return c == 0 || (chunks[origin + count - c].y & FRESH) != 0; }
+  return (chunks[origin + c].y & FRESH) != 0;
+}

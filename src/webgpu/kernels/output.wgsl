@@ -4,7 +4,7 @@
 // A workgroup takes CHUNKS chunks, or as many times T of the wanted tokens where they are thinned, and WIDTH features; a thread
 // ROWS timesteps of COLS features.
 
-struct Sizes { dModel: u32, dState: u32, block: u32 }
+struct Sizes { dModel: u32, dState: u32, block: u32, back: u32 }
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;  // [tokens or outputs, dModel]
@@ -63,7 +63,8 @@ fn output(
           }
           var h = incoming;
           if (k >= LIFT) {
-            let added = multiply(powers[(k - LIFT) * sizes.dState + n], incoming);
+            let age = select(k - LIFT, count - 1 - k, isBack(n));
+            let added = multiply(powers[age * sizes.dState + n], incoming);
             h = loc[(token - LIFT) * sizes.dState + n] + added;
           }
           re[s] = h.x;

@@ -1,10 +1,11 @@
 // bu = u B_norm^T and, in the same registers, loc[k] = lambda loc[k-1] + bu[k] over each chunk from 0.
 // A workgroup takes CHUNKS chunks and WIDTH states, a thread ROWS timesteps of COLS states: one load of a weight feeds ROWS
-// timesteps, one of a timestep COLS states. A chunk's threads take turns in the scan, in the order of time.
+// timesteps, one of a timestep COLS states. A chunk's threads take turns in the scan, in the order of time
+// (states that read back: from its end; nothing comes into a chunk that is short, for it is the first that they read).
 // Where no row has a second chunk, what comes into it is its row's state, and nothing is left for carryScan to do.
 // What a thread holds is indexed by loops of constant length only: compilers unroll them, and can keep it in registers.
 
-struct Sizes { dModel: u32, dState: u32, carries: u32 } // carries: 0 where another kernel scans
+struct Sizes { dModel: u32, dState: u32, carries: u32, back: u32 } // carries: 0 where another kernel scans; back: see isBack
 @group(0) @binding(0) var<uniform> segment: Segment;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> loc: array<vec2f>;   // [tokens, dState]
@@ -70,22 +71,36 @@ fn projectScan(
   }
   let single = sizes.carries != 0 && segment.chunks == segment.rows;
   for (var now = 0u; now < PARTS; now++) {
-    if (now == turn) {
-      for (var c = 0u; c < COLS; c++) {
-        let n = state0 + c * LANES;
+    for (var c = 0u; c < COLS; c++) {
+      let n = state0 + c * LANES;
+      let back = isBack(n);
+      if (now == select(turn, PARTS - 1 - turn, back)) {
         // The slab has been read: h goes from turn to turn in it.
         let passed = (part / PARTS * COLS + c) * LANES + thread % LANES;
         let lambda = powers[min(n, sizes.dState - 1)];
         var h = vec2f(0);
         if (now > 0) { h = slab[passed].xy; }
         var last = h;
-        for (var q = 0u; q < QUADS; q++) {
-          for (var s = 0u; s < 4; s++) {
-            let k = now * ROWS + 4 * q + s;
-            h = multiply(lambda, h) + vec2f(re[q * COLS + c][s], im[q * COLS + c][s]);
-            if (k < count && n < sizes.dState) {
-              loc[(first + k) * sizes.dState + n] = h;
-              last = h;
+        if (back) {
+          for (var q = QUADS; q > 0; q--) {
+            for (var s = 4u; s > 0; s--) {
+              let k = turn * ROWS + 4 * q + s - 5;
+              if (k < count && n < sizes.dState) {
+                h = multiply(lambda, h) + vec2f(re[(q - 1) * COLS + c][s - 1], im[(q - 1) * COLS + c][s - 1]);
+                loc[(first + k) * sizes.dState + n] = h;
+                last = h;
+              }
+            }
+          }
+        } else {
+          for (var q = 0u; q < QUADS; q++) {
+            for (var s = 0u; s < 4; s++) {
+              let k = now * ROWS + 4 * q + s;
+              h = multiply(lambda, h) + vec2f(re[q * COLS + c][s], im[q * COLS + c][s]);
+              if (k < count && n < sizes.dState) {
+                loc[(first + k) * sizes.dState + n] = h;
+                last = h;
+              }
             }
           }
         }
@@ -94,7 +109,7 @@ fn projectScan(
         let at = chunk * sizes.dState + n;
         if (!single) {
           if (now == PARTS - 1) { carry[at] = h; }
-        } else if (now == (count - 1) / ROWS) {
+        } else if (now == select((count - 1) / ROWS, PARTS - 1, back)) {
           var incoming = vec2f(0);
           if (!isFresh) { incoming = state[at]; }
           carry[at] = incoming;
