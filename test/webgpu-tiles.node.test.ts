@@ -101,7 +101,7 @@ test("every tile gives the same bits", async (context) => {
   device.dispose();
 }, 180_000); // SwiftShader compiles for seconds
 
-test("states that read back: tiles whose threads take turns give the bits of one whose do not", async (context) => {
+test("states that read back: a tile whose threads take turns gives the bits of one whose do not", async (context) => {
   const opened = await openDevice();
   if ("reason" in opened) return context.skip(opened.reason);
   const { device } = opened;
@@ -136,10 +136,9 @@ test("states that read back: tiles whose threads take turns give the bits of one
     return ys;
   };
   const expected = await run(softwareTiles.projectScan);
-  for (const rows of [16, 8]) {
-    const ys = await run({ rows, cols: 32 / rows, lanes: 16, chunks: 4, slab: 8 });
-    for (const [i, y] of ys.entries()) expectSameBits(y, expected[i] as Float32Array, `${rows} rows, ${i}`);
-  }
+  // Smaller than any that a GPU gets, and sooner compiled.
+  const ys = await run({ rows: 8, cols: 2, lanes: 4, chunks: 2, slab: 8 });
+  for (const [i, y] of ys.entries()) expectSameBits(y, expected[i] as Float32Array, `setting ${i}`);
   device.dispose();
 }, 60_000);
 
