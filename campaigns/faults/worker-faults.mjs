@@ -60,7 +60,7 @@ export default {
       ...alone
     } = await undisturbed(linrec, params, [x], { batch });
     const figures = {};
-    const attempt = async (workerUrl, what) => {
+    const attempt = async (workerUrl, what, pauseMs = 0) => {
       let told = 0;
       const onFallback = () => told++;
       const engine = await linrec.createEngine({ backend: "wasm", threads: 2, workerUrl, onFallback });
@@ -70,6 +70,7 @@ export default {
         if (outcome === "late") fail(`${what}: a forward never settled`);
         else if (outcome.error) fail(`${what}: ${outcome.error}`);
         else if (!sameResult(lru, outcome.value, oracle, expected)) fail(`${what}: other bits`);
+        if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
       }
       await engine.dispose();
       return told;
@@ -77,9 +78,11 @@ export default {
     for (const [name, fault] of Object.entries(faults)) {
       // Running out of heap takes seconds each time.
       const step = isFull ? (name === "runs out of heap" ? 9 : 1) : name === "runs out of heap" ? 1000 : 7;
+      // A worker is awake for more work for a while before it comes to what it has put off.
+      const pauseMs = fault.startsWith("setTimeout") ? 100 : 0;
       let moments = 0;
       for (let nth = 1; nth < 1000; nth += step) {
-        const told = await attempt(sabotaged(library, fault, nth), `${name} at call ${nth}`);
+        const told = await attempt(sabotaged(library, fault, nth), `${name} at call ${nth}`, pauseMs);
         if (told === 0) break; // no worker got that far
         moments++;
       }
