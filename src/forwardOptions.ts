@@ -49,7 +49,7 @@ export interface ForwardOptions<Cache, Y = Float32Array> {
   out?: Y | undefined;
   /** For this call: a name is a demand, a list or "auto" falls back. The engine's own setting if left out. */
   backend?: BackendOption | undefined;
-  /** Stops the work: the promise rejects with `aborted` at once. */
+  /** Stops the work: the promise rejects with `aborted` at once. `state` is as it was; `out` may be written in part. */
   signal?: AbortSignal | undefined;
   /** Allows x to be detached, where that saves a copy. Nothing does at present: x stays as it is. */
   transfer?: boolean | undefined;

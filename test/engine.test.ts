@@ -7,6 +7,7 @@ import { runReference } from "../src/reference.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
+import { expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 
 const [dModel, dState] = [5, 7];
@@ -49,6 +50,23 @@ describe.each(modes)("%s", (name, open) => {
     const third = await lru.forward(x, { batch: 2, state: again });
     expect(relativeError(third.y, second.y)).toBeLessThan(1e-6);
     expect(relativeError(first.y, second.y)).toBeGreaterThan(1e-3); // it did make a difference
+  });
+
+  onBackend("an abort leaves the state that was passed in as it was, whenever it comes", async () => {
+    const { state } = await lru.forward(x, { batch: 2 });
+    const before = lru.serializeState(state);
+    const expected = await lru.forward(x, { state });
+    for (const turns of [0, 1, 3, 10, 30, 100]) {
+      const controller = new AbortController();
+      const stopped = lru.forward(x, { state, signal: controller.signal }).catch((error: Error) => error);
+      for (let turn = 0; turn < turns; turn++) await undefined;
+      controller.abort();
+      const outcome = await stopped;
+      if (turns === 0 || outcome instanceof Error) expectLinrecError(outcome, "aborted", /AbortSignal/);
+      else expectSameBits(outcome.y, expected.y, `y, ${turns} turns later`);
+      expectSameBits(lru.serializeState(state), before, `the state, ${turns} turns later`);
+    }
+    expectSameBits((await lru.forward(x, { state })).y, expected.y, "the next y");
   });
 
   // DESIGN section 1: `lru.forward(x2, { state })` after `lru.forward(x, { batch: 8 })`.

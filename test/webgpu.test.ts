@@ -471,9 +471,23 @@ describe("jobs", () => {
 
     const abort = new AbortController();
     const aborted = makeJob(program, { batch: 2, seqLen: 333, signal: abort.signal });
-    const result = runner.forward({ ...aborted, onProgress: () => abort.abort("enough") });
+    const done = new Int32Array(2);
+    const result = runner.forward({ ...aborted, done, onProgress: () => abort.abort("enough") });
     await expect(result).rejects.toMatchObject({ code: "aborted", cause: "enough" });
-    await runner.forward(makeJob(program, { batch: 2, seqLen: 33 }));
+    // What was done is whole: its outputs are there, and its state is the one to go on from.
+    const at = done[0] as number;
+    expect(at).toBeGreaterThan(0);
+    expect(at).toBeLessThan(333);
+    const width = outputWidth(program);
+    expect(deviation(aborted.y.subarray(0, at * width), job.y.subarray(0, at * width))).toBeLessThan(1e-6);
+    const seqLen = 333 - at;
+    const rest = makeJob(program, { batch: 1, seqLen });
+    await runner.forward({
+      ...rest,
+      x: aborted.x.subarray(at * 7, 333 * 7),
+      state: aborted.state.pick(Int32Array.of(0)),
+    });
+    expect(deviation(rest.y, job.y.subarray(at * width, 333 * width))).toBeLessThan(1e-6);
     runner.dispose();
   });
 
