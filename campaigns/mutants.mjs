@@ -18,7 +18,7 @@ const usage = `Usage: npm run mutants -- kernels|shaders|src [FILE ...] [--every
   FILE        only the mutants of these files
   --every N   each Nth mutant, the Kth first
   --list      only says what they are
-  --write     puts what is known of all mutants into docs/guarantees.md
+  --write     puts what was tried, and what came of it, into docs/guarantees.md; of all files
   --anew      forgets what earlier runs have found`;
 
 const { values: options, positionals } = parseArgs({
@@ -37,7 +37,7 @@ const kinds = {
   shaders: { files: kernels.kernelFiles.filter((file) => file.endsWith(".wgsl")), of: kernels.mutantsOf },
   src: { files: sources.sourceFiles, of: sources.mutantsOf },
 };
-if (!Object.hasOwn(kinds, kind ?? "")) {
+if (!Object.hasOwn(kinds, kind ?? "") || (options.write && names.length > 0)) {
   console.error(usage);
   process.exit(2);
 }
@@ -47,9 +47,10 @@ const isWanted = ({ file }) =>
 const all = kinds[kind].files.flatMap(kinds[kind].of);
 const chosen = all.filter(isWanted).filter((_, i) => i % Number(options.every) === Number(options.from));
 if (options.list) {
-  for (const { file, line, says } of chosen) console.log(`${file}:${line}: ${says}`);
-  console.log(`${chosen.length} of ${all.length} mutants`);
-  process.exit(0);
+  const lines = chosen.map(({ file, line, says }) => `${file}:${line}: ${says}\n`);
+  const text = `${lines.join("")}${chosen.length} of ${all.length} mutants\n`;
+  await new Promise((done) => process.stdout.write(text, done));
+  process.exit();
 }
 
 const start = performance.now();
@@ -85,10 +86,14 @@ console.log(`${JSON.stringify(count(chosen))} in ${seconds.toFixed(0)} s`);
 for (const text of alive) console.log(`alive: ${text}`);
 if (options.write) {
   await record((results, taken) => {
-    results.mutants = { ...results.mutants, [kind]: { ...taken, all: all.length, ...count(all) } };
+    const [every, from] = [Number(options.every), Number(options.from)];
+    results.mutants = {
+      ...results.mutants,
+      [kind]: { ...taken, all: all.length, every, from, ...count(chosen) },
+    };
   });
 }
-process.exit(alive.length > 0 ? 1 : 0);
+process.exitCode = alive.length > 0 ? 1 : 0;
 
 /** What the mutant leaves, and the file it is in. */
 function digest({ file, line, start, end, says, becomes }) {

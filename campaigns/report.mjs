@@ -32,17 +32,31 @@ const mutantKinds = { kernels: "kernels of the CPU", shaders: "kernels of the GP
 
 function mutants(records = {}) {
   const rows = Object.entries(mutantKinds).map(([kind, says]) => {
-    const command = `\`npm run mutants -- ${kind} --write\``;
+    const command = `\`npm run mutants -- ${kind}${every(records[kind])} --write\``;
     const record = records[kind];
     if (!record) return `| ${says} | not run yet | | | | | ${command} |`;
-    const { all, killed, alive, equivalent, date } = record;
-    const share = killed + alive > 0 ? `${((100 * killed) / (killed + alive)).toFixed(1)} %` : "";
-    return `| ${says} | ${killed + alive} of ${all} | ${killed} | ${alive} | ${share} | ${equivalent} | ${command}, ${date} |`;
+    const { all, every: nth = 1, killed, alive, equivalent, date } = record;
+    const tried = killed + alive;
+    const sample = nth > 1 ? ` (each ${nth}th)` : "";
+    const share = tried > 0 ? `${((100 * killed) / tried).toFixed(1)} %${margin(killed, tried, all)}` : "";
+    return `| ${says} | ${tried} of ${all}${sample} | ${killed} | ${alive} | ${share} | ${equivalent} | ${command}, ${date} |`;
   });
   return `| mutants of | tried | killed | alive | killed | equivalent | |
 |---|---|---|---|---|---|---|
 ${rows.join("\n")}
 `;
+}
+
+const every = (record) => (record?.every > 1 ? ` --every ${record.every} --from ${record.from}` : "");
+
+/** Of a sample: the 95 % interval of the share (Wilson's). */
+function margin(killed, tried, all) {
+  if (tried >= all / 2) return "";
+  const [share, z] = [killed / tried, 1.96];
+  const middle = share + z ** 2 / (2 * tried);
+  const half = z * Math.sqrt((share * (1 - share)) / tried + (z / (2 * tried)) ** 2);
+  const [low, high] = [middle - half, middle + half].map((end) => (100 * end) / (1 + z ** 2 / tried));
+  return ` (${low.toFixed(1)} to ${high.toFixed(1)} with 95 % confidence)`;
 }
 
 function coverage(record) {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { build } from "esbuild";
 import { createVitest } from "vitest/node";
 import { project } from "../plant.mjs";
-import { sourceFiles, withNotes } from "./sources.mjs";
+import { firstPlaces, withNotes } from "./sources.mjs";
 
 /** Absolute path -> the text that stands for the file. */
 const texts = new Map();
@@ -18,17 +18,23 @@ function textOf(id) {
   return text !== undefined && query === "raw" ? `export default ${JSON.stringify(text)};` : text;
 }
 
+class AsAsked {
+  shard = (files) => files;
+  sort = (files) => files;
+}
+
 const vitest = await createVitest(
   "test",
   {
     ...{ config: false, root: project, watch: false, reporters: [{}], silent: true, bail: 0 },
     ...{ pool: "forks", fileParallelism: false, maxWorkers: 1, testTimeout: 60_000, hookTimeout: 60_000 },
+    // In the order in which they are asked for; what fails among others is tried once more in a process of its own.
+    ...{ isolate: false, sequence: { sequencer: AsAsked } },
     include: ["test/**/*.test.ts"],
     // These look at the built package, at pages or at texts; browsers are not used here.
     exclude: [
-      "test/**/*.browser.test.ts",
-      "test/campaigns.slow.test.ts",
-      "test/{cli,docs,links,lruun-export,pages,readme,web,write}.node.test.ts",
+      "test/**/*.{browser,slow}.test.ts",
+      "test/{bench-*,cli,crashed-browser,docs,links,lruun-export,package,pages,readme,web,write}.node.test.ts",
       "test/{dist,kernels}.test.ts",
     ],
     setupFiles: ["test/support/gpu.setup.ts", "campaigns/mutants/reached.mjs"],
@@ -42,57 +48,93 @@ const specifications = new Map(
 const workerFiles = await filesOfWorker();
 
 process.on("message", async (request) => {
-  process.send(request.tests ? await judge(request) : await survey());
+  if (request.tests) process.send(await judge(request));
+  else
+    process.send(
+      request.survey ? await survey(request.survey) : { workerFiles, files: [...specifications.keys()] },
+    );
 });
 process.on("disconnect", () => process.exit());
 process.send({ ready: true });
 
-/** Runs everything once. Which functions each file comes to outside its tests and in each test, and how long they take. */
-async function survey() {
-  for (const file of sourceFiles) texts.set(join(project, file), withNotes(file));
-  const { testModules } = await vitest.runTestSpecifications([...specifications.values()]);
-  for (const path of texts.keys()) vitest.invalidateFile(path);
-  texts.clear();
+/** Runs a file's tests once. Which places the file comes to outside its tests and in each test, and how long they take. */
+async function survey(path) {
+  if (texts.size === 0)
+    for (const [file, first] of firstPlaces()) texts.set(join(project, file), withNotes(file, first));
+  const [module] = (await run([[path, null]])).modules;
   return {
-    workerFiles,
-    files: testModules.map((module) => ({
-      path: module.moduleId,
-      ok: module.state() !== "failed",
-      ms: module.diagnostic().duration,
-      reached: module.meta().reached ?? [],
-      tests: [...module.children.allTests()].map((test) => ({
-        id: test.id,
-        name: test.fullName,
-        ms: test.diagnostic()?.duration ?? 0,
-        reached: test.meta().reached ?? [],
-      })),
+    path,
+    ok: module.state() !== "failed",
+    ms: module.diagnostic().duration,
+    reached: module.meta().reached ?? [],
+    tests: [...module.children.allTests()].map((test) => ({
+      id: test.id,
+      ms: test.diagnostic()?.duration ?? 0,
+      name: test.fullName,
+      reached: test.meta().reached ?? [],
     })),
   };
 }
 
-/** Whether any of the tests fails with the changed file. */
+/** Whether any of the tests fails with the changed file, and which, and how. */
 async function judge({ file, text, tests }) {
   const path = join(project, file);
+  restore();
   texts.set(path, text);
   vitest.invalidateFile(path);
   if (workerFiles.includes(file)) await embed();
   vitest.config.bail = 1;
   let by;
-  for (const [moduleId, testIds, name = ""] of tests) {
+  // One process for all that are named alike (most are not named).
+  for (const name of new Set(tests.map(([, , name]) => name))) {
+    const group = tests.filter((test) => test[2] === name);
+    by = await failure(group);
+    if (by && by.moduleId !== group[0][0]) by = await confirmed(group, by);
+    if (by) break;
+  }
+  return { killed: by !== undefined, by: by?.says };
+}
+
+function restore() {
+  for (const path of texts.keys()) vitest.invalidateFile(path);
+  texts.clear();
+}
+
+/** Another file of the same process may be why a test fails. */
+async function confirmed(tests, { moduleId }) {
+  const suspects = tests.filter(([id]) => id === moduleId);
+  for (const test of [...suspects, ...tests.filter((other) => !suspects.includes(other))]) {
+    const by = await failure([test]);
+    if (by) return by;
+  }
+}
+
+async function failure(tests) {
+  const { module, unhandledErrors } = await run(tests);
+  if (!module && unhandledErrors.length === 0) return undefined;
+  const test = module && [...module.children.allTests("failed")][0];
+  const error = test?.result().errors?.[0] ?? module?.errors()[0] ?? unhandledErrors[0];
+  const where = module
+    ? `${module.moduleId.slice(project.length)}: ${test?.fullName ?? "no test"}`
+    : "outside the tests";
+  return { moduleId: module?.moduleId, says: `${where}: ${error?.name}: ${error?.message}` };
+}
+
+/** Runs [file, test ids or null for all, part of their names or nothing] in one process. `module`: the file that fails. */
+async function run(tests) {
+  const wanted = tests.map(([moduleId, testIds]) => {
     const specification = specifications.get(moduleId);
     specification.testIds = testIds ?? undefined;
-    vitest.setGlobalTestNamePattern(name);
-    const { testModules, unhandledErrors } = await vitest.runTestSpecifications([specification]);
-    // What other files left when they were last run is still among them.
-    const failed = testModules.find((module) => module.moduleId === moduleId && module.state() === "failed");
-    if (!failed && unhandledErrors.length === 0) continue;
-    const test = failed && [...failed.children.allTests("failed")][0];
-    by = `${moduleId.slice(project.length)}: ${test?.fullName ?? unhandledErrors[0] ?? "no test"}`;
-    break;
-  }
-  texts.clear();
-  for (const changed of [path, embedded]) vitest.invalidateFile(changed);
-  return { killed: by !== undefined, by };
+    return specification;
+  });
+  vitest.setGlobalTestNamePattern(tests[0][2] ?? "");
+  vitest.state.filesMap.clear(); // else what earlier runs left is among the answers
+  const { testModules, unhandledErrors } = await vitest.runTestSpecifications(wanted);
+  return {
+    module: testModules.find((module) => module.state() === "failed"),
+    modules: testModules,
+    unhandledErrors,
+  };
 }
 
 /** The worker is inside the library as text: it too gets the change. */

@@ -1,5 +1,5 @@
-// The mutants of src and workers: Stryker's operators, on the syntax tree. Each says which function it is in, so that only
-// the tests that come there need to be run.
+// The mutants of src and workers: Stryker's operators, on the syntax tree. Each says at which place it is (a function, a branch,
+// what follows a return), so that only the tests that come there need to be run.
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseAst } from "rolldown/parseAst";
@@ -39,17 +39,17 @@ export const sourceFiles = ["src", "workers"].flatMap((folder) =>
  * @property {number} start of the text that is replaced
  * @property {number} end
  * @property {string} becomes
- * @property {number} within the number of the function around it, 0 for none
+ * @property {number} place the number of the place it is at, 0 for what runs when the file is imported
  */
 
 /** @returns {Mutant[]} */
 export function mutantsOf(file) {
   const text = readFileSync(join(project, file), "utf8");
   const found = [];
-  walk(parse(file, text), (node, parents, within) => {
+  walk(parse(file, text), (node, parents, place) => {
     for (const [start, end, becomes, says] of changes(node, parents, text)) {
       const line = text.slice(0, start).split("\n").length;
-      found.push({ file, line, says, start, end, becomes, within });
+      found.push({ file, line, says, start, end, becomes, place });
     }
   });
   return found;
@@ -66,17 +66,21 @@ export function mutate({ file, start, end, becomes }) {
   }
 }
 
-/** The file's text, with a note at the start of every function: `globalThis.reached` gets "file:number". */
-export function withNotes(file) {
+/** The file's text, with a note at every place: `globalThis.reached` is 1 at first + the place's number. */
+export function withNotes(file, first) {
   const text = readFileSync(join(project, file), "utf8");
-  const inserts = [[0, note(file, 0)]];
-  let number = 0;
-  walk(parse(file, text), (node) => {
-    if (!isFunction(node)) return;
-    number++;
-    if (node.body.type === "BlockStatement") inserts.push([node.body.start + 1, note(file, number)]);
-    else inserts.push([node.body.start, `(${note(file, number).replace(";", ",")}`], [node.body.end, ")"]);
-  });
+  const inserts = [[0, "globalThis.reached ??= [];"]];
+  walk(
+    parse(file, text),
+    () => {},
+    ({ type, start, end }, number, isNext) => {
+      const note = `globalThis.reached[${first + number}] = 1`;
+      if (type === "BlockStatement") inserts.push([start + 1, `${note};`]);
+      else if (isNext || type === "Program") inserts.push([start, `${note};`]);
+      else if (/Statement$/.test(type)) inserts.push([start, `{${note};`], [end, "}"]);
+      else inserts.push([start, `(${note}, `], [end, ")"]);
+    },
+  );
   let result = "";
   let at = 0;
   for (const [place, insert] of inserts.sort((a, b) => a[0] - b[0])) {
@@ -86,32 +90,83 @@ export function withNotes(file) {
   return result + text.slice(at);
 }
 
-const note = (file, number) => `globalThis.reached?.add("${file}:${number}");`;
+/** File -> the number of its first place among those of all files. */
+export function firstPlaces() {
+  let places = 0;
+  return new Map(
+    sourceFiles.map((file) => {
+      const first = places;
+      walk(
+        parse(file, readFileSync(join(project, file), "utf8")),
+        () => {},
+        () => places++,
+      );
+      return [file, first];
+    }),
+  );
+}
 
 const parse = (file, text) => parseAst(text, { lang: "ts" }, file);
 
-const isFunction = ({ type, body }) =>
-  /^(FunctionDeclaration|FunctionExpression|ArrowFunctionExpression)$/.test(type) && body !== null;
+const isFunction = ({ type }) =>
+  /^(FunctionDeclaration|FunctionExpression|ArrowFunctionExpression)$/.test(type);
 
-/** Calls back with every node that runs, its parents (the nearest last) and the number of the function around it. */
-function walk(root, visit) {
-  let functions = 0;
-  const descend = (node, parents, within) => {
-    // Types do not run; what is wrapped in one does.
-    const wraps = /^TS(As|NonNull|Satisfies)Expression$|^TSParameterProperty$/.test(node.type);
-    if (node.type.startsWith("TS") && !wraps) return;
-    const inside = isFunction(node) ? ++functions : within;
-    visit(node, parents, inside);
-    for (const [key, value] of Object.entries(node)) {
-      if (
-        /^(typeAnnotation|returnType|typeParameters|typeArguments|superTypeArguments|implements)$/.test(key)
-      )
-        continue;
-      for (const child of Array.isArray(value) ? value : [value]) {
-        if (typeof child?.type === "string") descend(child, [...parents, node], inside);
+/** What of a node runs only sometimes when the node does. */
+const branches = {
+  ...{ IfStatement: ["consequent", "alternate"], ConditionalExpression: ["consequent", "alternate"] },
+  ...{ LogicalExpression: ["right"], CatchClause: ["body"] },
+  ...{ ForStatement: ["body"], ForOfStatement: ["body"], ForInStatement: ["body"], WhileStatement: ["body"] },
+};
+const leaves = /^(Return|Throw|Break|Continue)Statement$|^(Await|Yield)Expression$/;
+
+/** Whether what follows a node may not run though the node does. */
+const mayLeave = (node) =>
+  leaves.test(node.type) || (!isFunction(node) && childrenOf(node).some(([child]) => mayLeave(child)));
+
+/** The nodes within a node that run, each with its name there. Types do not run; what is wrapped in one does. */
+function childrenOf(node) {
+  return Object.entries(node)
+    .filter(
+      ([key]) =>
+        !/^(typeAnnotation|returnType|type(Parameters|Arguments)|superTypeArguments|implements)$/.test(key),
+    )
+    .flatMap(([key, value]) => (Array.isArray(value) ? value : [value]).map((child) => [child, key]))
+    .filter(
+      ([child]) =>
+        typeof child?.type === "string" &&
+        (!child.type.startsWith("TS") ||
+          /^TS(As|NonNull|Satisfies)Expression$|^TSParameterProperty$/.test(child.type)),
+    );
+}
+
+/**
+ * Calls back with every node that runs, its parents (the nearest last) and the number of the place it is at; and with the node
+ * that each place begins with, its number, and whether it only follows others there.
+ */
+function walk(root, visit, begin = () => {}) {
+  let places = 0;
+  const descend = (node, parents, around) => {
+    let place = around;
+    if (isFunction(node)) {
+      place = ++places;
+      begin(node.body, place, false);
+    }
+    visit(node, parents, place);
+    const isList = /^(BlockStatement|SwitchCase)$/.test(node.type);
+    let listed = place;
+    let isNext = node.type === "SwitchCase";
+    for (const [child, key] of childrenOf(node)) {
+      const isStatement = isList && key !== "test";
+      const isBranch = branches[node.type]?.includes(key) ?? false;
+      if (isBranch || (isStatement && isNext)) {
+        listed = ++places;
+        begin(child, places, isStatement);
       }
+      descend(child, [...parents, node], isBranch || isStatement ? listed : place);
+      if (isStatement) isNext = mayLeave(child);
     }
   };
+  begin(root, 0, false);
   descend(root, [], 0);
 }
 

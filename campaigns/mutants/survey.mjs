@@ -1,44 +1,51 @@
-// Which tests come to which functions, and how long they take: asked of the judge once for a state of the sources.
+// Which tests come to which places, and how long they take: asked of the judge once for each test file, until it or a source
+// changes.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { project } from "../plant.mjs";
+import { firstPlaces } from "./sources.mjs";
 
 /** Tests that take longer than this in all are not run for one mutant: it then counts as alive. */
-const MOST_MS = 60_000;
-/** What the start of a test file's process counts as. */
-const START_MS = 1000;
+const MOST_MS = 15_000;
+/** What the start of a test file counts as. */
+const START_MS = 300;
 
 export async function survey(judge) {
-  const hash = createHash("sha256");
-  for (const folder of ["src", "workers", "test"]) {
+  const sources = createHash("sha256");
+  for (const folder of ["src", "workers", "test/support"]) {
     for (const name of readdirSync(join(project, folder), { recursive: true }).sort())
-      if (name.endsWith(".ts")) hash.update(name).update(readFileSync(join(project, folder, name)));
+      if (name.endsWith(".ts")) sources.update(name).update(readFileSync(join(project, folder, name)));
   }
-  const folder = join(project, "node_modules/.cache/linrec");
-  const file = join(folder, `survey-${hash.digest("hex").slice(0, 16)}.json`);
-  if (!existsSync(file)) {
-    console.log("all tests are run once, to see which functions each comes to");
-    const answer = await judge.ask({}, 3_600_000);
-    if (!answer) throw new Error("the survey of the tests did not end");
-    mkdirSync(folder, { recursive: true });
-    writeFileSync(file, JSON.stringify(answer));
+  const folder = join(project, "node_modules/.cache/linrec/survey");
+  mkdirSync(folder, { recursive: true });
+  const { workerFiles, files } = await judge.ask({}, 60_000);
+  const surveyed = [];
+  for (const path of files) {
+    const digest = sources.copy().update(readFileSync(path)).digest("hex").slice(0, 16);
+    const cache = join(folder, `${basename(path)}-${digest}.json`);
+    if (!existsSync(cache)) {
+      console.log(`${basename(path)}: its tests are run once, to see which places each comes to`);
+      const answer = await judge.ask({ survey: path }, 600_000);
+      if (!answer) throw new Error(`the survey of ${path} did not end`);
+      writeFileSync(cache, JSON.stringify(answer));
+    }
+    const file = JSON.parse(readFileSync(cache, "utf8"));
+    for (const what of [file, ...file.tests]) what.reached = new Set(what.reached);
+    surveyed.push(file);
   }
-  return JSON.parse(readFileSync(file, "utf8"));
+  return { workerFiles, files: surveyed, first: firstPlaces() };
 }
 
-/** The tests that come to a function, in the order of their cost: [file, test ids or null for all of them]. */
-export function testsOf({ files, workerFiles }, { file, within }) {
-  const name = `${file}:${within}`;
-  const reach = ({ reached }) => reached.includes(name);
-  const found = select(files, (path) => (reach(path) ? () => true : reach));
-  // What runs in workers alone is out of sight: the tests that start workers.
-  if (found.tests.length > 0 || !workerFiles.includes(file)) return found;
-  return select(
-    files,
-    ({ path }) =>
-      () =>
-        /\/(faults|exact|exact-model|timesteps|resets|engine)\.test/.test(path),
+/** The tests that come to a place, in the order of their cost: [file, test ids or null for all of them]. */
+export function testsOf({ files, workerFiles, first }, { file, place }) {
+  const number = first.get(file) + place;
+  const reach = ({ reached }) => reached.has(number);
+  const pick = (test) => (reach(test) ? () => true : reach);
+  if (!workerFiles.includes(file)) return select(files, pick);
+  // What runs in workers is out of sight: the tests that start workers, too.
+  return select(files, (test) =>
+    /\/(faults|exact|exact-model|timesteps|resets|engine)\.test/.test(test.path) ? () => true : pick(test),
   );
 }
 
@@ -67,24 +74,24 @@ export const testsOfCpu = ({ files }) =>
         /\/(stages|exact|exact-model|golden|timesteps|resets|reference|models)\.test/.test(path),
   );
 
+/** Of the tests of the picker, the cheapest: [file, test ids or null for all of them], and how long they take. */
 function select(files, picker) {
-  const chosen = files
+  const candidates = files
     .filter(({ ok }) => ok)
-    .map((file) => {
-      const tests = file.tests.filter(picker(file));
-      const ms = START_MS + tests.reduce((sum, test) => sum + test.ms, 0);
-      const isAll = tests.length === file.tests.length;
-      return { ms, count: tests.length, test: [file.path, isAll ? null : tests.map(({ id }) => id)] };
+    .flatMap((file) => {
+      const own = file.tests.reduce((sum, test) => sum + test.ms, 0);
+      const start = Math.max(START_MS, file.ms - own);
+      return file.tests.filter(picker(file)).map((test) => ({ file, test, start }));
     })
-    .filter(({ count }) => count > 0)
-    .sort((a, b) => a.ms - b.ms);
-  let ms = 0;
-  const affordable = chosen.filter((candidate, i) => {
-    ms += candidate.ms;
-    return i === 0 || ms <= MOST_MS;
-  });
-  return {
-    ms: affordable.reduce((sum, candidate) => sum + candidate.ms, 0),
-    tests: affordable.map(({ test }) => test),
-  };
+    .sort((a, b) => a.start + a.test.ms - b.start - b.test.ms);
+  const chosen = new Map();
+  let total = 0;
+  for (const { file, test, start } of candidates) {
+    const ms = test.ms + (chosen.has(file) ? 0 : start);
+    if (total > 0 && total + ms > MOST_MS) continue;
+    total += ms;
+    chosen.set(file, [...(chosen.get(file) ?? []), test.id]);
+  }
+  const tests = [...chosen].map(([file, ids]) => [file.path, ids.length === file.tests.length ? null : ids]);
+  return { ms: total, tests };
 }
