@@ -232,11 +232,6 @@ export class State {
     this.k[row] = 0;
   }
 
-  /** Counts `tokens` more tokens of a row that knows no chunks. */
-  countTokens(row: number, tokens: number): void {
-    this.count[row] = (this.count[row] as number) + tokens;
-  }
-
   /** Makes the row's next token the first of a chunk, `count` tokens after the state's origin. */
   restartRow(row: number, count: number): void {
     this.k[row] = 0;

@@ -32,6 +32,7 @@ describe("createEngine", () => {
     ["NaN threads", "invalid-argument", /threads.*got NaN/, { threads: Number.NaN }],
     ["endless threads", "invalid-argument", /threads.*got Infinity/, { threads: Infinity }],
     ["threads in words", "invalid-argument", /threads.*got "2"/, { threads: "2" }],
+    ["more threads than cores", "invalid-argument", /threads is 257; the most is 256/, { threads: 257 }],
     ["threads null", "invalid-argument", /threads.*got null/, { threads: null }],
     ["an unknown SIMD", "invalid-argument", /simd must be one of.*"baseline".*got "avx"/, { simd: "avx" }],
     ["an unknown nonFinite", "invalid-argument", /nonFinite must be one of.*"reject".*got "ignore"/, { nonFinite: "ignore" }],
@@ -153,6 +154,20 @@ describe("an engine", () => {
     const before = lru.serializeState(state);
     expectLinrecError(await errorOf(() => call(state)), code, says);
     expectSameBits(lru.serializeState(state), before, "the state");
+  });
+
+  test("a model's cache takes two lists as it takes what get() gives", async () => {
+    const { spec } = await loadGolden("ml_cls_03_last");
+    const model = await engine.model(checkpoint, spec);
+    const [one, two] = [model.allocateInferenceCache(), model.allocateInferenceCache()];
+    const h = one.get().map(({ re, im }, i) => ({ re: floats(re.length, i), im: floats(im.length, i + 9) }));
+    one.set(h);
+    two.set(
+      h.map(({ re }) => re),
+      h.map(({ im }) => im),
+    );
+    expect(one.get()).toEqual(h);
+    expectSameBits(model.serializeState(two), model.serializeState(one), "two lists");
   });
 
   test("a model's cache wants one h for each layer", async () => {

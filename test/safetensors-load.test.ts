@@ -23,6 +23,18 @@ describe("loadBytes", () => {
     expect(await loadBytes(new File([hello], "hello.bin"))).toEqual(hello);
   });
 
+  test("a Blob or a File that cannot be read, by its name", async () => {
+    for (const [blob, says] of [
+      [new Blob([hello]), /^The Blob could not be read: moved/],
+      [new File([hello], "hello.bin"), /^The file hello\.bin could not be read: moved/],
+    ] as const) {
+      const cause = new Error("moved");
+      blob.arrayBuffer = () => Promise.reject(cause);
+      const message = expect.stringMatching(says);
+      await expect(loadBytes(blob)).rejects.toMatchObject({ code: "load-failed", message, cause });
+    }
+  });
+
   test("a URL, as such and as text", async () => {
     const url = `data:application/octet-stream;base64,${btoa("hello")}`;
     expect(await loadBytes(url)).toEqual(hello);

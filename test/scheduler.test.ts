@@ -47,6 +47,68 @@ const choose = (...args: Parameters<typeof plan>) => {
   return result && { backend: result.backend, threads: result.threads };
 };
 
+describe("what a candidate costs is the sum of its parts", () => {
+  const F = lruFlops(256, 256);
+  const parts = (verb: "forward" | "step", work: Work, hardware: Hardware) =>
+    plan(verb, work, hardware, "auto")?.candidates.map(({ parts, ms }) => {
+      const sum = Object.values(parts).reduce((total, part) => total + part, 0);
+      if (Number.isFinite(ms)) expect(ms).toBeCloseTo(sum, 9);
+      return parts;
+    }) ?? [];
+
+  test("on a GPU: bytes, dispatches, whole chunks of 32 tokens, and what each call waits for", () => {
+    const given = {
+      ...{ roundTripMs: 2, dispatchMs: 0.25, uploadBytesPerMs: 1000, readbackBytesPerMs: 500 },
+      ...{ flopsPerMs: 1e6, tokenMs: 0.001, layerMs: 3 },
+    };
+    const some: Work = {
+      ...{ batch: 2, seqLen: 40, flopsPerToken: F, bytesIn: 100, bytesOut: 50, states: 7 },
+      ...{ dispatches: 12, calls: 3 },
+    };
+    const hardware: Hardware = { ...all, webgpu: { software: false, rates: given } };
+    const onGpu = (work: Work) => parts("forward", work, hardware)[2] as Record<string, number>;
+    const price = onGpu(some);
+    expect(price).toMatchObject({ roundTrip: 6, upload: 8, dispatches: 9, readback: 8 });
+    // Four times the dispatches of the layer that layerMs is of: twice its wait.
+    expect(price.compute).toBeCloseTo(2 * 64 * (F / 1e6 + 12 * 0.001) + 3 * 2, 9);
+    expect(onGpu({ ...some, batch: 0 })).toMatchObject({ upload: 0, compute: 0, readback: 0 });
+    const { calls: _, ...once } = some;
+    expect(onGpu(once)).toMatchObject({ roundTrip: 2, dispatches: 3 });
+  });
+
+  test("on the CPU: a call, copies, flops at the measured rate, and the hops to workers", () => {
+    const some: Work = {
+      ...{ batch: 2, seqLen: 100, flopsPerToken: 1e5, bytesIn: 300, bytesOut: 200, states: 10 },
+      ...{ dispatches: 3, calls: 2 },
+    };
+    const measured = wasm.flopsPerMs * (1 + (64 * 30) / lruFlops(64, 64));
+    const compute = (200 * (1e5 + 300)) / measured;
+    const [calling, working] = parts("forward", some, all) as [
+      Record<string, number>,
+      Record<string, number>,
+    ];
+    expect(calling).toMatchObject({ call: 0.012, copies: 0.01 });
+    expect(calling.compute).toBeCloseTo(compute, 9);
+    expect(working).toMatchObject({ call: 0.012, copies: 0.01 });
+    expect(working.compute).toBeCloseTo(compute / 1.84, 9);
+    expect(working.hops).toBeCloseTo(2 * (0.003 + 0.1), 9);
+    const one = { ...all, wasm: { ...wasm, threads: 1 } };
+    const [, alone] = parts("forward", some, one) as Record<string, number>[];
+    expect(alone).toMatchObject({ hops: 0.4 });
+    expect(alone?.compute).toBeCloseTo(compute, 9);
+    // Of little work no more than that is saved.
+    const [, brief] = parts("forward", { ...some, flopsPerToken: 0, calls: 1 }, all) as Record<
+      string,
+      number
+    >[];
+    const little = (200 * 300) / measured;
+    expect(brief?.hops).toBeCloseTo(0.003 + little - little / 1.84, 9);
+    const [step] = parts("step", { ...some, seqLen: 1 }, all) as [Record<string, number>];
+    expect(step.call).toBe(0.003);
+    expect(step.compute).toBeCloseTo((1.5 * 2 * (1e5 + 300)) / measured, 9);
+  });
+});
+
 test("timesteps cost time for each state, which the rows of a batch share among the threads and one row does not", () => {
   const ms = (work: Work) => plan("forward", work, without("webgpu"), "auto")?.candidates.map(({ ms }) => ms);
   for (const batch of [1, 8]) {
