@@ -1,5 +1,7 @@
 // One suite, two places: Node and a real browser. A test file that can only run in one is named *.node.test.ts or
 // *.browser.test.ts. What `npm run test:slow` runs, in Node, is *.slow.test.ts.
+import { availableParallelism } from "node:os";
+import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig, type TestProjectInlineConfiguration } from "vitest/config";
 import { findBrowser } from "./tools/browser.mjs";
@@ -8,9 +10,15 @@ import { prepareSoftwareGpu } from "./tools/software-gpu.mjs";
 // Unpacked here, once, before processes start that would all do it at the same time.
 prepareSoftwareGpu();
 const { browser, reason } = findBrowser();
+const cores = availableParallelism();
 
 const node: TestProjectInlineConfiguration = {
   extends: true,
+  resolve: {
+    alias: [
+      { find: /^webgpu$/, replacement: fileURLToPath(new URL("test/support/webgpu.ts", import.meta.url)) },
+    ],
+  },
   test: {
     name: "node",
     include: ["test/**/*.test.ts"],
@@ -43,6 +51,7 @@ const chromium: TestProjectInlineConfiguration = browser
         browser: {
           enabled: true,
           headless: true,
+          fileParallelism: cores > 2, // else Node's files keep both busy
           screenshotFailures: false,
           provider: playwright({ launchOptions: browser }),
           instances: [{ browser: "chromium", name: "chromium" }],
@@ -58,6 +67,7 @@ export default defineConfig({
   test: {
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    maxWorkers: cores, // by itself vitest would leave one idle
     projects: [node, chromium, slow],
   },
 });
