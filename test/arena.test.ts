@@ -1,5 +1,5 @@
-/** The WASM memory's blocks: aligned, apart, given again once freed, and an error where there is no more. */
-import { expect, test } from "vitest";
+/** The WASM memory's blocks: aligned, apart, given again once freed (later, where an ended thread may still write), and an error where there is no more. */
+import { afterEach, expect, test, vi } from "vitest";
 import { Arena } from "../src/cpu/arena.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { random } from "./support/problems.js";
@@ -67,4 +67,29 @@ test("memory grows as far as it may, then out-of-memory, and what there is stays
   expect(arena.used).toBe(2.5 * PAGE);
   arena.free(first);
   expect(arena.allocate(PAGE)).toBe(first);
+});
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+/** Chromium's worker.terminate() lets a busy thread go on for two seconds (2011 ms were measured): Blink's kForcibleTerminationDelay. */
+const CHROMIUM_MS = 2100;
+
+test("what an ended thread may still write to is used again later, and not before", () => {
+  vi.useFakeTimers();
+  const arena = new Arena(new WebAssembly.Memory({ initial: 1 }));
+  const blocks = [arena.allocate(1000), arena.allocate(1000), 0];
+  const used = arena.used;
+  arena.freeLater(blocks);
+  vi.advanceTimersByTime(CHROMIUM_MS);
+  expect(arena.used).toBe(used);
+  const other = arena.allocate(1000);
+  expect(blocks).not.toContain(other);
+  vi.runAllTimers();
+  expect(arena.used).toBe(used / 2); // the other's
+  expect(arena.allocate(2000)).toBe(blocks[0]); // the two are one block again
+  arena.free(other);
+  vi.runAllTimers();
+  expect(vi.getTimerCount()).toBe(0);
 });

@@ -45,7 +45,7 @@ export default {
     {
       says: "what a worker throws is taken for its answer",
       file: "src/cpu/runner.ts",
-      find: "if (!isWorkerFault(error) || job.signal?.aborted) throw error;",
+      find: "if (!isWorkerFault(error)) throw error;",
       replace: "if (isWorkerFault(error)) return;",
     },
   ],

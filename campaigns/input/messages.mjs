@@ -9,7 +9,7 @@ export default {
     {
       says: "a fault of a worker is taken for an answer",
       file: "src/cpu/runner.ts",
-      find: "if (!isWorkerFault(error) || job.signal?.aborted) throw error;",
+      find: "if (!isWorkerFault(error)) throw error;",
       replace: "if (isWorkerFault(error)) return;",
     },
   ],

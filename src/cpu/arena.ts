@@ -99,5 +99,5 @@ export class Arena {
   }
 }
 
-/** An ended thread stops within a few ms, wherever it is; nobody says when. */
-const LAST_WRITES_MS = 2000;
+/** Nobody says when an ended thread stops: most within a few ms, but Chromium lets one that is busy go on for two seconds. */
+const LAST_WRITES_MS = 5000;

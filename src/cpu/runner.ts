@@ -176,11 +176,12 @@ export class WasmRunner implements Runner {
       try {
         return await this.#onWorkers(job, threads);
       } catch (error) {
-        if (!isWorkerFault(error) || job.signal?.aborted) throw error;
-        if (this.#backend.threads > 0)
-          this.#backend.discardWorkers(`${messageOf(error)} The forward is run again.`);
+        if (!isWorkerFault(error)) throw error;
         this.#backend.arena.freeLater(this.#threadScratch);
         this.#threadScratch = [];
+        if (job.signal?.aborted) throw error;
+        if (this.#backend.threads > 0)
+          this.#backend.discardWorkers(`${messageOf(error)} The forward is run again.`);
         job.state.copyFrom(initial);
       }
     }

@@ -3,6 +3,7 @@
  * y copied out window by window (while workers compute the one before), unless they are engine memory already.
  */
 import type { ForwardJob } from "../backend.js";
+import { isLinrecError } from "../errors.js";
 import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
 import { Timeline } from "../timeline.js";
@@ -47,7 +48,8 @@ export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promi
         job.onProgress?.(done);
       });
     } catch (error) {
-      block.free(isWorkerFault(error));
+      // What is no LinrecError was thrown on this thread, while workers were at work.
+      block.free(!isLinrecError(error) || isWorkerFault(error));
       throw error;
     }
     block.free();
