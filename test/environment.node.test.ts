@@ -3,6 +3,7 @@ import { afterEach, expect, test, vi } from "vitest";
 import { sharedMemorySupport, threadCount } from "../src/environment.js";
 import { findGpu } from "../src/findGpu.js";
 import { createEngine } from "../src/index.js";
+import { parts } from "../src/parts.js";
 
 afterEach(() => {
   vi.unstubAllGlobals();
@@ -55,7 +56,9 @@ test("where there is no GPU, why, and what would help", async () => {
   expect(await findGpu("node:path")).toEqual({ reason: expect.stringMatching(/could not be loaded/) });
   noNode();
   expect(await findGpu()).toEqual({ reason: expect.stringMatching(/^this browser has no WebGPU.*https/) });
+  const load = vi.spyOn(parts, "webgpu");
   const engine = await createEngine({ threads: 0 });
+  expect(load, "what would drive a GPU").not.toHaveBeenCalled();
   vi.unstubAllGlobals();
   const { available, reason } = engine.backends.webgpu;
   expect({ available, reason }).toEqual({

@@ -38,7 +38,7 @@ function lruProgram(params: LruParams): Program {
   return { architecture: "lru", slots: [dModel, dModel], stages, output: 1 };
 }
 
-/** Two LRUs with something between and behind them. */
+/** Two LRUs with something between and behind them: a batch norm, which happens where the first one stores its outputs. */
 function stack(mode?: "mean" | "last" | "max"): Program {
   const lru = (src: number, dst: number, seed: number): Stage => ({
     ...{ kind: "lru", name: "lru", src, dst, dModel: 5, dState: 9 },
@@ -46,6 +46,11 @@ function stack(mode?: "mean" | "last" | "max"): Program {
   });
   const stages: Stage[] = [
     lru(0, 1, 1),
+    {
+      ...{ kind: "batchNorm", name: "norm", src: 1, dst: 1, width: 5, epsilon: 1e-5 },
+      ...{ mean: floats(5, 11), variance: Float32Array.of(0.5, 1, 2, 0.1, 3) },
+      ...{ scale: floats(5, 12), bias: floats(5, 13) },
+    },
     { kind: "gelu", name: "gelu", src: 1, dst: 1, width: 5 },
     { kind: "add", name: "add", src: 1, other: 0, dst: 1, width: 5 },
     lru(1, 2, 2),
