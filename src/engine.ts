@@ -38,10 +38,10 @@ import {
 } from "./program.js";
 import { linksOf, partsOf, segmentTokens } from "./rates.js";
 import type { runReference } from "./reference.js";
-import { type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
+import { choose, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import type { Run, SelfTestReport } from "./selfTest.js";
 import { abortedError, Stop } from "./signal.js";
-import { type State, stateLayout } from "./state.js";
+import { stateLayout } from "./state.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
 
 /** One LRU: its own parameters, arrays of other kinds, or a checkpoint. */
@@ -247,35 +247,51 @@ export class Engine {
     if (this.#disposed) throw disposedError();
   }
 
-  /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
-  async #forward(
+  /** Runs a forward where the plan says, and on what is next if that fails and may: at once, if nothing is returned. */
+  #forward(
     prepared: Prepared,
     job: Omit<ForwardJob, "threads">,
     option: BackendOption | undefined,
-  ): Promise<State> {
+  ): Promise<void> | undefined {
+    const { program } = prepared;
+    const { batch, seqLen } = job;
+    const timed = job.timesteps !== undefined;
     const here = option === undefined ? this.#preference : toPreference(option);
     const preference: Preference = job.ports ? ["webgpu"] : here;
+    const hardware = this.#machine.hardware();
+    const work = () => workOf(program, batch, seqLen, timed);
+    let { asked } = prepared;
+    if (
+      preference !== this.#preference ||
+      asked?.hardware !== hardware ||
+      asked.batch !== batch ||
+      asked.seqLen !== seqLen ||
+      asked.timed !== timed
+    ) {
+      const candidate = choose("forward", work(), hardware, preference);
+      asked = { batch, seqLen, timed, hardware, candidate };
+      if (preference === this.#preference) prepared.asked = asked;
+    }
+    const { candidate } = asked;
+    if (!candidate) throw this.#nothingRuns(preference);
+    if (candidate.backend === "wasm" && candidate.threads === 0 && isStep(program, job)) {
+      allocating("a step", () => prepared.stepper.step(job.x, job.y, job.state, job.timesteps));
+      job.onProgress?.(batch);
+      return undefined;
+    }
     const host = {
       machine: this.#machine,
       runner: (backend: Backend) => this.#runner(prepared, backend),
       tell: this.#tell,
     };
-    const work = workOf(prepared.program, job.batch, job.seqLen, job.timesteps !== undefined);
-    const failover = new Failover(host, preference, work);
-    const { candidate } = failover;
-    if (!candidate) throw this.#nothingRuns(preference);
-    const alone = candidate.backend === "wasm" && candidate.threads === 0;
-    if (!alone || !isStep(prepared.program, job)) return this.#stoppable(prepared, job, failover);
-    allocating("a step", () => prepared.stepper.step(job.x, job.y, job.state, job.timesteps));
-    job.onProgress?.(job.batch);
-    return job.state;
+    return this.#stoppable(prepared, job, new Failover(host, preference, work, candidate));
   }
 
   /**
    * Rejects at once when the caller's signal fires, or the layer or the engine is disposed of; the backend then hears of
    * it through its own signal, and may go on for a moment.
    */
-  async #stoppable(prepared: Prepared, job: Omit<ForwardJob, "threads">, failover: Failover): Promise<State> {
+  async #stoppable(prepared: Prepared, job: Omit<ForwardJob, "threads">, failover: Failover): Promise<void> {
     const stop = new Stop();
     const abort = () => stop.abort(abortedError(job.signal));
     const onProgress = (done: number) => {
@@ -293,7 +309,6 @@ export class Engine {
         job.signal?.removeEventListener("abort", abort);
       });
     await untilAborted(work, stop);
-    return job.state;
   }
 
   async #resident(prepared: Prepared, slots: number): Promise<Resident> {
@@ -319,7 +334,7 @@ export class Engine {
   }
 
   #plan(verb: Verb, work: Work): Plan {
-    const planned = plan(verb, work, this.#machine.hardware(new Set()), this.#preference);
+    const planned = plan(verb, work, this.#machine.hardware(), this.#preference);
     if (!planned) throw this.#nothingRuns(this.#preference);
     return planned;
   }

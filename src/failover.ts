@@ -19,20 +19,16 @@ export interface FailoverHost {
 export class Failover {
   readonly #host: FailoverHost;
   readonly #preference: Preference;
-  readonly #work: Work;
+  readonly #work: () => Work;
   readonly #failed = new Set<BackendName>();
   #candidate: Candidate | undefined;
 
-  constructor(host: FailoverHost, preference: Preference, work: Work) {
+  /** @param first where it runs unless that fails */
+  constructor(host: FailoverHost, preference: Preference, work: () => Work, first: Candidate) {
     this.#host = host;
     this.#preference = preference;
     this.#work = work;
-    this.#choose();
-  }
-
-  /** Where it runs now; undefined where nothing may run it. */
-  get candidate(): Candidate | undefined {
-    return this.#candidate;
+    this.#candidate = first;
   }
 
   /** Advances job.state. Rejects with what the last backend failed with, or the reason of `stop`, a little late. */
@@ -78,14 +74,10 @@ export class Failover {
     }
     if (this.#preference !== "auto" && this.#preference.length === 1) throw asOutOfMemory("a forward", error);
     this.#failed.add(name);
-    this.#choose();
+    const hardware = this.#host.machine.hardware(this.#failed);
+    this.#candidate = choose("forward", this.#work(), hardware, this.#preference);
     if (!this.#candidate) throw asOutOfMemory("a forward", error);
     tell(name, this.#candidate.backend, reason);
-  }
-
-  #choose(): void {
-    const hardware = this.#host.machine.hardware(this.#failed);
-    this.#candidate = choose("forward", this.#work, hardware, this.#preference);
   }
 }
 

@@ -153,6 +153,7 @@ export class Halved<Part extends Partial<Runner & Stepper>> implements Runner, S
    */
   #begin(state: State, last?: Passage): Passage | undefined {
     const passage = last?.state === state ? last : passageOf(state, new State(this.#layout, state.batch));
+    settle(passage);
     for (const values of passage.deviations) {
       // By index: an iterator would take longer than a small layer's step.
       for (let i = 0; i < values.length; i++) if (values[i] !== 0) return undefined;
@@ -178,8 +179,16 @@ function passageOf(state: State, narrow: State): Passage {
   return { state, narrow, shared, deviations };
 }
 
+/** A passage has views of both states' bytes, which a stepper may have taken. */
+function settle({ state, narrow }: Passage): void {
+  state.settle();
+  narrow.settle();
+}
+
 /** Brings what the lean program has made of the narrow state into the other. */
-function end({ state, narrow, shared }: Passage): void {
+function end(passage: Passage): void {
+  settle(passage);
+  const { state, narrow, shared } = passage;
   state.k.set(narrow.k);
   state.count.set(narrow.count);
   for (const [to, from] of shared) to.set(from);

@@ -4,7 +4,7 @@ import type { AnyCache } from "./cache.js";
 import type { BackendOption } from "./forwardOptions.js";
 import type { CacheOwner, GpuCache } from "./gpuCache.js";
 import type { Network } from "./program.js";
-import type { Plan, Verb } from "./scheduler.js";
+import type { Candidate, Hardware, Plan, Verb } from "./scheduler.js";
 import type { Stop } from "./signal.js";
 import type { State, StateLayout } from "./state.js";
 
@@ -17,8 +17,18 @@ export interface Prepared {
   readonly runners: Map<Backend, Promise<Runner>>;
   /** Runs single tokens on the calling thread. */
   readonly stepper: Stepper;
+  /** The last answer to where a forward of these sizes runs by the engine's own setting: asking anew takes longer than a step. */
+  asked?: Asked | undefined;
   /** Work that has not settled yet, by what stops it. */
   readonly underWay: Map<Stop, Promise<unknown>>;
+}
+
+export interface Asked {
+  readonly batch: number;
+  readonly seqLen: number;
+  readonly timed: boolean;
+  readonly hardware: Hardware;
+  readonly candidate: Candidate | undefined;
 }
 
 export interface Stepper {
@@ -31,12 +41,12 @@ export interface Host {
   readonly nonFinite: "propagate" | "reject";
   checkUsable(): void;
   plan(verb: Verb, program: Network, batch: number, seqLen: number, timed?: boolean): Plan;
-  /** Runs a forward where the plan says, and on what is next if that fails and may. Fulfils with the final state. */
+  /** Advances job.state where the plan says, and on what is next if that fails and may: at once, if nothing is returned. */
   forward(
     prepared: Prepared,
     job: Omit<ForwardJob, "threads">,
     option: BackendOption | undefined,
-  ): Promise<State>;
+  ): Promise<void> | undefined;
   /** A cache of `batch` streams on the GPU. */
   gpuCache<Cache extends AnyCache>(
     prepared: Prepared,

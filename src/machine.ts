@@ -52,6 +52,8 @@ export class Machine {
   #renewed = Number.NEGATIVE_INFINITY;
   #renewal: Promise<void> | undefined;
   #disposed = false;
+  /** What {@link hardware} said last of all backends, as long as that is so. */
+  #hardware: Hardware | undefined;
 
   private constructor(options: EngineOptions) {
     this.#options = options;
@@ -111,11 +113,15 @@ export class Machine {
     return { available: true, reason: "float64, plain TypeScript: for checking" };
   }
 
-  /** What the scheduler needs to know, but for the backends in `failed`. */
-  hardware(failed: ReadonlySet<BackendName>): Hardware {
-    const here = (name: BackendName) => this.#backends.has(name) && !failed.has(name);
+  /** What the scheduler needs to know, but for the backends in `failed`: the same object while it is the same. */
+  hardware(failed?: ReadonlySet<BackendName>): Hardware {
+    const known = failed ? undefined : this.#hardware;
+    const { threads, hopMs, flopsPerMs } = known?.wasm ?? {};
+    const same = this.#wasm?.threads === threads && this.#wasm?.hopMs === hopMs;
+    if (known && same && this.#wasm?.measure() === flopsPerMs) return known;
+    const here = (name: BackendName) => this.#backends.has(name) && !failed?.has(name);
     let unavailable: ReadonlyMap<BackendName, string> = this.#unavailable;
-    if (failed.size > 0)
+    if (failed)
       unavailable = new Map([...unavailable, ...[...failed].map((name) => [name, "it failed"] as const)]);
     const wasm = here("wasm") &&
       this.#wasm && {
@@ -126,17 +132,20 @@ export class Machine {
         flopsPerMs: this.#wasm.measure(), // once it is asked for: a page that only steps starts without
       };
     const webgpu = this.#webgpu && { software: this.#webgpu.software, rates: this.#gpuRates };
-    return {
+    const found = {
       wasm: wasm || undefined,
       webgpu: here("webgpu") ? webgpu : undefined,
       unavailable,
     };
+    if (!failed) this.#hardware = found;
+    return found;
   }
 
   /** Stops using a backend, for good. */
   giveUp(name: BackendName, reason: string): void {
     this.#backends.get(name)?.dispose();
     this.#backends.delete(name);
+    this.#hardware = undefined;
     this.#unavailable.set(name, reason);
   }
 
@@ -193,10 +202,12 @@ export class Machine {
     }
     this.#webgpu = opened.backend;
     this.#backends.set("webgpu", opened.backend);
+    this.#hardware = undefined;
     // A software adapter is never chosen for its speed, so there is nothing to measure.
     if (opened.backend.software) return;
     try {
       this.#gpuRates = await opened.backend.measure();
+      this.#hardware = undefined;
     } catch (error) {
       await this.#reopen(error);
     }

@@ -24,7 +24,7 @@ import {
   sizeNames,
   streamOptionNames,
 } from "./forwardOptions.js";
-import { checkPortBackend, countOf, type GpuBuffer, isGpuBuffer, portsOf } from "./gpuBuffer.js";
+import { checkPortBackend, countOf, type GpuBuffer, portsOf } from "./gpuBuffer.js";
 import type { GpuCache } from "./gpuCache.js";
 import type { Host, Prepared } from "./host.js";
 import { Inputs } from "./inputs.js";
@@ -127,20 +127,22 @@ export abstract class Recurrent<Cache extends AnyCache> {
     options: ForwardOptions<Cache, GpuBuffer> & { out: GpuBuffer },
   ): Promise<ForwardResult<Cache, GpuBuffer>>;
   forward(x: Input | GpuBuffer, options?: ForwardOptions<Cache>): Promise<ForwardResult<Cache>>;
-  async forward(
+  forward(
     x: Input | GpuBuffer,
     options: ForwardOptions<Cache, Float32Array | GpuBuffer> = {},
-  ): Promise<ForwardResult<Cache, Float32Array | GpuBuffer>> {
-    const { y, state } = await this.#forward(x, options);
-    return { y: isGpuBuffer(options.out) ? options.out : y, state };
+  ): Promise<ForwardResult<Cache, never>> {
+    return this.#forward(x, options);
   }
 
-  /** @param goesOn more of the sequence comes: there may be nothing to pool yet, and y ends with its last output */
+  /**
+   * One promise, and none waited for where the work is done at once: a short forward takes microseconds.
+   * @param goesOn more of the sequence comes: there may be nothing to pool yet, and y ends with its last output
+   */
   async #forward(
     x: Input | GpuBuffer,
     options: ForwardOptions<Cache, Float32Array | GpuBuffer>,
     goesOn = false,
-  ): Promise<ForwardResult<Cache>> {
+  ): Promise<ForwardResult<Cache, never>> {
     this.checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
     const ports = portsOf(x, options.out);
@@ -178,9 +180,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
       onProgress: report,
     };
     const outputs = goesOn && !poolOf(this.program) ? new Timeline(job).outputs(0, seqLen) : undefined;
-    const state = total === 0 ? initial : await this.#host.forward(this.#prepared, job, options.backend);
+    const work = total > 0 && this.#host.forward(this.#prepared, job, options.backend);
+    if (work) await work;
     const whole = outputs === undefined || outputs * this.outputWidth === y.length;
-    return { y: whole ? y : y.slice(0, outputs * this.outputWidth), state: this.wrap(state) };
+    const given = whole ? y : y.slice(0, outputs * this.outputWidth);
+    return { y: (ports?.y ?? given) as never, state: this.wrap(initial) };
   }
 
   /**
@@ -288,10 +292,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return cache.whileLocked(async () => {
       const { steps, streams, rows, y } = all;
       if (y.length === 0) return y;
-      let state = rows ? cache.state.pick(rows) : cache.state.clone();
+      const state = rows ? cache.state.pick(rows) : cache.state.clone();
       const run = async (part: Steps) => {
         const job = asForward(part, state);
-        state = await this.#host.forward(this.#prepared, job, undefined);
+        await this.#host.forward(this.#prepared, job, undefined);
         if (job.y !== part.y) part.y.set(turned(job.y, part.streams, part.steps));
       };
       if (atOnce) await run(all);

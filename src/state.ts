@@ -77,8 +77,9 @@ function empty({ stage }: StateSlot): number {
 export class State {
   readonly layout: StateLayout;
   readonly batch: number;
-  /** [batch] rows of layout.rowBytes */
-  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly #bytes: Uint8Array<ArrayBuffer>;
+  /** Fills the bytes in, as long as a stepper has them in its own memory. */
+  #fetch: ((bytes: Uint8Array) => void) | undefined;
   /** [batch] tokens of the current chunk that are in `loc`: 0 <= k < CHUNK */
   readonly k: Int32Array<ArrayBuffer>;
   /** [batch] tokens read since the state was last set or zero: what a mean pool divides by */
@@ -89,13 +90,31 @@ export class State {
   constructor(layout: StateLayout, batch: number) {
     this.layout = layout;
     this.batch = batch;
-    [this.bytes, this.k, this.count] = allocating("a state", () => [
-      new Uint8Array(batch * layout.rowBytes),
+    [this.#bytes, this.k, this.count] = allocating("a state", () => [
+      zeros(batch * layout.rowBytes),
       new Int32Array(batch),
       new Float64Array(batch),
     ]);
     this.parts = layout.parts.map((part) => new State(part, batch));
     for (const slot of layout.slots) if (empty(slot) !== 0) this.#clear(slot);
+  }
+
+  /** [batch] rows of layout.rowBytes. Whoever keeps a view of them says {@link settle} before each use of it. */
+  get bytes(): Uint8Array<ArrayBuffer> {
+    this.settle();
+    return this.#bytes;
+  }
+
+  /** For a stepper: the bytes are with it, until somebody asks for them and `fetch` brings them. */
+  lend(fetch: (bytes: Uint8Array) => void): void {
+    this.#fetch = fetch;
+  }
+
+  /** Brings the bytes back from a stepper. */
+  settle(): void {
+    const fetch = this.#fetch;
+    this.#fetch = undefined;
+    fetch?.(this.#bytes);
   }
 
   clone(): State {
@@ -150,7 +169,7 @@ export class State {
 
   carry(slot: StateSlot, row: number): Float64Array<ArrayBuffer> {
     const length = slot.stage.kind === "lru" ? 2 * slot.padded : slot.padded;
-    return new Float64Array(this.bytes.buffer, row * this.layout.rowBytes + slot.carry, length);
+    return new Float64Array(...this.#at(row, slot.carry), length);
   }
 
   /** All that a slot of a row holds: carry, then loc. */
@@ -161,11 +180,16 @@ export class State {
 
   /** loc of an LRU slot (a pool's is float64: see {@link poolLoc}). */
   loc(slot: StateSlot, row: number): Float32Array<ArrayBuffer> {
-    return new Float32Array(this.bytes.buffer, row * this.layout.rowBytes + slot.loc, 2 * slot.padded);
+    return new Float32Array(...this.#at(row, slot.loc), 2 * slot.padded);
   }
 
   poolLoc(slot: StateSlot, row: number): Float64Array<ArrayBuffer> {
-    return new Float64Array(this.bytes.buffer, row * this.layout.rowBytes + slot.loc, slot.padded);
+    return new Float64Array(...this.#at(row, slot.loc), slot.padded);
+  }
+
+  #at(row: number, offset: number): [ArrayBuffer, number] {
+    const { buffer, byteOffset } = this.bytes;
+    return [buffer, byteOffset + row * this.layout.rowBytes + offset];
   }
 
   /**
@@ -237,6 +261,18 @@ export class State {
     this.k[row] = 0;
     this.count[row] = count;
   }
+}
+
+/** Small states share buffers, of so many bytes: a buffer for each takes as long as the forward of a token. */
+const SHARED_BYTES = 16384;
+let shared = new ArrayBuffer(0);
+let taken = 0;
+
+function zeros(bytes: number): Uint8Array<ArrayBuffer> {
+  if (8 * bytes > SHARED_BYTES) return new Uint8Array(bytes);
+  if (taken + bytes > shared.byteLength) [shared, taken] = [new ArrayBuffer(SHARED_BYTES), 0];
+  taken += bytes;
+  return new Uint8Array(shared, taken - bytes, bytes);
 }
 
 /** Where the real part of state n stands in [re x 4 | im x 4] groups; its imaginary part is 4 further. */

@@ -71,7 +71,7 @@ describe("a model that reads ids", () => {
     async forward(_, job) {
       const { y, state } = runReference(reads, job);
       job.y.set(y);
-      return state;
+      job.state.copyFrom(state);
     },
     gpuCache: () => Promise.reject(new Error("no GPU")),
     streams: () => import("../src/stream.js"),

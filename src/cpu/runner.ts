@@ -66,8 +66,14 @@ export class WasmRunner implements Runner {
   #bytes: Uint8Array;
   #ints: Int32Array;
   #doubles: Float64Array;
-  /** What a step of the last one's batch leaves in the area, and what it is told: made once, for a step to allocate nothing. */
-  #stepped: { y: Float32Array; states: Uint8Array } = { y: new Float32Array(), states: new Uint8Array() };
+  /** Whose bytes are in the area since its last step, and nowhere else: its next step need not copy them. */
+  #guest: State | undefined;
+  readonly #fetch = (bytes: Uint8Array) => {
+    this.#guest = undefined;
+    bytes.set(new Uint8Array(this.#backend.arena.memory.buffer, this.#area.states, bytes.length));
+  };
+  /** y of the last step in the area, and what it was told: made once, for a step to allocate nothing. */
+  #stepped: Float32Array = new Float32Array();
   readonly #step: Step = { x: 0, y: 0, rows: 0, states: 0, ks: 0, counts: 0, times: 0 };
 
   constructor(backend: RunnerHost, program: Program) {
@@ -103,6 +109,7 @@ export class WasmRunner implements Runner {
   step(x: Float32Array, y: Float32Array, state: State, timesteps?: Float32Array): void {
     const { inputWidth, outputWidth, layout, tileTokens } = this.packed;
     const { batch, k, count } = state;
+    if (state !== this.#guest) this.#guest?.settle();
     const at = this.#reserveStep(batch);
     for (let row = 0; row < batch; row++) {
       count[row] = (count[row] as number) + 1;
@@ -110,7 +117,11 @@ export class WasmRunner implements Runner {
     }
     if (timesteps) this.#floats.set(timesteps, at.times / 4);
     this.#floats.set(x, at.x / 4);
-    this.#bytes.set(state.bytes, at.states);
+    if (state !== this.#guest) {
+      this.#bytes.set(state.bytes, at.states);
+      state.lend(this.#fetch);
+      this.#guest = state;
+    }
     this.#ints.set(k, at.ks / 4);
     this.#doubles.set(count, at.counts / 8);
     const step = this.#step;
@@ -125,8 +136,7 @@ export class WasmRunner implements Runner {
       this.#runner.step(step);
     }
     if (!timesteps) for (let row = 0; row < batch; row++) k[row] = ((k[row] as number) + 1) % CHUNK;
-    y.set(this.#stepped.y);
-    state.bytes.set(this.#stepped.states);
+    y.set(this.#stepped);
   }
 
   /** Computes on whatever is in memory, for its time only. */
@@ -147,6 +157,7 @@ export class WasmRunner implements Runner {
 
   dispose(): void {
     const { arena } = this.#backend;
+    this.#guest?.settle();
     for (const address of [this.#image, this.#scratch, this.#area.x, ...this.#threadScratch])
       arena.free(address);
     this.#threadScratch = [];
@@ -292,6 +303,7 @@ export class WasmRunner implements Runner {
     const grows = this.#area.batch < batch;
     if (grows) {
       arena.free(this.#area.x);
+      this.#area = noStepArea; // there may be no memory for the next
       const line = (bytes: number) => Math.ceil(bytes / 128) * 128;
       const sizes = [4 * inputWidth, 4 * outputWidth, layout.rowBytes, 4, 8, 4].map((bytes) =>
         line(batch * bytes),
@@ -318,12 +330,9 @@ export class WasmRunner implements Runner {
       this.#ints = new Int32Array(arena.memory.buffer);
       this.#doubles = new Float64Array(arena.memory.buffer);
     }
-    if (grows || moved || this.#stepped.y.length !== batch * outputWidth) {
-      const { y, states } = this.#area;
-      this.#stepped = {
-        y: this.#floats.subarray(y / 4, y / 4 + batch * outputWidth),
-        states: this.#bytes.subarray(states, states + batch * layout.rowBytes),
-      };
+    if (grows || moved || this.#stepped.length !== batch * outputWidth) {
+      const y = this.#area.y / 4;
+      this.#stepped = this.#floats.subarray(y, y + batch * outputWidth);
     }
     return this.#area;
   }
