@@ -259,18 +259,17 @@ export class Engine {
     const here = option === undefined ? this.#preference : toPreference(option);
     const preference: Preference = job.ports ? ["webgpu"] : here;
     const hardware = this.#machine.hardware();
-    const work = () => workOf(program, batch, seqLen, timed);
     let { asked } = prepared;
     if (
-      preference !== this.#preference ||
-      asked?.hardware !== hardware ||
-      asked.batch !== batch ||
-      asked.seqLen !== seqLen ||
+      asked?.preference !== preference ||
+      asked.hardware !== hardware ||
+      asked.work.batch !== batch ||
+      asked.work.seqLen !== seqLen ||
       asked.timed !== timed
     ) {
-      const candidate = choose("forward", work(), hardware, preference);
-      asked = { batch, seqLen, timed, hardware, candidate };
-      if (preference === this.#preference) prepared.asked = asked;
+      const work = workOf(program, batch, seqLen, timed);
+      asked = { preference, hardware, work, timed, candidate: choose("forward", work, hardware, preference) };
+      prepared.asked = asked;
     }
     const { candidate } = asked;
     if (!candidate) throw this.#nothingRuns(preference);
@@ -284,7 +283,7 @@ export class Engine {
       runner: (backend: Backend) => this.#runner(prepared, backend),
       tell: this.#tell,
     };
-    return this.#stoppable(prepared, job, new Failover(host, preference, work, candidate));
+    return this.#stoppable(prepared, job, new Failover(host, asked));
   }
 
   /**
@@ -408,8 +407,9 @@ export class Engine {
   }
 }
 
+/** A list is copied: what is known of it must stay true. */
 function toPreference(option: BackendOption): Preference {
-  return typeof option === "string" ? (option === "auto" ? option : [option]) : option;
+  return option === "auto" ? option : ([option].flat() as BackendName[]);
 }
 
 /** One token for each row, of a network of one part: done at once, with none of a forward's preparations. */

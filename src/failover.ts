@@ -1,11 +1,12 @@
 /** Running a forward where the scheduler says, and what a backend leaves undone on what is next: never in silence. */
 import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
+import type { Asked } from "./host.js";
 import type { Machine } from "./machine.js";
 import type { BackendName, Network } from "./program.js";
 import { linksOf } from "./rates.js";
 import { restsOf } from "./rest.js";
-import { type Candidate, choose, type Preference, type Work } from "./scheduler.js";
+import { type Candidate, choose } from "./scheduler.js";
 import type { Stop } from "./signal.js";
 
 export interface FailoverHost {
@@ -18,17 +19,14 @@ export interface FailoverHost {
 /** One forward on its way. */
 export class Failover {
   readonly #host: FailoverHost;
-  readonly #preference: Preference;
-  readonly #work: () => Work;
+  readonly #asked: Asked;
   readonly #failed = new Set<BackendName>();
   #candidate: Candidate | undefined;
 
-  /** @param first where it runs unless that fails */
-  constructor(host: FailoverHost, preference: Preference, work: () => Work, first: Candidate) {
+  constructor(host: FailoverHost, asked: Asked) {
     this.#host = host;
-    this.#preference = preference;
-    this.#work = work;
-    this.#candidate = first;
+    this.#asked = asked;
+    this.#candidate = asked.candidate;
   }
 
   /** Advances job.state. Rejects with what the last backend failed with, or the reason of `stop`, a little late. */
@@ -72,10 +70,11 @@ export class Failover {
       tell(name, name, `${reason} The GPU was opened anew, and the forward goes on there.`);
       return;
     }
-    if (this.#preference !== "auto" && this.#preference.length === 1) throw asOutOfMemory("a forward", error);
+    const { preference, work } = this.#asked;
+    if (preference !== "auto" && preference.length === 1) throw asOutOfMemory("a forward", error);
     this.#failed.add(name);
     const hardware = this.#host.machine.hardware(this.#failed);
-    this.#candidate = choose("forward", this.#work(), hardware, this.#preference);
+    this.#candidate = choose("forward", work, hardware, preference);
     if (!this.#candidate) throw asOutOfMemory("a forward", error);
     tell(name, this.#candidate.backend, reason);
   }

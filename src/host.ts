@@ -4,7 +4,7 @@ import type { AnyCache } from "./cache.js";
 import type { BackendOption } from "./forwardOptions.js";
 import type { CacheOwner, GpuCache } from "./gpuCache.js";
 import type { Network } from "./program.js";
-import type { Candidate, Hardware, Plan, Verb } from "./scheduler.js";
+import type { Candidate, Hardware, Plan, Preference, Verb, Work } from "./scheduler.js";
 import type { Stop } from "./signal.js";
 import type { State, StateLayout } from "./state.js";
 
@@ -17,17 +17,18 @@ export interface Prepared {
   readonly runners: Map<Backend, Promise<Runner>>;
   /** Runs single tokens on the calling thread. */
   readonly stepper: Stepper;
-  /** The last answer to where a forward of these sizes runs by the engine's own setting: asking anew takes longer than a step. */
+  /** What was asked of the scheduler last, and its answer: asking anew takes longer than a step. */
   asked?: Asked | undefined;
   /** Work that has not settled yet, by what stops it. */
   readonly underWay: Map<Stop, Promise<unknown>>;
 }
 
 export interface Asked {
-  readonly batch: number;
-  readonly seqLen: number;
-  readonly timed: boolean;
+  readonly preference: Preference;
   readonly hardware: Hardware;
+  readonly work: Work;
+  /** Whether the tokens have timesteps. */
+  readonly timed: boolean;
   readonly candidate: Candidate | undefined;
 }
 

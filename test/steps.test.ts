@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { AnyCache } from "../src/cache.js";
-import { type BackendName, createEngine, type Engine } from "../src/index.js";
+import { type BackendName, createEngine, type Engine, initLru } from "../src/index.js";
 import { expectSameBits } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
@@ -64,6 +64,36 @@ describe.each(builds)("%s SIMD", (build) => {
       layer.dispose();
     }
   });
+
+  test.each([6, 150])(
+    "dState %i: caches stepped in turns keep their states, also past the layer's end",
+    async (dState) => {
+      const [H, L] = [4, 100];
+      for (const engine of engines) {
+        const layer = await engine.lru(initLru({ dModel: H, dState, seed: 1 }));
+        const x = floats(L * H, 1);
+        const whole = (await layer.forward(x)).state;
+        const [one, two] = [layer.allocateInferenceCache(1), layer.allocateInferenceCache(2)];
+        let [{ state }, copy] = [await layer.forward(new Float32Array()), one];
+        for (let t = 0; t < L; t++) {
+          const xt = x.subarray(t * H, (t + 1) * H);
+          const y = layer.stepSync(xt, one);
+          if (t % 7 === 0) copy = one.clone();
+          else layer.stepSync(xt, copy);
+          const yy = layer.stepSync(Float32Array.of(...xt, ...xt), two); // more rows than before
+          const next = await layer.forward(xt, { state });
+          state = next.state;
+          expectSameBits(Float32Array.of(...y, ...next.y), yy, `y of token ${t}`);
+        }
+        layer.dispose();
+        const { re, im } = whole.get();
+        for (const cache of [one, copy, state]) expectSameBits(cache.get().re, re, "re");
+        for (const cache of [one, copy, state]) expectSameBits(cache.get().im, im, "im");
+        expectSameBits(two.get().re, Float32Array.of(...re, ...re), "re of two rows");
+        expect(state.tokens).toEqual(Float64Array.of(L));
+      }
+    },
+  );
 });
 
 test.each<[BackendName, number]>([
