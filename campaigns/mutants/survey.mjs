@@ -37,7 +37,7 @@ export async function survey(judge) {
   return { workerFiles, files: surveyed, first: firstPlaces() };
 }
 
-/** The tests that come to a place, in the order of their cost: [file, test ids or null for all of them]. */
+/** The tests that come to a place: [file, test ids or null for all of them]. */
 export function testsOf({ files, workerFiles, first }, { file, place }) {
   const number = first.get(file) + place;
   const reach = ({ reached }) => reached.has(number);
@@ -74,16 +74,17 @@ export const testsOfCpu = ({ files }) =>
         /\/(stages|exact|exact-model|golden|timesteps|resets|reference|models)\.test/.test(path),
   );
 
-/** Of the tests of the picker, the cheapest: [file, test ids or null for all of them], and how long they take. */
+/** Of the tests of the picker, the cheapest, and those that come to little else: [file, test ids or null for all of them], and how long they take. */
 function select(files, picker) {
   const candidates = files
     .filter(({ ok }) => ok)
     .flatMap((file) => {
       const own = file.tests.reduce((sum, test) => sum + test.ms, 0);
       const start = Math.max(START_MS, file.ms - own);
-      return file.tests.filter(picker(file)).map((test) => ({ file, test, start }));
+      const weight = ({ ms, reached }) => (start + ms) * (file.reached.size + reached.size);
+      return file.tests.filter(picker(file)).map((test) => ({ file, test, start, weight: weight(test) }));
     })
-    .sort((a, b) => a.start + a.test.ms - b.start - b.test.ms);
+    .sort((a, b) => a.weight - b.weight);
   const chosen = new Map();
   let total = 0;
   for (const { file, test, start } of candidates) {
