@@ -86,8 +86,8 @@ fn placeOf(task: u32, lane: u32, columns: u32) -> vec2u {
 // A power of lambda times a state: the product of two complex numbers, or of two real ones each.
 fn multiply(a: vec2f, b: vec2f) -> vec2f { return COMPLEX; }
 
-// Whether state n reads each row from its last token back.
-fn isBack(n: u32) -> bool { return BACK; }
+// Whether state n reads each row from its last token back: those from "first" on do, where any does.
+fn isBack(n: u32, first: u32) -> bool { return BACK && n >= first; }
 
 // 1 / (1 + exp(-z)), with an exp that cannot overflow.
 fn sigmoid(z: f32) -> f32 {
@@ -164,9 +164,7 @@ export function shaderOf(
   real = false,
   back = false,
 ): string {
-  const shared = prelude
-    .replace("COMPLEX", products[real ? "REAL" : "COMPLEX"])
-    .replace("BACK", back ? "n >= sizes.back" : "false");
+  const shared = prelude.replace("COMPLEX", products[real ? "REAL" : "COMPLEX"]).replace("BACK", `${back}`);
   if (!isTiled(kernel)) return shared + sources[kernel];
   const lift = `const LIFT = ${Number(kernel === "liftedOutput")}u;\n`;
   const statements = epilogue

@@ -44,7 +44,7 @@ fn carryScan(
   let step = Wide(jumps[sizes.dState + n], jumps[(GROUP + 1) * sizes.dState + n]);
   let leap = Wide(jumps[size * sizes.dState + n], jumps[(GROUP + 1 + firstTrailingBit(size)) * sizes.dState + n]);
 
-  let back = isBack(n);
+  let back = isBack(n, sizes.back);
   var incoming = state[row * sizes.dState + n];
   for (var base = 0u; base < count; base += SCANS * size) {
     let begin = min(base + thread / STATES * size, count);

@@ -63,7 +63,7 @@ fn output(
           }
           var h = incoming;
           if (k >= LIFT) {
-            let age = select(k - LIFT, count - 1 - k, isBack(n));
+            let age = select(k - LIFT, count - 1 - k, isBack(n, sizes.back));
             let added = multiply(powers[age * sizes.dState + n], incoming);
             h = loc[(token - LIFT) * sizes.dState + n] + added;
           }

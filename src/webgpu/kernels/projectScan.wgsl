@@ -73,7 +73,7 @@ fn projectScan(
   for (var now = 0u; now < PARTS; now++) {
     for (var c = 0u; c < COLS; c++) {
       let n = state0 + c * LANES;
-      let back = isBack(n);
+      let back = isBack(n, sizes.back);
       if (now == select(turn, PARTS - 1 - turn, back)) {
         // The slab has been read: h goes from turn to turn in it.
         let passed = (part / PARTS * COLS + c) * LANES + thread % LANES;
