@@ -7,6 +7,7 @@ import { afterAll, describe, expect, test, vi } from "vitest";
 import type { ForwardJob, Runner } from "../src/backend.js";
 import { Chain } from "../src/chain.js";
 import { openWasm } from "../src/cpu/backend.js";
+import { widen } from "../src/cpu/widen.js";
 import { createEngine, type Engine, type ForwardOptions, writeSafetensors } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
 import { inputWidth, outputWidth, poolOf } from "../src/program.js";
@@ -34,6 +35,7 @@ type Context = { skip(reason: string): never };
 
 const options = { threads: 0, sharedMemory: false, workerUrl: undefined, wasm: undefined };
 const backend = await openWasm({ simd: "baseline", ...options, onTrouble: () => {} });
+await widen(backend);
 afterAll(() => backend.dispose());
 
 describe.each([...classifiers, ...unets])("$name", ({ checkpoint, spec, seqLen }) => {

@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { afterEach, expect, test, vi } from "vitest";
 import type { ForwardJob } from "../src/backend.js";
 import { openWasm } from "../src/cpu/backend.js";
+import { widen } from "../src/cpu/widen.js";
 import { createEngine, type Engine, type EngineOptions } from "../src/index.js";
 import type { Program, Stage } from "../src/program.js";
 import { restsOf } from "../src/rest.js";
@@ -309,6 +310,7 @@ test("whatever is asked of the GPU is asked between error scopes, and nothing el
 test("what is left of a forward gives what the whole gives", async () => {
   const options = { threads: 0, sharedMemory: false, workerUrl: undefined, wasm: undefined };
   const backend = await openWasm({ simd: "baseline", ...options, onTrouble: () => {} });
+  await widen(backend);
   const [inWidth, outWidth] = [2, 3];
   const layers = ["none", "mean", "max", "last"].map((mode) => {
     const stages: Stage[] = [

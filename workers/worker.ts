@@ -13,6 +13,7 @@ import {
   type WorkerInit,
   type WorkerProgram,
 } from "../src/cpu/protocol.js";
+import { modelStages } from "../src/cpu/stages.js";
 import { noTile } from "../src/cpu/tile.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
 import { RowTableView, runShare, runWindow } from "../src/cpu/wavefront.js";
@@ -71,7 +72,7 @@ class Worker implements WorkerApi {
     if (arena) new Uint8Array(this.#memory.buffer).set(packed.image, address);
     const lanes = Array.from({ length: arena ? LANES : 0 }, () => {
       const scratch = (arena as Arena).allocate(packed.scratch.bytes);
-      return { scratch, runner: new TileRunner(this.#kernels, packed, address, scratch) };
+      return { scratch, runner: new TileRunner(this.#kernels, packed, address, scratch, modelStages) };
     });
     this.#programs.set(id, { packed, image: address, tileTokens, runner: undefined, scratch: 0, lanes });
   }
@@ -198,7 +199,7 @@ class Worker implements WorkerApi {
   #runner(loaded: Loaded, scratch: number): TileRunner {
     if (!loaded.runner || loaded.scratch !== scratch) {
       loaded.scratch = scratch;
-      loaded.runner = new TileRunner(this.#kernels, loaded.packed, loaded.image, scratch);
+      loaded.runner = new TileRunner(this.#kernels, loaded.packed, loaded.image, scratch, modelStages);
     }
     return loaded.runner;
   }

@@ -14,7 +14,7 @@ import { createMemory, instantiate, type Kernels } from "./instantiate.js";
 import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from "./kernels.js";
 import type { Pool, PooledWorker } from "./pool.js";
 import { DESK_HOP_MS } from "./protocol.js";
-import { type RunnerHost, WasmRunner } from "./runner.js";
+import { type RunnerHost, WasmRunner, type Wide } from "./runner.js";
 
 export interface WasmOptions {
   readonly simd: Simd | "auto";
@@ -41,8 +41,7 @@ export class WasmBackend implements Backend, RunnerHost {
   readonly kernels: Kernels;
   readonly arena: Arena;
   readonly queue = new Queue();
-  /** What more of the kernels workers need: see widen.ts. */
-  wide: WebAssembly.Module | undefined;
+  wide: Wide | undefined;
   readonly #options: WasmOptions;
   /** Every buffer object that this memory has had: growing a shared memory makes a new one over the same bytes. */
   readonly #buffers = new WeakSet<ArrayBufferLike>();

@@ -136,10 +136,19 @@ const CACHE_BYTES = 96 * 1024;
 const MOST_CACHE_BYTES = 512 * 1024;
 const TILE_FLOPS = 4e6;
 
-export function packProgram(program: Program): PackedProgram {
+/** Of the stages that a program may have beside LRUs and sums: see packStage.ts. */
+export type PackStage = (stage: Stage, image: ImageWriter, layout: StateLayout) => PackedStage;
+
+/** @param pack for a model's program */
+export function packProgram(program: Program, pack?: PackStage): PackedProgram {
   const image = new ImageWriter();
   const layout = stateLayout(program);
-  const stages = program.stages.map((stage) => packStage(stage, image, layout));
+  const stages = program.stages.map((stage) => {
+    if (stage.kind === "lru") return packLru(stage, image, layout);
+    const { kind, src, dst } = stage;
+    if (kind === "add") return { kind, src, dst, other: stage.other };
+    return (pack as PackStage)(stage, image, layout);
+  });
   const slots = program.slots.map(pad4);
   if (vocabularyOf(program)) slots[0] = 1;
   const lastCarry = stages.reduce((last, stage, i) => ("carry" in stage ? i : last), -1);
@@ -187,65 +196,11 @@ export function pad4(width: number): number {
   return Math.ceil(width / 4) * 4;
 }
 
-function packStage(stage: Stage, image: ImageWriter, layout: StateLayout): PackedStage {
-  const { src, dst } = stage;
-  switch (stage.kind) {
-    case "lru":
-      return packLru(stage, image, layout);
-    case "embedding": {
-      const { width, vocabulary } = stage;
-      const padded = pad4(width);
-      const table = new Float32Array(vocabulary * padded);
-      for (let id = 0; id < vocabulary; id++)
-        table.set(stage.table.subarray(id * width, (id + 1) * width), id * padded);
-      return { kind: "embedding", src, dst, vocabulary, table: image.append(table) };
-    }
-    case "dense": {
-      const { inWidth, outWidth, kernel, bias } = stage;
-      const W = image.panels(inWidth, outWidth, (k, o) => kernel[k * outWidth + o] as number);
-      const b = image.floats(pad4(outWidth), (o) => (o < outWidth ? (bias?.[o % bias.length] ?? 0) : 0));
-      return { kind: "dense", src, dst, inWidth, outWidth: pad4(outWidth), W, b };
-    }
-    case "layerNorm":
-    case "rmsNorm": {
-      const { width, epsilon } = stage;
-      const centred = stage.kind === "layerNorm";
-      const scale = image.padded(stage.scale);
-      const bias = image.padded(centred ? stage.bias : new Float32Array(width));
-      return { kind: "layerNorm", src, dst, centred, width, epsilon, scale, bias };
-    }
-    case "batchNorm": {
-      const factor = (i: number) =>
-        i < stage.width
-          ? (stage.scale[i] as number) / Math.sqrt((stage.variance[i] as number) + stage.epsilon)
-          : 0;
-      return {
-        kind: "batchNorm",
-        src,
-        dst,
-        mean: image.padded(stage.mean),
-        factor: image.floats(pad4(stage.width), factor),
-        bias: image.padded(stage.bias),
-      };
-    }
-    case "gelu":
-      return { kind: "gelu", src, dst, exact: stage.exact === true };
-    case "glu":
-      return { kind: "glu", src, dst, gate: stage.gate, silu: stage.silu === true };
-    case "add":
-      return { kind: "add", src, dst, other: stage.other };
-    case "pool": {
-      if (stage.mode === "last") return { kind: "poolLast", src, dst };
-      const isMax = stage.mode === "max";
-      const empty = image.append(new Float64Array(pad4(stage.width)).fill(isMax ? -Infinity : 0));
-      return { kind: "poolAll", src, dst, isMax, empty, ...carryOf(stage, layout) };
-    }
-    case "logSoftmax":
-      return { kind: "logSoftmax", src, dst, width: stage.width, group: stage.group };
-  }
-}
-
-function carryOf(stage: Stage, layout: StateLayout): { carry: number; loc: number; carryIndex: number } {
+/** Where a stage's state is. */
+export function carryOf(
+  stage: Stage,
+  layout: StateLayout,
+): { carry: number; loc: number; carryIndex: number } {
   const carryIndex = layout.slots.findIndex((slot) => slot.stage === stage);
   const slot = layout.slots[carryIndex];
   if (!slot) throw new Error(`stage ${stage.name} carries no state`);
@@ -398,7 +353,7 @@ function planScratch(slots: readonly number[], stages: readonly PackedStage[], t
 }
 
 /** Builds the image: blocks on 64-byte lines, in the order they are written. */
-class ImageWriter {
+export class ImageWriter {
   readonly #blocks: { at: number; bytes: Uint8Array }[] = [];
   #end = 0;
 

@@ -8,13 +8,22 @@ import type { Queue } from "../queue.js";
 import { CHUNK, type State } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
-import { type PackedProgram, packProgram, spanLimits, withTiles } from "./packed.js";
+import { type PackedProgram, type PackStage, packProgram, spanLimits, withTiles } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import { DEADLINE_MS, isWorkerFault, type Window } from "./protocol.js";
+import type { ModelStages } from "./stages.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
 import { runOwnShare, runWindow, stopWindow } from "./wavefront.js";
 import { forwardInWindows } from "./windows.js";
+
+/** What models want of the CPU, beside what layers want: see widen.ts. */
+export interface Wide {
+  readonly pack: PackStage;
+  readonly stages: ModelStages;
+  /** Kernels that a worker has to be given with a program. */
+  readonly module: WebAssembly.Module | undefined;
+}
 
 /** What the backend gives to all its programs. */
 export interface RunnerHost {
@@ -25,8 +34,8 @@ export interface RunnerHost {
   /** How many workers may be used at present. */
   readonly threads: number;
   readonly queue: Queue;
-  /** Kernels that a worker has to be given with a program. */
-  readonly wide: WebAssembly.Module | undefined;
+  /** What models want and layers do not. */
+  readonly wide: Wide | undefined;
   workers(): Promise<PooledWorker[]>;
   /** Told what a thread has reached at least, in flops per ms. */
   observe(flopsPerMs: number): void;
@@ -79,9 +88,9 @@ export class WasmRunner implements Runner {
   constructor(backend: RunnerHost, program: Program) {
     this.#backend = backend;
     this.#flopsPerToken = flopsPerToken(program);
-    this.packed = packProgram(program);
+    this.packed = packProgram(program, backend.wide?.pack);
     this.#spans = withTiles(this.packed, spanLimits);
-    const { arena, kernels } = backend;
+    const { arena } = backend;
     this.#image = arena.allocate(this.packed.image.length);
     this.#scratch = arena.allocate(this.packed.scratch.bytes);
     this.#floats = new Float32Array(arena.memory.buffer);
@@ -89,7 +98,7 @@ export class WasmRunner implements Runner {
     this.#ints = new Int32Array(arena.memory.buffer);
     this.#doubles = new Float64Array(arena.memory.buffer);
     this.#bytes.set(this.packed.image, this.#image);
-    this.#runner = new TileRunner(kernels, this.packed, this.#image, this.#scratch);
+    this.#runner = this.#newRunner(this.#scratch);
   }
 
   async forward(job: ForwardJob): Promise<void> {
@@ -168,6 +177,11 @@ export class WasmRunner implements Runner {
     this.#area = noStepArea;
   }
 
+  #newRunner(scratch: number): TileRunner {
+    const { kernels, wide } = this.#backend;
+    return new TileRunner(kernels, this.packed, this.#image, scratch, wide?.stages);
+  }
+
   #flops({ batch, seqLen }: ForwardJob): number {
     return batch * seqLen * this.#flopsPerToken;
   }
@@ -226,14 +240,14 @@ export class WasmRunner implements Runner {
   }
 
   #inSharedMemory(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
-    const { arena, kernels } = this.#backend;
+    const { arena } = this.#backend;
     while (this.#threadScratch.length < workers.length)
       this.#threadScratch.push(arena.allocate(this.packed.scratch.bytes));
     const scratch = (i: number) => this.#threadScratch[i] as number;
     // Waking a thread that sleeps may take longer than a short job: the calling thread begins at once, in the place of one.
     const short = workers.length > 1 && this.#flops(job) < workers.length * SHORT_FLOPS;
     const called = short ? workers.slice(1) : workers;
-    const own = short ? new TileRunner(kernels, this.packed, this.#image, scratch(called.length)) : undefined;
+    const own = short ? this.#newRunner(scratch(called.length)) : undefined;
     const execute = async (window: Window) => {
       const shares = called.map((worker, i) =>
         worker.run({ program: this.#id, window, scratch: scratch(i) }, deadline),
@@ -278,7 +292,7 @@ export class WasmRunner implements Runner {
           packed,
           image: shared ? this.#image : null,
           tileTokens: this.packed.tileTokens,
-          wide: this.#backend.wide,
+          wide: this.#backend.wide?.module,
         }),
       deadline,
     );

@@ -1,9 +1,9 @@
 /**
- * The activations of the tile or step under way: where each slot of the program is, how many rows it has, and the stages
- * that are local in time, which take them from slot to slot.
+ * The activations of the tile or step under way: where each slot of the program is, and how many rows it has. What takes them
+ * from slot to slot without a state is here for a layer, in `stages.ts` for models.
  */
 import type { Kernels } from "./instantiate.js";
-import type { PackedProgram, PackedStage, StageOf } from "./packed.js";
+import type { PackedProgram, StageOf } from "./packed.js";
 import type { Tile } from "./tile.js";
 
 export class Slots {
@@ -87,41 +87,9 @@ export class Slots {
     this.rows = rows;
   }
 
-  run(stage: Exclude<PackedStage, { kind: "lru" | "poolAll" | "poolLast" }>): void {
-    const { kernels, image, rows } = this;
-    const y = this.at(stage.dst);
-    const x = this.at(stage.src);
-    const width = this.width(stage.dst);
-    const [yBytes, xBytes] = [4 * width, 4 * this.width(stage.src)];
-    switch (stage.kind) {
-      case "embedding":
-        kernels.embedding(y, x, image + stage.table, rows, width, stage.vocabulary);
-        return;
-      case "dense": {
-        const { W, b, inWidth, outWidth } = stage;
-        kernels.dense(y, yBytes, x, xBytes, image + W, image + b, rows, inWidth, outWidth);
-        return;
-      }
-      case "layerNorm": {
-        const { scale, bias, epsilon, centred } = stage;
-        kernels.layerNorm(y, x, yBytes, image + scale, image + bias, epsilon, centred, rows, stage.width);
-        return;
-      }
-      case "batchNorm":
-        kernels.batchNorm(y, x, image + stage.mean, image + stage.factor, image + stage.bias, rows, width);
-        return;
-      case "gelu":
-        kernels.gelu(y, x, stage.exact, rows * width);
-        return;
-      case "glu":
-        kernels.glu(y, x, this.at(stage.gate), stage.silu, rows * width);
-        return;
-      case "add":
-        kernels.add(y, x, this.at(stage.other), rows * width);
-        return;
-      case "logSoftmax":
-        kernels.logSoftmax(y, x, yBytes, rows, stage.width, stage.group);
-    }
+  /** dst = src + other */
+  add({ src, dst, other }: StageOf<"add">): void {
+    this.kernels.add(this.at(dst), this.at(src), this.at(other), this.rows * this.width(dst));
   }
 
   copy(to: number, from: number, bytes: number): void {

@@ -19,7 +19,7 @@
  * multiply-add for each state and chunk), `apply` what needs the carries. `advance` is project and commit in one pass, faster
  * and the same to the bit. Everything between memory and memory is in the kernels.
  *
- * The parts of a stage are in `lruTile.ts` and `poolTile.ts`, the stages in between in `slots.ts`.
+ * The parts of a stage are in `lruTile.ts` and `poolTile.ts`, the stages in between in `slots.ts` and `stages.ts`.
  *
  * Tokens that are some time apart know no chunks, as no table of powers serves them: their scan is all in `commit`, and
  * the state has h in its carry alone.
@@ -28,8 +28,9 @@ import { CHUNK } from "../state.js";
 import type { Kernels } from "./instantiate.js";
 import { LruTile } from "./lruTile.js";
 import type { PackedProgram, PackedStage, StageOf } from "./packed.js";
-import { PoolTile } from "./poolTile.js";
+import type { PoolTile } from "./poolTile.js";
 import { Slots } from "./slots.js";
+import type { ModelStages } from "./stages.js";
 import type { Step, Tile } from "./tile.js";
 
 export const FINISHED = -1;
@@ -37,14 +38,26 @@ export const FINISHED = -1;
 export class TileRunner {
   readonly #slots: Slots;
   readonly #lru: LruTile;
-  readonly #pool: PoolTile;
+  readonly #models: ModelStages | undefined;
+  readonly #pool: PoolTile | undefined;
   #tile!: Tile;
 
-  /** @param image address of the program's image; @param scratch address of a block of `program.scratch.bytes` */
-  constructor(kernels: Kernels, program: PackedProgram, image: number, scratch: number) {
+  /**
+   * @param image address of the program's image
+   * @param scratch address of a block of `program.scratch.bytes`
+   * @param models for a model's program
+   */
+  constructor(
+    kernels: Kernels,
+    program: PackedProgram,
+    image: number,
+    scratch: number,
+    models: ModelStages | undefined,
+  ) {
     this.#slots = new Slots(kernels, program, image, scratch);
     this.#lru = new LruTile(this.#slots, scratch);
-    this.#pool = new PoolTile(this.#slots, scratch);
+    this.#models = models;
+    this.#pool = models && new models.PoolTile(this.#slots, scratch);
   }
 
   /** Chunks that a run of tokens touches: rows of the carries. */
@@ -79,9 +92,9 @@ export class TileRunner {
     slots.place(step.x, step.y, step.rows);
     for (const stage of slots.program.stages) {
       if (stage.kind === "lru") this.#lru.step(stage, step);
-      else if (stage.kind === "poolAll") this.#pool.step(stage, step);
+      else if (stage.kind === "poolAll") this.#pool?.step(stage, step);
       else if (stage.kind === "poolLast") slots.copyRows(stage, slots.at(stage.src));
-      else slots.run(stage);
+      else this.#runLocal(stage);
     }
     slots.writeOutput(step.y);
   }
@@ -89,7 +102,7 @@ export class TileRunner {
   begin(tile: Tile): void {
     this.#tile = tile;
     this.#lru.begin(tile);
-    this.#pool.begin(tile);
+    this.#pool?.begin(tile);
     this.#slots.place(tile.x, tile.y, tile.tokens, tile.every === 1, tile.reversed);
     if (this.#slots.program.lastCarry < 0) this.#slots.thin(tile, 0, 0);
   }
@@ -106,7 +119,7 @@ export class TileRunner {
         if (!this.#tile.last) return FINISHED;
         slots.copyRows(stage, slots.at(stage.src) + 4 * (slots.rows - 1) * slots.width(stage.src), 1);
       } else {
-        slots.run(stage);
+        this.#runLocal(stage);
       }
     }
     const { y, reversed, onto } = this.#tile;
@@ -118,14 +131,14 @@ export class TileRunner {
   project(at: number): void {
     const stage = this.#stage(at);
     if (stage.kind === "lru") this.#lru.project(stage);
-    else this.#pool.project(stage);
+    else this.#pool?.project(stage);
   }
 
   /** Advances the row's state past this tile, after {@link project}: the row's previous tile must have committed the stage. */
   commit(at: number): void {
     const stage = this.#stage(at);
     if (stage.kind === "lru") this.#lru.commit(stage);
-    else this.#pool.commit(stage);
+    else this.#pool?.commit(stage);
   }
 
   /** {@link project} and {@link commit} in one: the row's previous tile must have committed the stage. */
@@ -135,16 +148,21 @@ export class TileRunner {
       this.#lru.advance(stage);
       return;
     }
-    this.#pool.project(stage);
-    this.#pool.commit(stage);
+    this.#pool?.project(stage);
+    this.#pool?.commit(stage);
   }
 
   /** Finishes a stage whose carries are there. Returns the stage to go on from, or FINISHED if the tile ends here. */
   apply(at: number): number {
     const stage = this.#stage(at);
-    if (stage.kind === "poolAll") return this.#pool.apply(stage) ? at + 1 : FINISHED;
+    if (stage.kind === "poolAll") return this.#pool?.apply(stage) ? at + 1 : FINISHED;
     this.#lru.apply(stage, at === this.#slots.program.lastCarry);
     return this.#slots.rows > 0 ? at + 1 : FINISHED;
+  }
+
+  #runLocal(stage: PackedStage): void {
+    if (stage.kind === "add") this.#slots.add(stage);
+    else this.#models?.run(this.#slots, stage);
   }
 
   #stage(at: number): StageOf<"lru" | "poolAll"> {

@@ -1,25 +1,30 @@
-/** The kernels of a model's other stages, where the first file has only those of an LRU. */
+/** What models want of the CPU beside what a layer wants: their stages, and the kernels of these where the first file lacks them. */
 import type { WasmBackend } from "./backend.js";
 import { wideKernels } from "./embedded.gen.js";
 import { instantiate } from "./instantiate.js";
 import { kernelBytes, notCompiled } from "./kernels.js";
+import { packStage } from "./packStage.js";
+import { modelStages } from "./stages.js";
 
 const widened = new WeakMap<WasmBackend, Promise<void>>();
 
-/** Gives a backend all kernels, once. A module of the user's own has them all. */
+/** Gives a backend all stages and kernels, once. */
 export async function widen(backend: WasmBackend): Promise<void> {
-  const { simd } = backend.compiled;
-  if (!wideKernels || simd === "custom") return;
-  const widening = widened.get(backend) ?? addKernels(backend, simd);
+  const widening = widened.get(backend) ?? addTo(backend);
   widened.set(backend, widening);
   await widening;
 }
 
-async function addKernels(backend: WasmBackend, simd: "relaxed" | "baseline"): Promise<void> {
+async function addTo(backend: WasmBackend): Promise<void> {
+  const { simd } = backend.compiled;
   try {
-    const module = await WebAssembly.compile(await kernelBytes(simd, backend.shared, wideKernels));
-    Object.assign(backend.kernels, await instantiate(module, backend.arena.memory));
-    backend.wide = module;
+    let module: WebAssembly.Module | undefined;
+    // A module of the user's own has all kernels.
+    if (wideKernels && simd !== "custom") {
+      module = await WebAssembly.compile(await kernelBytes(simd, backend.shared, wideKernels));
+      Object.assign(backend.kernels, await instantiate(module, backend.arena.memory));
+    }
+    backend.wide = { pack: packStage, stages: modelStages, module };
   } catch (error) {
     widened.delete(backend);
     throw notCompiled(error);

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, type TestContext } from "vitest";
 import type { Backend, Runner } from "../../src/backend.js";
 import { openWasm } from "../../src/cpu/backend.js";
+import { widen } from "../../src/cpu/widen.js";
 import { outputWidth, type Program, poolOf } from "../../src/program.js";
 import { ReferenceBackend } from "../../src/reference.js";
 import { State, stateLayout } from "../../src/state.js";
@@ -19,15 +20,12 @@ const onCpu = (simd: (typeof builds)[number], threads: number, sharedMemory: boo
   name: `wasm, ${simd}, ${threads} threads, ${sharedMemory ? "shared" : "private"} memory`,
   threads,
   isGpu: false,
-  open: () =>
-    openWasm({
-      simd,
-      threads,
-      sharedMemory,
-      workerUrl: undefined,
-      wasm: undefined,
-      onTrouble: () => undefined,
-    }),
+  open: async () => {
+    const options = { workerUrl: undefined, wasm: undefined, onTrouble: () => undefined };
+    const backend = await openWasm({ simd, threads, sharedMemory, ...options });
+    await widen(backend);
+    return backend;
+  },
 });
 
 export const ways: Way[] = [
