@@ -9,7 +9,7 @@ import type { Stepper } from "./host.js";
 import { hold, pool, type Rows, shift, slower } from "./links.js";
 import { macrotask } from "./macrotask.js";
 import { inputWidth, type Network, outputWidth, slotWidth } from "./program.js";
-import { type Link, linksOf, paddingOf, segmentTokens } from "./rates.js";
+import { type Link, type Rates, ratesOf } from "./rates.js";
 import { throwIfAborted } from "./signal.js";
 import type { State } from "./state.js";
 import { Timeline } from "./timeline.js";
@@ -36,6 +36,7 @@ const YIELD_MS = 12;
 export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, Stepper {
   readonly #network: Network;
   readonly #parts: readonly Part[];
+  readonly #rates: Rates;
   readonly #links: readonly Link[];
   /** y is one row for each sequence. */
   readonly #pools: boolean;
@@ -48,7 +49,8 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
   constructor(network: Network, parts: readonly Part[], exact: boolean) {
     this.#network = network;
     this.#parts = parts;
-    this.#links = linksOf(network);
+    this.#rates = ratesOf(network) as Rates;
+    this.#links = this.#rates.links;
     this.#pools = this.#links.at(-1)?.kind === "hold";
     this.#Floats = exact ? (Float64Array as unknown as Float32ArrayConstructor) : Float32Array;
     this.#buffers = new Buffers(this.#Floats);
@@ -102,8 +104,8 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
   ): Promise<void> {
     const { batch, seqLen, x, y, state, done, signal, timesteps } = job;
     const [inWidth, outWidth] = [inputWidth(this.#network), outputWidth(this.#network)];
-    const padding = paddingOf(this.#network);
-    const segment = segmentTokens(this.#network, batch);
+    const { padding } = this.#rates;
+    const segment = this.#rates.segmentTokens(batch);
     const buffers = new Buffers(this.#Floats);
     const padded = Int32Array.from(spans, ({ length }) => Math.ceil(length / padding) * padding);
     const longest = padded.reduce((most, length) => Math.max(most, length), 0);

@@ -36,7 +36,7 @@ import {
   poolOf,
   statesPerToken,
 } from "./program.js";
-import { linksOf, partsOf, segmentTokens } from "./rates.js";
+import { partsOf, ratesOf } from "./rates.js";
 import type { runReference } from "./reference.js";
 import { choose, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import type { Run, SelfTestReport } from "./selfTest.js";
@@ -414,7 +414,7 @@ function toPreference(option: BackendOption): Preference {
 
 /** One token for each row, of a network of one part: done at once, with none of a forward's preparations. */
 function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJob, "threads">): boolean {
-  const plain = seqLen === 1 && every === 1 && !waysOf.has(program) && partsOf(program)[0] === program;
+  const plain = seqLen === 1 && every === 1 && !waysOf.has(program) && !ratesOf(program);
   return plain && lengths.every((length) => length === 1);
 }
 
@@ -424,6 +424,7 @@ const LRU_DISPATCHES = 3;
 function workOf(whole: Network, batch: number, seqLen: number, timed = false): Work {
   const program = halvesOf(whole)?.lean ?? whole;
   const states = statesPerToken(program);
+  const rates = ratesOf(program);
   return {
     batch,
     seqLen,
@@ -433,10 +434,7 @@ function workOf(whole: Network, batch: number, seqLen: number, timed = false): W
     bytesIn: 4 * inputWidth(program),
     bytesOut: poolOf(program) ? 0 : 4 * outputWidth(program),
     dispatches: program.stages.length + (LRU_DISPATCHES - 1) * lruStages(program).length,
-    calls:
-      linksOf(program).length > 0
-        ? partsOf(program).length * Math.ceil(seqLen / segmentTokens(program, batch))
-        : 1,
+    calls: rates ? partsOf(program).length * Math.ceil(seqLen / rates.segmentTokens(batch)) : 1,
   };
 }
 

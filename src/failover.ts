@@ -4,7 +4,7 @@ import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from
 import type { Asked } from "./host.js";
 import type { Machine } from "./machine.js";
 import type { BackendName, Network } from "./program.js";
-import { linksOf } from "./rates.js";
+import { ratesOf } from "./rates.js";
 import { restsOf } from "./rest.js";
 import { type Candidate, choose } from "./scheduler.js";
 import type { Stop } from "./signal.js";
@@ -49,7 +49,7 @@ export class Failover {
       await this.#leave(backend, name, error);
       if (job.ports) throw error; // they were that GPU's
     }
-    if (linksOf(network).length > 0) {
+    if (ratesOf(network)) {
       if (stop.aborted) throw stop.reason;
       job.state.copyFrom(state);
       return this.run(network, { ...job, done }, stop);

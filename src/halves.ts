@@ -18,12 +18,12 @@ import type { Halves } from "./hidden.js";
 import type { Stepper } from "./host.js";
 import { splitPairs, splitReals } from "./models/split.js";
 import type { LruStage, Network, Program, Share, Stage, StageParams } from "./program.js";
-import { linksOf } from "./rates.js";
+import { ratesOf } from "./rates.js";
 import { State, type StateLayout, stateLayout } from "./state.js";
 
 /** Undefined for a network without such layers, or whose rate changes. */
 export function halve(network: Network): Halves | undefined {
-  return linksOf(network).length > 0 ? undefined : halveProgram(network as Program);
+  return ratesOf(network) ? undefined : halveProgram(network as Program);
 }
 
 function halveProgram({ architecture, slots, stages, output }: Program): Halves | undefined {

@@ -73,11 +73,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
   #disposed = false;
 
   /** @internal Use `engine.lru` or `engine.model`. */
-  constructor(host: Host, prepared: Prepared) {
+  constructor(host: Host, prepared: Prepared, inputs = new Inputs(prepared.program, host.nonFinite)) {
     this.#host = host;
     this.#prepared = prepared;
     this.program = prepared.program;
-    this.#inputs = new Inputs(prepared.program, host.nonFinite);
+    this.#inputs = inputs;
     this.inputWidth = this.#inputs.inputWidth;
     this.outputWidth = this.#inputs.outputWidth;
     this.vocabulary = this.#inputs.vocabulary;

@@ -12,7 +12,7 @@
 import { allocating } from "./errors.js";
 import { eigenvalues, powerIm, powerRe } from "./params.js";
 import type { LruStage, Network, PoolStage, ShiftStage, Stage, WindowStage } from "./program.js";
-import { type HoldStage, linksOf, type RateLink } from "./rates.js";
+import { type HoldStage, type RateLink, ratesOf } from "./rates.js";
 
 /** T of DESIGN section 2: tokens in a chunk of the fixed grid. Small, so that T powers of lambda stay in cache. */
 export const CHUNK = 48;
@@ -41,9 +41,9 @@ export interface StateLayout {
 
 /** One slot for each stage that carries something, in stage order. */
 export function stateLayout(network: Network): StateLayout {
-  const links = linksOf(network);
-  if (links.length === 0) return layoutOf(network.stages as readonly Stage[]);
-  const parts = links.map((link) => layoutOf(link.kind === "part" ? link.program.stages : [link]));
+  const rates = ratesOf(network);
+  if (!rates) return layoutOf(network.stages as readonly Stage[]);
+  const parts = rates.links.map((link) => layoutOf(link.kind === "part" ? link.program.stages : [link]));
   return { ...layoutOf([]), parts };
 }
 

@@ -11,7 +11,7 @@ import { widen } from "../src/cpu/widen.js";
 import { createEngine, type Engine, type ForwardOptions, writeSafetensors } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
 import { inputWidth, outputWidth, poolOf } from "../src/program.js";
-import { partsOf, segmentTokens, shortestOf } from "../src/rates.js";
+import { partsOf, type Rates, ratesOf, shortestOf } from "../src/rates.js";
 import { State, stateLayout } from "../src/state.js";
 import { outputsOf } from "../src/timeline.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
@@ -43,7 +43,7 @@ describe.each([...classifiers, ...unets])("$name", ({ checkpoint, spec, seqLen }
   const runners = partsOf(network).map((part) => backend.prepare(part));
   const [width, outWidth, pools] = [inputWidth(network), outputWidth(network), poolOf(network) !== undefined];
   // A segment and a half.
-  const batch = Math.ceil(1.5 * (segmentTokens(network, 1) / seqLen));
+  const batch = Math.ceil(1.5 * ((ratesOf(network) as Rates).segmentTokens(1) / seqLen));
 
   /** A chain of which part `nth` that is run, from 0 on, fails in the middle: of what it writes, half is there. */
   function chain(nth: number): Chain<Runner> {

@@ -15,7 +15,8 @@ import {
 import { readSafetensors } from "../src/io/safetensors.js";
 import type { ModelSpec } from "../src/models/architecture.js";
 import { buildProgram } from "../src/models/build.js";
-import { type BackendName, flopsPerToken, type Network, type Stage } from "../src/program.js";
+import { type BackendName, flopsPerToken, type Stage } from "../src/program.js";
+import { withRates } from "../src/rateChanges.js";
 import { partsOf, shortestOf } from "../src/rates.js";
 import { plan } from "../src/scheduler.js";
 import cases from "./fixtures/lrnnx/cases.json" with { type: "json" };
@@ -431,7 +432,7 @@ describe("what it costs", () => {
       const kernel = new Float32Array(2 * inWidth);
       return { kind: "dense", name: "", src, dst: 1, inWidth, outWidth: 2, kernel, bias: null };
     };
-    const network: Network = {
+    const network = withRates({
       architecture: "by hand",
       slots: [2, 2, 4],
       stages: [
@@ -442,7 +443,7 @@ describe("what it costs", () => {
         dense(2, 4),
       ],
       output: 1,
-    };
+    });
     expect(flopsPerToken(network)).toBe(8 + 12 + 8 / 4 + 16 / 8);
     expect(partsOf(network).map(flopsPerToken)).toEqual([8, 8, 16]);
     const hardware = { wasm, webgpu: undefined, unavailable: new Map() };

@@ -13,10 +13,11 @@ import {
   type WorkerInit,
   type WorkerProgram,
 } from "../src/cpu/protocol.js";
+import { runShare } from "../src/cpu/share.js";
 import { modelStages } from "../src/cpu/stages.js";
 import { noTile } from "../src/cpu/tile.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
-import { RowTableView, runShare, runWindow } from "../src/cpu/wavefront.js";
+import { RowTableView, runWindow } from "../src/cpu/wavefront.js";
 import { importLater } from "../src/importLater.js";
 import { CHUNK } from "../src/state.js";
 

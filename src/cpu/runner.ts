@@ -1,6 +1,6 @@
 /** A program on the CPU: its weights in the kernels' memory, and the ways to run it: in one thread, on workers, by steps. */
 import type { ForwardJob, Runner } from "../backend.js";
-import { isLinrecError, LinrecError, messageOf } from "../errors.js";
+import { messageOf } from "../errors.js";
 import { macrotask } from "../macrotask.js";
 import { parts } from "../parts.js";
 import { flopsPerToken, type Program } from "../program.js";
@@ -8,14 +8,15 @@ import type { Queue } from "../queue.js";
 import { CHUNK, type State } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
-import { type PackedProgram, type PackStage, packProgram, spanLimits, withTiles } from "./packed.js";
+import type { OnWorkers } from "./onWorkers.js";
+import { type PackedProgram, type PackStage, packProgram } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
-import { DEADLINE_MS, isWorkerFault, type Window } from "./protocol.js";
+import { isWorkerFault, type Window } from "./protocol.js";
 import type { ModelStages } from "./stages.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
-import { runOwnShare, runWindow, stopWindow } from "./wavefront.js";
-import { forwardInWindows } from "./windows.js";
+import { runWindow } from "./wavefront.js";
+import { forwardInWindows, type WindowHost } from "./windows.js";
 
 /** What models want of the CPU, beside what layers want: see widen.ts. */
 export interface Wide {
@@ -48,27 +49,15 @@ export interface RunnerHost {
 /** Some clocks tick once in a millisecond. */
 const OBSERVED_MS = 5;
 
-/** 0.1 GFLOP/s: a worker that is slower, DEADLINE_MS aside, is taken to hang. */
-const SLOWEST_FLOPS_PER_MS = 1e5;
-
-/** A thread's share of a short forward: a few ms, less than a page's frame. */
-const SHORT_FLOPS = 1.5e8;
-
-let programs = 0;
-
 export class WasmRunner implements Runner {
   readonly packed: PackedProgram;
-  /** What workers with memories of their own run. */
-  readonly #spans: PackedProgram;
   readonly #backend: RunnerHost;
-  readonly #id = programs++;
   readonly #flopsPerToken: number;
   readonly #image: number;
   readonly #scratch: number;
   readonly #runner: TileRunner;
-  /** The workers that have the program. */
-  readonly #loaded = new Set<PooledWorker>();
-  #threadScratch: number[] = [];
+  /** Loaded with the first workers. */
+  #onWorkers: OnWorkers | undefined;
   #area = noStepArea;
   /** Views of the whole memory, made again when it has grown. */
   #floats: Float32Array;
@@ -89,7 +78,6 @@ export class WasmRunner implements Runner {
     this.#backend = backend;
     this.#flopsPerToken = flopsPerToken(program);
     this.packed = packProgram(program, backend.wide?.pack);
-    this.#spans = withTiles(this.packed, spanLimits);
     const { arena } = backend;
     this.#image = arena.allocate(this.packed.image.length);
     this.#scratch = arena.allocate(this.packed.scratch.bytes);
@@ -167,23 +155,14 @@ export class WasmRunner implements Runner {
   dispose(): void {
     const { arena } = this.#backend;
     this.#guest?.settle();
-    for (const address of [this.#image, this.#scratch, this.#area.x, ...this.#threadScratch])
-      arena.free(address);
-    this.#threadScratch = [];
-    // A worker that has died or dies meanwhile has nothing to unload.
-    for (const worker of this.#loaded)
-      worker.call((api) => api.unload(this.#id), DEADLINE_MS).catch(() => {});
-    this.#loaded.clear();
+    for (const address of [this.#image, this.#scratch, this.#area.x]) arena.free(address);
+    this.#onWorkers?.dispose();
     this.#area = noStepArea;
   }
 
   #newRunner(scratch: number): TileRunner {
     const { kernels, wide } = this.#backend;
     return new TileRunner(kernels, this.packed, this.#image, scratch, wide?.stages);
-  }
-
-  #flops({ batch, seqLen }: ForwardJob): number {
-    return batch * seqLen * this.#flopsPerToken;
   }
 
   /** Long forwards know better what a thread does than a measurement in the first milliseconds of a page. */
@@ -199,11 +178,10 @@ export class WasmRunner implements Runner {
     // Once more on a fresh pool after a fault, then on the calling thread: what fails there too is no worker's fault.
     for (let attempt = 0; attempt < 2 && this.#backend.threads > 0 && threads > 0; attempt++) {
       try {
-        return await this.#onWorkers(job, threads);
+        return await this.#forwardOnWorkers(job, threads);
       } catch (error) {
         if (!isWorkerFault(error)) throw error;
-        this.#backend.arena.freeLater(this.#threadScratch);
-        this.#threadScratch = [];
+        this.#onWorkers?.abandon();
         if (job.signal?.aborted) throw error;
         if (this.#backend.threads > 0)
           this.#backend.discardWorkers(`${messageOf(error)} The forward is run again.`);
@@ -224,82 +202,22 @@ export class WasmRunner implements Runner {
     await forwardInWindows(this.#windowHost(execute), { ...job, threads: 0 });
   }
 
-  async #onWorkers(job: ForwardJob, threads: number): Promise<void> {
-    const backend = this.#backend;
-    const workers = (await backend.workers()).slice(0, threads);
-    const deadline = DEADLINE_MS + this.#flops(job) / SLOWEST_FLOPS_PER_MS;
-    try {
-      await Promise.all(workers.map((worker) => this.#load(worker, deadline)));
-      if (backend.shared) await this.#inSharedMemory(job, workers, deadline);
-      else await this.#byTransfer(job, workers, deadline);
-    } catch (error) {
-      if (isLinrecError(error)) throw error;
-      // Whatever else comes out of a call was thrown inside a worker.
-      throw new LinrecError("worker-failed", `A worker thread threw: ${messageOf(error)}.`, { cause: error });
-    }
-  }
-
-  #inSharedMemory(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
-    const { arena } = this.#backend;
-    while (this.#threadScratch.length < workers.length)
-      this.#threadScratch.push(arena.allocate(this.packed.scratch.bytes));
-    const scratch = (i: number) => this.#threadScratch[i] as number;
-    // Waking a thread that sleeps may take longer than a short job: the calling thread begins at once, in the place of one.
-    const short = workers.length > 1 && this.#flops(job) < workers.length * SHORT_FLOPS;
-    const called = short ? workers.slice(1) : workers;
-    const own = short ? this.#newRunner(scratch(called.length)) : undefined;
-    const execute = async (window: Window) => {
-      const shares = called.map((worker, i) =>
-        worker.run({ program: this.#id, window, scratch: scratch(i) }, deadline),
-      );
-      const share = own && runOwnShare(own, this.packed, arena.memory, window);
-      const through = share?.then(() => called.map((worker) => worker.settle()));
-      try {
-        await Promise.all([through, ...shares]);
-      } catch (error) {
-        // The others must have let go of the memory before it is used again: ended threads have.
-        for (const worker of workers) worker.terminate();
-        stopWindow(arena.memory, window);
-        await share;
-        throw error;
-      }
-    };
-    return forwardInWindows(this.#windowHost(execute), job);
-  }
-
-  async #byTransfer(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
-    const { forwardByTransfer } = await parts.threads(); // the workers came with it
-    const { kernels, arena } = this.#backend;
-    const host = {
-      program: this.#spans,
-      programId: this.#id,
-      kernels,
-      arena,
+  async #forwardOnWorkers(job: ForwardJob, threads: number): Promise<void> {
+    const workers = (await this.#backend.workers()).slice(0, threads);
+    const { OnWorkers } = await parts.threads(); // the workers came with it
+    this.#onWorkers ??= new OnWorkers({
+      backend: this.#backend,
+      packed: this.packed,
+      flopsPerToken: this.#flopsPerToken,
       image: this.#image,
       runner: this.#runner,
-    };
-    return forwardByTransfer({ ...host, workers, deadline }, job);
+      newRunner: (scratch) => this.#newRunner(scratch),
+      windowHost: (execute) => this.#windowHost(execute),
+    });
+    await this.#onWorkers.forward(job, workers);
   }
 
-  async #load(worker: PooledWorker, deadline: number): Promise<void> {
-    if (this.#loaded.has(worker)) return;
-    const shared = this.#backend.shared;
-    const packed = shared ? { ...this.packed, image: new Uint8Array() } : this.#spans;
-    await worker.call(
-      (api) =>
-        api.load({
-          id: this.#id,
-          packed,
-          image: shared ? this.#image : null,
-          tileTokens: this.packed.tileTokens,
-          wide: this.#backend.wide?.module,
-        }),
-      deadline,
-    );
-    this.#loaded.add(worker);
-  }
-
-  #windowHost(execute: (window: Window) => Promise<void>) {
+  #windowHost(execute: WindowHost["execute"]): WindowHost {
     const { arena } = this.#backend;
     return {
       program: this.packed,

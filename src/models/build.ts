@@ -2,6 +2,7 @@
 import { LinrecError, messageOf } from "../errors.js";
 import { type Tensor, typeName } from "../io/tensor.js";
 import type { Network } from "../program.js";
+import { withRates } from "../rateChanges.js";
 import { type Architecture, type ModelSpec, resolveOptions } from "./architecture.js";
 import { languageModel } from "./languageModel.js";
 
@@ -51,7 +52,7 @@ export function buildProgram(
   const reader = new TensorReader(tensors);
   const program = known.build(reader, resolved);
   const full = Object.fromEntries(known.options.map((name) => [name, resolved[name]]));
-  return fromCheckpoint(program, reader, metadata, full);
+  return withRates(fromCheckpoint(program, reader, metadata, full));
 }
 
 function checkSpec(spec: unknown): ModelSpec {

@@ -3,6 +3,8 @@ import type { Memory } from "../analysis.js";
 import { ModelCache } from "../cache.js";
 import { LinrecError } from "../errors.js";
 import { checkGenerateOptions, type GenerateOptions, generate } from "../generate.js";
+import type { Host, Prepared } from "../host.js";
+import { ModelInputs } from "../modelInputs.js";
 import { poolOf, slotWidth } from "../program.js";
 import { Recurrent } from "../recurrent.js";
 import type { State } from "../state.js";
@@ -19,6 +21,11 @@ export interface StageInfo {
 
 /** A network of several stages, built from a checkpoint; x [batch, seqLen, inputWidth]. */
 export class Model extends Recurrent<ModelCache> {
+  /** @internal Use `engine.model`. */
+  constructor(host: Host, prepared: Prepared) {
+    super(host, prepared, new ModelInputs(prepared.program, host.nonFinite));
+  }
+
   /** The architecture that the checkpoint was read as: "minimal-lru/classification", ... */
   get architecture(): string {
     return this.program.architecture;

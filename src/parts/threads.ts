@@ -1,2 +1,2 @@
+export { OnWorkers } from "../cpu/onWorkers.js";
 export { startWorkers } from "../cpu/pool.js";
-export { forwardByTransfer } from "../cpu/transfer.js";
