@@ -214,7 +214,7 @@ describe("the self-test", () => {
   describe.each(builds)("finds kernels that are wrong (%s)", (build) => {
     /** The kernels with every f32x4.add made an f32x4.sub. */
     async function wrongKernels(): Promise<Uint8Array<ArrayBuffer>> {
-      const bytes = await kernelBytes(build, false);
+      const bytes = kernelBytes(build, false);
       let found = 0;
       for (let i = 0; i + 2 < bytes.length; i++) {
         if (bytes[i] === 0xfd && bytes[i + 1] === 0xe4 && bytes[i + 2] === 0x01) {

@@ -54,6 +54,6 @@ test("assembly/ and src/webgpu/kernels/ hold the same kernels", () => {
 
 describe.each(builds)("%s SIMD", (build) => {
   test.each(Object.keys(kernelChecks))("%s", async (name) => {
-    kernelChecks[name]?.(await Bench.open(await kernelBytes(build, false)));
+    kernelChecks[name]?.(await Bench.open(kernelBytes(build, false)));
   });
 });

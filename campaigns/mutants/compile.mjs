@@ -1,8 +1,8 @@
 // Compiles changed kernels as esbuild.config.mjs does, in this process and without files.
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { deflateRawSync } from "node:zlib";
 import asc from "assemblyscript/asc";
+import { asText } from "../../tools/embed.mjs";
 import { project } from "../plant.mjs";
 
 const sources = new Map(
@@ -35,6 +35,6 @@ export async function compile(file, text) {
 
 /** What stands for src/cpu/embedded.gen.ts with another module in it. */
 export function embed(wasm) {
-  const deflated = deflateRawSync(wasm, { level: 9 }).toString("base64");
-  return readFileSync(embedded, "utf8").replace(/"deflated":"[^"]*"/, `"deflated":"${deflated}"`);
+  const text = JSON.stringify(asText(wasm));
+  return readFileSync(embedded, "utf8").replace(/"text":"([^"\\]|\\.)*"/, () => `"text":${text}`);
 }

@@ -31,7 +31,7 @@ export async function compileKernels(
   }
   try {
     if (custom !== undefined) return await compileCustom(custom, shared);
-    const relaxed = simd === "baseline" ? undefined : await kernelBytes("relaxed", shared);
+    const relaxed = simd === "baseline" ? undefined : kernelBytes("relaxed", shared);
     if (relaxed && WebAssembly.validate(relaxed)) {
       return { module: await WebAssembly.compile(relaxed), simd: "relaxed", shared };
     }
@@ -42,7 +42,7 @@ export async function compileKernels(
           '--experimental-wasm-relaxed-simd; Node 22 and current browsers have it). Use simd "auto" or "baseline".',
       );
     }
-    const baseline = await kernelBytes("baseline", shared);
+    const baseline = kernelBytes("baseline", shared);
     return { module: await WebAssembly.compile(baseline), simd: "baseline", shared };
   } catch (error) {
     throw notCompiled(error);
@@ -82,15 +82,16 @@ async function toModule(source: WasmSource): Promise<WebAssembly.Module> {
   return WebAssembly.compile(source as BufferSource);
 }
 
+/** What tools/embed.mjs has put on each byte. */
+const SHIFT = 36;
+
 /** A build of the embedded module, for private or for shared memory: they differ in the flags of the memory that they import. */
-export async function kernelBytes(
+export function kernelBytes(
   simd: Simd,
   shared: boolean,
-  { deflated, memoryFlags } = kernels,
-): Promise<Uint8Array<ArrayBuffer>> {
-  const packed = Uint8Array.from(atob(deflated), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  { text, memoryFlags } = kernels,
+): Uint8Array<ArrayBuffer> {
+  const bytes = Uint8Array.from(text, (c) => c.charCodeAt(0) - SHIFT);
   bytes[memoryFlags] = shared ? 3 : 1;
   specialize(bytes, simd === "relaxed");
   return bytes;

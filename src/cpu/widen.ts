@@ -21,7 +21,7 @@ async function addTo(backend: WasmBackend): Promise<void> {
     let module: WebAssembly.Module | undefined;
     // A module of the user's own has all kernels.
     if (wideKernels && simd !== "custom") {
-      module = await WebAssembly.compile(await kernelBytes(simd, backend.shared, wideKernels));
+      module = await WebAssembly.compile(kernelBytes(simd, backend.shared, wideKernels));
       Object.assign(backend.kernels, await instantiate(module, backend.arena.memory));
     }
     backend.wide = { pack: packStage, stages: modelStages, module };
