@@ -108,6 +108,7 @@ export class Engine {
         const { GpuCache } = await parts.webgpu();
         return new GpuCache(batch, resident, own);
       },
+      steps: parts.steps,
       streams: parts.stream,
       release: (prepared) => this.#release(prepared),
     };

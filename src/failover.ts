@@ -3,9 +3,9 @@ import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
 import type { Asked } from "./host.js";
 import type { Machine } from "./machine.js";
+import { parts } from "./parts.js";
 import type { BackendName, Network } from "./program.js";
 import { ratesOf } from "./rates.js";
-import { restsOf } from "./rest.js";
 import { type Candidate, choose } from "./scheduler.js";
 import type { Stop } from "./signal.js";
 
@@ -54,6 +54,10 @@ export class Failover {
       job.state.copyFrom(state);
       return this.run(network, { ...job, done }, stop);
     }
+    if (stop.aborted) throw stop.reason;
+    // Only a GPU leaves forwards half done.
+    if (done.every((tokens) => tokens === 0)) return this.run(network, job, stop);
+    const { restsOf } = await parts.webgpu();
     for (const rest of restsOf(network, whole, done, state)) {
       if (stop.aborted) throw stop.reason;
       await this.run(network, rest.job, stop);

@@ -13,6 +13,7 @@ export const parts = {
   reference: later(() => import("./parts/reference.js")),
   halves: later(() => import("./parts/halves.js")),
   bidirectional: later(() => import("./parts/bidirectional.js")),
+  steps: later(() => import("./parts/steps.js")),
   stream: later(() => import("./parts/stream.js")),
 };
 

@@ -30,12 +30,13 @@ import type { Host, Prepared } from "./host.js";
 import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
+import type { Stepping } from "./manySteps.js";
 import { checkCache, isGpuCache } from "./ownCache.js";
 import { type BackendName, type Input, lruStages, type Network, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { throwIfAborted } from "./signal.js";
 import { State, type StateLayout } from "./state.js";
-import { asForward, checkSteps, type Steps, stepOf, turned } from "./steps.js";
+import { checkSteps, type Steps } from "./steps.js";
 import type { Feeding, StreamChunk, StreamSource, StreamTransformer } from "./stream.js";
 import { Timeline } from "./timeline.js";
 import { checkChoice, checkCount, checkFunction, checkOptions } from "./validate.js";
@@ -290,20 +291,17 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** Steps on a copy of the streams, which the cache gets when all is done: as a forward, or one by one. */
   #stepAway(all: Steps, cache: Cache, atOnce: boolean): Promise<Float32Array> {
     return cache.whileLocked(async () => {
-      const { steps, streams, rows, y } = all;
+      const { rows, y } = all;
       if (y.length === 0) return y;
       const state = rows ? cache.state.pick(rows) : cache.state.clone();
-      const run = async (part: Steps) => {
-        const job = asForward(part, state);
-        await this.#host.forward(this.#prepared, job, undefined);
-        if (job.y !== part.y) part.y.set(turned(job.y, part.streams, part.steps));
+      const { stepThrough } = await this.#host.steps();
+      this.checkUsable(); // loading took a while
+      const stepping: Stepping = {
+        forward: (job) => this.#host.forward(this.#prepared, job, undefined),
+        onGpu: (streams) => this.#stepsOnGpu(streams),
+        here: (step, state) => this.#stepHere(step, state),
       };
-      if (atOnce) await run(all);
-      for (let t = 0; !atOnce && t < steps; t++) {
-        const step = { ...stepOf(all, t), rows: undefined };
-        if (this.#stepsOnGpu(streams)) await run(step);
-        else this.#stepHere(step, state);
-      }
+      await stepThrough(all, state, stepping, atOnce);
       if (rows) cache.state.put(rows, state);
       else cache.state.copyFrom(state);
       return y;

@@ -1,11 +1,9 @@
-/** Steps of a cache's streams, or of some of them: what a step is given, checked, and put in the order of a forward. */
-import type { ForwardJob } from "./backend.js";
+/** Steps of a cache's streams, or of some of them: what a step is given, checked. */
 import { LinrecError } from "./errors.js";
-import { checkReset, checkTimesteps, readResets, type StepOptions } from "./forwardOptions.js";
+import { checkReset, checkTimesteps, type StepOptions } from "./forwardOptions.js";
 import { type GpuBuffer, type Ports, portsOf } from "./gpuBuffer.js";
 import type { Inputs } from "./inputs.js";
 import type { Input } from "./program.js";
-import type { State } from "./state.js";
 import { checkInt32, checkOptions } from "./validate.js";
 
 /** Checked: x [steps, streams, inputWidth] -> y [steps, streams, outputWidth] of the cache's `rows`, or of all. */
@@ -62,62 +60,4 @@ export function checkRows(rows: Int32Array, batch: number): void {
     }
     seen[row] = 1;
   });
-}
-
-/** All the steps as a forward of [streams, steps]: the same bits. `state` is the streams' own, and is advanced. */
-export function asForward(all: Steps, state: State): Omit<ForwardJob, "threads"> {
-  const { steps, streams } = all;
-  const { reset, timesteps, x, y } = all;
-  const turn = <V extends Float32Array | Uint8Array>(values: V) => turned(values, steps, streams);
-  const lengths = new Int32Array(streams).fill(steps);
-  const mask = reset && turn(Uint8Array.from(reset as ArrayLike<number>, Number));
-  return {
-    batch: streams,
-    seqLen: steps,
-    lengths,
-    x: turn(x),
-    y: steps === 1 || streams === 1 ? y : new Float32Array(y.length),
-    state,
-    timesteps: timesteps && turn(timesteps),
-    resets: readResets(mask, lengths, steps, state),
-    signal: undefined,
-    onProgress: undefined,
-  };
-}
-
-/** One of the steps, as steps. */
-export function stepOf({ x, y, ports, steps, streams, rows, timesteps, reset }: Steps, t: number): Steps {
-  const part = (values: Float32Array) =>
-    values.subarray((t * values.length) / steps, ((t + 1) * values.length) / steps);
-  return {
-    x: part(x),
-    y: part(y),
-    ports,
-    steps: 1,
-    streams,
-    rows,
-    timesteps: timesteps && part(timesteps),
-    reset: reset && Array.from({ length: streams }, (_, i) => reset[t * streams + i] as number),
-  };
-}
-
-/** [outer, inner, width] -> [inner, outer, width]; the same array where that is the same. */
-export function turned<V extends Float32Array | Uint8Array>(values: V, outer: number, inner: number): V {
-  if (outer === 1 || inner === 1) return values;
-  const result = values.slice() as V;
-  const width = values.length / (outer * inner);
-  const [a, b] = [wordsOf(values), wordsOf(result)];
-  for (let i = 0, from = 0; i < outer; i++) {
-    for (let j = 0; j < inner; j++) {
-      let to = (j * outer + i) * width;
-      for (const end = from + width; from < end; from++) b[to++] = a[from] as number;
-    }
-  }
-  return result;
-}
-
-/** Copied as integers, the bits of a NaN and of a token id stay what they are. */
-function wordsOf(values: Float32Array | Uint8Array): Uint32Array | Uint8Array {
-  if (values.BYTES_PER_ELEMENT === 1) return values as Uint8Array;
-  return new Uint32Array(values.buffer, values.byteOffset, values.length);
 }

@@ -33,11 +33,12 @@ const wholeModel = `
   const transform = new Response(new Blob([x]).stream().pipeThrough(lru.forwardTransform()).pipeThrough(
     new TransformStream({ transform: ({ y }, to) => to.enqueue(new Uint8Array(y.buffer)) }))).arrayBuffer();
   const piped = await transform.then((bytes) => new Float32Array(bytes).every((v, i) => v === y[i]), told);
+  const many = await lru.stepMany(x, lru.allocateInferenceCache(1)).then((y) => y.length, told);
   const file = await engine.lru(linrec.writeModel(lru)).then((again) => again.dState === 5, told);
   const model = await engine.model(linrec.writeModel(lru)).catch(told);
   const same = model.forward && (await model.forward(x)).y.every((value, i) => value === y[i]);
   const report = await engine.selfTest().then(({ passed }) => passed, told);
-  console.log(JSON.stringify({ steps: y.length, stream, piped, file, model: same ?? model, report }));`;
+  console.log(JSON.stringify({ steps: y.length, many, stream, piped, file, model: same ?? model, report }));`;
 
 describe("the first file", () => {
   const missing = {
@@ -50,6 +51,7 @@ describe("the first file", () => {
     copyFileSync(new URL("index.js", dist), join(folder, "index.js"));
     expect(run("index.js", wholeModel)).toEqual({
       steps: 12,
+      many: missing,
       stream: missing,
       piped: missing,
       file: missing,
@@ -88,6 +90,7 @@ describe("the first file", () => {
     }
     expect(run("index.js", wholeModel)).toEqual({
       steps: 12,
+      many: missing,
       stream: missing,
       piped: missing,
       file: missing,
@@ -101,6 +104,7 @@ describe("the first file", () => {
       copyFileSync(new URL(file, dist), join(folder, file));
     expect(run("index.js", wholeModel)).toEqual({
       steps: 12,
+      many: 12,
       stream: true,
       piped: true,
       file: true,
@@ -115,6 +119,7 @@ test.each(["linrec.min.js", "index.cjs"])("%s needs nothing beside it", (file) =
   expect(readFileSync(new URL(file, dist), "utf8")).not.toMatch(/import\("\.\//);
   expect(run(`alone-${file}`, wholeModel)).toEqual({
     steps: 12,
+    many: 12,
     stream: true,
     piped: true,
     file: true,

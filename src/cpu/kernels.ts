@@ -1,7 +1,7 @@
 /** The builds of the kernels that the package carries, and which one runs here. */
 import { LinrecError, messageOf } from "../errors.js";
+import { parts } from "../parts.js";
 import { kernels } from "./embedded.gen.js";
-import { createMemory } from "./instantiate.js";
 import { specialize } from "./specialize.js";
 
 /** `relaxed` fuses multiply-add: faster, the same bits on one machine. `baseline`: the same bits on every machine. */
@@ -30,7 +30,9 @@ export async function compileKernels(
     );
   }
   try {
-    if (custom !== undefined) return await compileCustom(custom, shared);
+    if (custom !== undefined) {
+      return await (await parts.sources()).compileCustom(custom, shared);
+    }
     const relaxed = simd === "baseline" ? undefined : kernelBytes("relaxed", shared);
     if (relaxed && WebAssembly.validate(relaxed)) {
       return { module: await WebAssembly.compile(relaxed), simd: "relaxed", shared };
@@ -57,29 +59,6 @@ export function notCompiled(error: unknown): LinrecError {
       "'wasm-unsafe-eval' in script-src, or pass a compiled WebAssembly.Module as `wasm`.",
     { cause: error },
   );
-}
-
-async function compileCustom(source: WasmSource, shared: boolean): Promise<CompiledKernels> {
-  const module = await toModule(source);
-  // The import's type is not visible from outside: try it on the smallest memory of each kind.
-  for (const kind of shared ? [true, false] : [false]) {
-    try {
-      await WebAssembly.instantiate(module, { env: { memory: createMemory(kind, 1) } });
-      return { module, simd: "custom", shared: kind };
-    } catch (error) {
-      if (!kind) throw error;
-    }
-  }
-  throw new TypeError("unreachable: the private kind returns or throws");
-}
-
-async function toModule(source: WasmSource): Promise<WebAssembly.Module> {
-  if (source instanceof WebAssembly.Module) return source;
-  if (source instanceof URL) return WebAssembly.compile(await (await fetch(source)).arrayBuffer());
-  if (typeof Response !== "undefined" && source instanceof Response) {
-    return WebAssembly.compile(await source.arrayBuffer());
-  }
-  return WebAssembly.compile(source as BufferSource);
 }
 
 /** What tools/embed.mjs has put on each byte. */

@@ -39,21 +39,30 @@ interface DtypeInfo {
 }
 
 /** In the order in which the format's own writer lays out a file: widest first, so that every tensor is aligned. */
-const dtypeList: readonly DtypeInfo[] = [
-  { name: "U64", bytes: 8, create: (buffer) => new BigUint64Array(buffer), array: "BigUint64Array" },
-  { name: "I64", bytes: 8, create: (buffer) => new BigInt64Array(buffer), array: "BigInt64Array" },
-  { name: "F64", bytes: 8, create: (buffer) => new Float64Array(buffer), array: "Float64Array" },
-  { name: "F32", bytes: 4, create: (buffer) => new Float32Array(buffer), array: "Float32Array" },
-  { name: "U32", bytes: 4, create: (buffer) => new Uint32Array(buffer), array: "Uint32Array" },
-  { name: "I32", bytes: 4, create: (buffer) => new Int32Array(buffer), array: "Int32Array" },
-  { name: "BF16", bytes: 2, create: (buffer) => new Uint16Array(buffer), array: "Uint16Array" },
-  { name: "F16", bytes: 2, create: (buffer) => new Uint16Array(buffer), array: "Uint16Array" },
-  { name: "U16", bytes: 2, create: (buffer) => new Uint16Array(buffer), array: "Uint16Array" },
-  { name: "I16", bytes: 2, create: (buffer) => new Int16Array(buffer), array: "Int16Array" },
-  { name: "I8", bytes: 1, create: (buffer) => new Int8Array(buffer), array: "Int8Array" },
-  { name: "U8", bytes: 1, create: (buffer) => new Uint8Array(buffer), array: "Uint8Array" },
-  { name: "BOOL", bytes: 1, create: (buffer) => new Uint8Array(buffer), array: "Uint8Array" },
-];
+const dtypeList = (
+  [
+    ["U64", BigUint64Array],
+    ["I64", BigInt64Array],
+    ["F64", Float64Array],
+    ["F32", Float32Array],
+    ["U32", Uint32Array],
+    ["I32", Int32Array],
+    ["BF16", Uint16Array],
+    ["F16", Uint16Array],
+    ["U16", Uint16Array],
+    ["I16", Int16Array],
+    ["I8", Int8Array],
+    ["U8", Uint8Array],
+    ["BOOL", Uint8Array],
+  ] as const
+).map(
+  ([name, Values]): DtypeInfo => ({
+    name,
+    bytes: Values.BYTES_PER_ELEMENT,
+    create: (buffer) => new Values(buffer),
+    array: Values.name,
+  }),
+);
 
 /** A Map, so that no name in a file ("__proto__") can reach a prototype. */
 export const dtypes: ReadonlyMap<string, DtypeInfo> = new Map(dtypeList.map((info) => [info.name, info]));

@@ -1,0 +1,96 @@
+/** Steps as forwards: many at once, or on the GPU. */
+import type { ForwardJob } from "./backend.js";
+import { readResets } from "./forwardOptions.js";
+import type { State } from "./state.js";
+import type { Steps } from "./steps.js";
+
+/** What a layer or model gives for it. */
+export interface Stepping {
+  /** A promise where it is not done at once. */
+  forward(job: Omit<ForwardJob, "threads">): Promise<void> | undefined;
+  /** Whether it is the GPU that steps. */
+  onGpu(streams: number): boolean;
+  /** A step on the calling thread. */
+  here(step: Steps, state: State): void;
+}
+
+/**
+ * Advances a state by steps of all its streams.
+ * @param atOnce as one forward; else one by one
+ */
+export async function stepThrough(
+  all: Steps,
+  state: State,
+  stepping: Stepping,
+  atOnce: boolean,
+): Promise<void> {
+  const run = async (part: Steps) => {
+    const job = asForward(part, state);
+    await stepping.forward(job);
+    if (job.y !== part.y) part.y.set(turned(job.y, part.streams, part.steps));
+  };
+  if (atOnce) await run(all);
+  for (let t = 0; !atOnce && t < all.steps; t++) {
+    const step = { ...stepOf(all, t), rows: undefined };
+    if (stepping.onGpu(all.streams)) await run(step);
+    else stepping.here(step, state);
+  }
+}
+
+/** All the steps as a forward of [streams, steps]: the same bits. `state` is the streams' own, and is advanced. */
+function asForward(all: Steps, state: State): Omit<ForwardJob, "threads"> {
+  const { steps, streams } = all;
+  const { reset, timesteps, x, y } = all;
+  const turn = <V extends Float32Array | Uint8Array>(values: V) => turned(values, steps, streams);
+  const lengths = new Int32Array(streams).fill(steps);
+  const mask = reset && turn(Uint8Array.from(reset as ArrayLike<number>, Number));
+  return {
+    batch: streams,
+    seqLen: steps,
+    lengths,
+    x: turn(x),
+    y: steps === 1 || streams === 1 ? y : new Float32Array(y.length),
+    state,
+    timesteps: timesteps && turn(timesteps),
+    resets: readResets(mask, lengths, steps, state),
+    signal: undefined,
+    onProgress: undefined,
+  };
+}
+
+/** One of the steps, as steps. */
+function stepOf({ x, y, ports, steps, streams, rows, timesteps, reset }: Steps, t: number): Steps {
+  const part = (values: Float32Array) =>
+    values.subarray((t * values.length) / steps, ((t + 1) * values.length) / steps);
+  return {
+    x: part(x),
+    y: part(y),
+    ports,
+    steps: 1,
+    streams,
+    rows,
+    timesteps: timesteps && part(timesteps),
+    reset: reset && Array.from({ length: streams }, (_, i) => reset[t * streams + i] as number),
+  };
+}
+
+/** [outer, inner, width] -> [inner, outer, width]; the same array where that is the same. */
+function turned<V extends Float32Array | Uint8Array>(values: V, outer: number, inner: number): V {
+  if (outer === 1 || inner === 1) return values;
+  const result = values.slice() as V;
+  const width = values.length / (outer * inner);
+  const [a, b] = [wordsOf(values), wordsOf(result)];
+  for (let i = 0, from = 0; i < outer; i++) {
+    for (let j = 0; j < inner; j++) {
+      let to = (j * outer + i) * width;
+      for (const end = from + width; from < end; from++) b[to++] = a[from] as number;
+    }
+  }
+  return result;
+}
+
+/** Copied as integers, the bits of a NaN and of a token id stay what they are. */
+function wordsOf(values: Float32Array | Uint8Array): Uint32Array | Uint8Array {
+  if (values.BYTES_PER_ELEMENT === 1) return values as Uint8Array;
+  return new Uint32Array(values.buffer, values.byteOffset, values.length);
+}

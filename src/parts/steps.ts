@@ -1,0 +1,1 @@
+export { stepThrough } from "../manySteps.js";
