@@ -1,4 +1,4 @@
-// One campaign in a process of its own: `node child.mjs FILE LIBRARY full|short`. Its last line of output is its report.
+// One campaign in a process of its own: `node child.mjs FILE LIBRARY full|short|PART`. Its last line of output is its report.
 import { useGpu } from "../tools/software-gpu.mjs";
 
 const [file, library, size] = process.argv.slice(2);
@@ -8,6 +8,7 @@ const broken = [];
 const context = {
   linrec: await import(library),
   library,
+  size,
   isFull: size === "full",
   /** Notes a promise that did not hold. The first few are enough to see what it is. */
   fail: (text) => broken.push(text),
