@@ -35,6 +35,10 @@ export async function prepareParts(
     return new ways.BothWays(backend, program as Program, (part) => prepareParts(backend, part, chain));
   const halves = halvesOf(program);
   const parts = halves ? [halves.lean] : partsOf(program);
+  if (!halves && parts[0] !== program && backend.prepareLinked) {
+    const linked = await backend.prepareLinked(program);
+    return new (chain as typeof Chain)<Runner>(program, [], false, linked);
+  }
   const runners = parts.map(async (part) => [part, await backend.prepare(part)] as const);
   try {
     const ready = new Map(await Promise.all(runners));

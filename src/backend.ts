@@ -3,7 +3,8 @@
  * (done before), and never decides to fall back (the engine does): it gives the right numbers or throws a LinrecError.
  */
 import type { Ports } from "./gpuBuffer.js";
-import type { BackendName, Program } from "./program.js";
+import type { Rows } from "./links.js";
+import type { BackendName, Network, Program } from "./program.js";
 import type { StopSignal } from "./signal.js";
 import type { State } from "./state.js";
 
@@ -91,10 +92,30 @@ export interface Runner {
   dispose(): void;
 }
 
+/** A network whose rate changes, made ready to run as a whole: what is between its parts stays where they compute. */
+export interface Linked {
+  /** Tokens of each of so many rows to run at a time: in whole multiples of what the network pads rows to. */
+  segmentTokens(batch: number): number;
+  /**
+   * Takes rows of x through all links, and advances `state`; if it rejects, that holds anything. What comes of them at
+   * the end is as the network's plain loops give it. `links` are given: they are in another file of the package.
+   */
+  run(
+    rows: Rows,
+    state: State,
+    signal: StopSignal | undefined,
+    links: Pick<typeof import("./links.js"), "legsOf" | "hold">,
+  ): Promise<Rows>;
+  /** As a {@link Runner}'s. */
+  dispose(): void;
+}
+
 export interface Backend {
   readonly name: BackendName;
   /** Packs and uploads a program. Nothing of the program's arrays is written or retained by reference. */
   prepare(program: Program): Runner | Promise<Runner>;
+  /** The same of a network whose rate changes, if the backend runs more of it than its parts. */
+  prepareLinked?(network: Network): Promise<Linked>;
   /** Ends everything the backend holds. Idempotent. Work under way rejects with `disposed`. */
   dispose(): void | Promise<void>;
 }

@@ -1,15 +1,15 @@
 /**
  * A network whose rate changes, run as a chain of programs: segment by segment through all of them, on one backend, each
- * program's state carried along. What is between them (`links.ts`) is plain loops on the calling thread; so memory is
- * bounded at any length, and every promise that the backends keep holds of the whole. Each segment is committed: a chain
- * on another backend goes on from the last, in the same segments, so that it gives what this one would have given.
+ * program's state carried along. What is between them (`links.ts`) is plain loops on the calling thread, unless the backend
+ * takes a segment through all links itself; so memory is bounded at any length, and every promise that the backends keep
+ * holds of the whole. Each segment is committed: a chain on another backend goes on from the last.
  */
-import type { ForwardJob, Runner } from "./backend.js";
+import type { ForwardJob, Linked, Runner } from "./backend.js";
 import type { Stepper } from "./host.js";
-import { hold, pool, type Rows, shift, slower } from "./links.js";
+import { hold, legsOf, pool, type Rows, shift } from "./links.js";
 import { macrotask } from "./macrotask.js";
 import { inputWidth, type Network, outputWidth, slotWidth } from "./program.js";
-import { type Link, type Rates, ratesOf } from "./rates.js";
+import { type Rates, ratesOf } from "./rates.js";
 import { throwIfAborted } from "./signal.js";
 import type { State } from "./state.js";
 import { Timeline } from "./timeline.js";
@@ -37,7 +37,8 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
   readonly #network: Network;
   readonly #parts: readonly Part[];
   readonly #rates: Rates;
-  readonly #links: readonly Link[];
+  /** What takes segments through all links, in place of the parts. */
+  readonly #linked: Linked | undefined;
   /** y is one row for each sequence. */
   readonly #pools: boolean;
   /** Float64Array for the oracle, which takes those too. */
@@ -46,12 +47,12 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
   readonly #buffers: Buffers;
 
   /** @param exact keep what is between the parts in float64 */
-  constructor(network: Network, parts: readonly Part[], exact: boolean) {
+  constructor(network: Network, parts: readonly Part[], exact: boolean, linked?: Linked) {
     this.#network = network;
     this.#parts = parts;
+    this.#linked = linked;
     this.#rates = ratesOf(network) as Rates;
-    this.#links = this.#rates.links;
-    this.#pools = this.#links.at(-1)?.kind === "hold";
+    this.#pools = this.#rates.links.at(-1)?.kind === "hold";
     this.#Floats = exact ? (Float64Array as unknown as Float32ArrayConstructor) : Float32Array;
     this.#buffers = new Buffers(this.#Floats);
   }
@@ -105,12 +106,16 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
     const { batch, seqLen, x, y, state, done, signal, timesteps } = job;
     const [inWidth, outWidth] = [inputWidth(this.#network), outputWidth(this.#network)];
     const { padding } = this.#rates;
-    const segment = this.#rates.segmentTokens(batch);
+    const segment = (this.#linked ?? this.#rates).segmentTokens(batch);
     const buffers = new Buffers(this.#Floats);
     const padded = Int32Array.from(spans, ({ length }) => Math.ceil(length / padding) * padding);
     const longest = padded.reduce((most, length) => Math.max(most, length), 0);
     let yielded = performance.now();
     const drive = async (rows: Rows, from: State): Promise<Rows> => {
+      if (this.#linked) {
+        throwIfAborted(signal);
+        return this.#linked.run(rows, from, signal, { legsOf, hold });
+      }
       const walk = this.#walk(rows, from, buffers);
       for (let next = walk.next(); ; next = walk.next()) {
         throwIfAborted(signal);
@@ -124,12 +129,16 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
         yielded = performance.now();
       }
     };
-    for (let from = 0; from < longest; from += segment) {
+    // Whoever began may have had other segments.
+    const gone = spans.reduce(
+      (most, { start, length }, row) => Math.max(most, Math.min((done[row] as number) - start, length)),
+      0,
+    );
+    for (let from = Math.ceil(gone / padding) * padding; from < longest; from += segment) {
       const counts = padded.map((length) => Math.max(0, Math.min(length - from, segment)));
       const tokens = Math.min(longest - from, segment);
       const known = spans.map(({ length }) => Math.max(0, Math.min(length - from, tokens)));
       const ends = known.map((count, row) => count && (spans[row] as Span).start + from + count);
-      if (ends.every((end, row) => end <= (done[row] as number))) continue;
       // x itself is float32, or holds the bits of ids.
       const data = new Float32Array(batch * tokens * inWidth);
       const times = timesteps && new this.#Floats(batch * tokens).fill(1);
@@ -178,41 +187,31 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
 
   dispose(): void {
     for (const part of this.#parts) part.dispose?.();
+    this.#linked?.dispose();
   }
 
   /** Takes rows through the links. A part that none of them reaches is left out. */
   *#walk(rows: Rows, state: State, buffers: Buffers): Generator<PartRun, Rows, void> {
     const { batch } = state;
     const at = new Map([[0, rows]]);
-    /** What comes back to a rate finds the times that it had. */
-    const timesAt = (seqLen: number) => [...at.values()].find((other) => other.seqLen === seqLen)?.times;
     let index = 0;
-    for (const [i, link] of this.#links.entries()) {
+    for (const [i, leg] of legsOf(this.#network, rows, state, this.#Floats).entries()) {
+      const { link } = leg;
       const x = at.get(link.src) as Rows;
-      const own = state.parts[i] as State;
-      const width = slotWidth(this.#network, link.dst);
-      const make = (seqLen: number) => buffers.take(i, batch * seqLen * width);
-      let y = x;
-      if (link.kind === "part") {
-        const pools = link.program.stages.some(({ kind }) => kind === "pool");
-        const counts = pools ? x.counts.map((count) => Math.min(count, 1)) : x.counts;
-        const seqLen = pools ? 1 : x.seqLen;
-        y = { ...x, data: make(seqLen), seqLen, counts };
-        if (x.counts.some((count) => count > 0)) yield { index, x, y: y.data, state: own };
-        index++;
-      } else if (link.kind === "reshape") {
-        const rate = link.inWidth / link.outWidth;
-        const seqLen = x.seqLen * rate;
-        const times = rate < 1 ? x.times && slower(x.times, x.seqLen, 1 / rate) : timesAt(seqLen);
-        y = { ...x, seqLen, counts: x.counts.map((count) => count * rate), times };
-      } else if (link.kind === "add") {
-        const other = (at.get(link.other) as Rows).data;
-        y = { ...x, data: make(x.seqLen) };
-        for (let j = 0; j < y.data.length; j++) y.data[j] = (x.data[j] as number) + (other[j] as number);
-      } else if (link.kind === "shift") y = { ...x, data: shift(link, x, own, make(x.seqLen)) };
-      else if (link.kind === "hold") y = { ...x, data: hold(link, x, own, make(1)) };
-      else y = pool(link, x, own, make, this.#Floats);
-      at.set(link.dst, y);
+      let { data } = x;
+      if (link.kind !== "reshape") {
+        data = buffers.take(i, batch * leg.y.seqLen * slotWidth(this.#network, link.dst));
+        if (link.kind === "part") {
+          if (x.counts.some((count) => count > 0)) yield { index, x, y: data, state: leg.state };
+          index++;
+        } else if (link.kind === "add") {
+          const other = (at.get(link.other) as Rows).data;
+          for (let j = 0; j < data.length; j++) data[j] = (x.data[j] as number) + (other[j] as number);
+        } else if (link.kind === "shift") shift(link, x.data, leg, data);
+        else if (link.kind === "hold") hold(link, x.data, leg, data);
+        else pool(link, x.data, leg, data);
+      }
+      at.set(link.dst, { ...leg.y, data });
     }
     return at.get(this.#network.output) as Rows;
   }

@@ -275,6 +275,11 @@ function zeros(bytes: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(shared, taken - bytes, bytes);
 }
 
+/** What a link of a chain holds of a row. */
+export function carryOf(state: State, row: number): Float64Array {
+  return state.carry(state.layout.slots[0] as StateSlot, row);
+}
+
 /** Where the real part of state n stands in [re x 4 | im x 4] groups; its imaginary part is 4 further. */
 export function groupIndex(n: number): number {
   return 2 * (n & ~3) + (n & 3);

@@ -37,7 +37,7 @@ const cpuOnly = [
 ];
 
 /** In webgpu/kernels/ alone: a step's, whose streams are slots there, two kernels as one, and what is within others. */
-const gpuOnly = ["normalize", "oneChunk", "skip", "slotPool", "slotScan"];
+const gpuOnly = ["normalize", "oneChunk", "skip", "slotPool", "slotScan", "window"];
 
 const named = (files: Record<string, string>) =>
   new Map(

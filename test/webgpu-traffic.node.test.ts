@@ -5,9 +5,10 @@ import type { LruParams, Program, Stage } from "../src/program.js";
 import { State, stateLayout } from "../src/state.js";
 import { Timeline } from "../src/timeline.js";
 import { openDevice } from "../src/webgpu/device.js";
+import { windowDispatch } from "../src/webgpu/dispatches.js";
 import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
 import { type Segment, segmentOf } from "../src/webgpu/pipelines.js";
-import { makePlan, type Plan } from "../src/webgpu/plan.js";
+import { makePlan, noBytes, type Plan } from "../src/webgpu/plan.js";
 import { makeStepPlan } from "../src/webgpu/stepPlan.js";
 import { plainTiles, softwareTiles, T, type Tile, tilesFor } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
@@ -96,6 +97,18 @@ function stepsFor(program: Program, rows: number, steps: number) {
   const ids = new Uint32Array(segment.tokens * plan.inputWidth).map((_, i) => i % 3);
   const given = new Map([[plan.input, ids] as const, [plan.places, places] as const]);
   return { plan, segment, given, table: undefined };
+}
+
+/** A window of every so many of as many tokens. */
+function windowsFor(tokens: number, factor: number, mode: "mean" | "max" | "stride") {
+  const width = 7;
+  const names = { name: "", src: 0, dst: 1 };
+  const perToken = (bytes: number) => ({ ...noBytes, perToken: bytes });
+  const areas = [4 * width, 4 * factor * width, 4 * width, 16].map(perToken);
+  const plan = { areas, dispatches: [windowDispatch({ ...names, kind: "window", mode, width, factor })] };
+  const [count, parts] = [mode === "stride" ? 1 : factor, mode === "mean" ? factor : 1];
+  const places = Array.from({ length: tokens }, (_, i) => [i * factor, count, 0, parts]).flat();
+  return { plan, segment: segmentOf(1, tokens), given: new Map([[3, Uint32Array.from(places)]]) };
 }
 
 function forwardFor(program: Program, lengths: number[], every: number, timed: boolean, lift: number) {
@@ -197,6 +210,16 @@ test("the count is what the shaders touch", async (context) => {
         expect(loads, what).toBe(mine.loads);
       });
     });
+  }
+  for (const mode of ["mean", "max", "stride"] as const) {
+    const { plan, segment, given } = windowsFor(50, 3, mode);
+    const [counted] = await countAccesses(device, compiled, plan, segment, given);
+    const [kernel] = trafficOf(plan, segment).kernels;
+    counted?.arrays.forEach(({ read, loads, written, stores }, n) => {
+      expect(kernel?.touches[n], `window, array ${n}`).toEqual({ read, loads, written });
+      expect(stores).toBe(written);
+    });
+    expect(counted?.arrays.length).toBe(4);
   }
   device.destroy();
 });

@@ -1,8 +1,9 @@
 /** WebGPU as a backend. Its states are float32: a split of a sequence may change the last bits (DESIGN section 2). */
-import type { Backend, Runner } from "../backend.js";
-import type { Program } from "../program.js";
+import type { Backend, Linked, Runner } from "../backend.js";
+import type { Network, Program } from "../program.js";
 import { asGpuError, type Device, openDevice } from "./device.js";
 import type { Lifting } from "./lifting.js";
+import { prepareLinked } from "./linked.js";
 import { type Measurement, measureDevice } from "./measure.js";
 import { Pipelines } from "./pipelines.js";
 import { prepareRunner, SCRATCH_BYTES } from "./runner.js";
@@ -45,6 +46,11 @@ export class WebgpuBackend implements Backend {
    */
   prepare(program: Program, scratchBytes = SCRATCH_BYTES, lifting?: Lifting): Promise<Runner> {
     return prepareRunner(this.#device, this.#pipelines, program, scratchBytes, lifting);
+  }
+
+  /** The same of a network whose rate changes. */
+  prepareLinked(network: Network, scratchBytes = SCRATCH_BYTES): Promise<Linked> {
+    return prepareLinked(this.#device, this.#pipelines, network, scratchBytes);
   }
 
   /** Times the parts of a forward: a few milliseconds on a GPU, seconds on a CPU that plays one. When nothing else runs. */

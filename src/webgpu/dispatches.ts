@@ -1,6 +1,13 @@
 /** Each stage as dispatches of kernels, its parameters packed as the kernels read them. */
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
-import { type BatchNormStage, type LruStage, type PoolStage, readsOf, type Stage } from "../program.js";
+import {
+  type BatchNormStage,
+  type LruStage,
+  type PoolStage,
+  readsOf,
+  type Stage,
+  type WindowStage,
+} from "../program.js";
 import { liftedWeights } from "./lifting.js";
 import { GROUP, type KernelName, type Segment, segmentOf } from "./pipelines.js";
 import { plainTile, T, type Tile, tilesOver } from "./tiles.js";
@@ -201,6 +208,16 @@ export function poolDispatch(
     sizes: [width, ["mean", "last", "max"].indexOf(mode)],
     arrays: [area.y, area.sum, area.x, area.rows, area.counts],
     workgroups: ({ rows }) => rows * Math.ceil(width / 16),
+  };
+}
+
+/** Its arrays: y, x, what is held from before, and a table of the windows, which it runs on as if they were tokens. */
+export function windowDispatch({ width, mode, factor }: WindowStage): Dispatch {
+  return {
+    kernel: "window",
+    sizes: [width, Number(mode === "max"), mode === "stride" ? 1 : factor],
+    arrays: [0, 1, 2, 3],
+    workgroups: ({ tokens }) => Math.ceil((tokens * width) / 64),
   };
 }
 

@@ -23,6 +23,7 @@ import skip from "./kernels/skip.wgsl?raw";
 import slotPool from "./kernels/slotPool.wgsl?raw";
 import slotScan from "./kernels/slotScan.wgsl?raw";
 import timedScan from "./kernels/timedScan.wgsl?raw";
+import window from "./kernels/window.wgsl?raw";
 import { plainTile, plainTiles, T, type Tile, type TiledKernel, type Tiles, tileConstants } from "./tiles.js";
 
 const sources = {
@@ -45,6 +46,7 @@ const sources = {
   slotPool,
   slotScan,
   timedScan,
+  window,
 };
 
 export type KernelName = keyof typeof sources;

@@ -11,6 +11,7 @@ import { blamePorts } from "./ports.js";
 import { makeStepPlan, type StepLayout, type StepState } from "./stepPlan.js";
 import { LOWEST } from "./transfer.js";
 import {
+  bindGroup,
   COPY_DST,
   COPY_SRC,
   type LoadedKernels,
@@ -340,16 +341,10 @@ class Room {
       device.handle.createBuffer({ size: Math.max(4, perToken * tokens), usage }),
     );
     this.#segment = device.handle.createBuffer({ size: 16, usage: UNIFORM | COPY_DST });
-    this.#groups = loaded.kernels.map(({ pipeline, sizes, arrays }) =>
-      device.handle.createBindGroup({
-        layout: pipeline.getBindGroupLayout(0),
-        entries: [
-          this.#segment,
-          sizes,
-          ...arrays.map((array) => (typeof array === "number" ? this.area(array) : array)),
-        ].map((buffer, binding) => ({ binding, resource: { buffer } })),
-      }),
-    );
+    this.#groups = loaded.kernels.map(({ pipeline, sizes, arrays }) => {
+      const bound = arrays.map((array) => (typeof array === "number" ? this.area(array) : array));
+      return bindGroup(device, pipeline, [this.#segment, sizes, ...bound]);
+    });
   }
 
   fits({ tokens }: Segment): boolean {

@@ -20,7 +20,7 @@ import { type LoadedKernels, loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspac
 export const SCRATCH_BYTES = 64 * 2 ** 20;
 
 /** About how long a submit may take. Browsers reset a GPU that is busy for seconds; a page wants it for its pictures. */
-const SUBMIT_MS = 50;
+export const SUBMIT_MS = 50;
 
 /** A submit may take longer than the least deadline by this: more than a hundred times what a software adapter takes. */
 const SLOWEST_FLOPS_PER_MS = 1e5;
@@ -218,6 +218,7 @@ class GpuRunner {
   }
 }
 
-function slowestMs({ chunks }: Segment, { flopsPerToken, lift }: Layout): number {
+/** The longest that a segment may take, beyond the least deadline. */
+export function slowestMs({ chunks }: Segment, { flopsPerToken, lift }: Layout): number {
   return chunks * (1 / SLOWEST_CHUNKS_PER_MS + (T * lift * flopsPerToken) / SLOWEST_FLOPS_PER_MS);
 }

@@ -245,6 +245,11 @@ function touchesOf(
       return [store(4, values), touch(4, values, 3 * values)];
     case "batchNorm":
       return [store(4, values), touch(4, values), ...columns, ...columns, ...columns];
+    case "window": {
+      const factor = sizes[2] as number;
+      // Whole ones: of one that is begun or left open, what is held stands for its other tokens.
+      return [store(4, values), touch(4, factor * values), touch(4, 0), touch(16, tokens, values)];
+    }
     case "embedding":
       return [store(4, values), touch(4, tokens, values), touch(4, Math.min(values, width * other), values)];
     case "copyRows":

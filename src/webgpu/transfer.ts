@@ -16,24 +16,32 @@ export interface Passage {
   readonly timesteps: Timesteps | undefined;
   readonly timeline: Timeline;
   readonly layout: Layout;
+  /** x and y are on the GPU before and after it: a part of a network. */
+  readonly inPlace?: boolean;
 }
 
 /** Uploads x and the tables, and before a row's first piece its states. Within `Device.scoped`. */
 export function uploadPiece(device: Device, passage: Passage, workspace: Workspace, piece: Piece): void {
-  const { layout, job, timeline, timesteps } = passage;
+  const { layout, job, timeline, timesteps, inPlace } = passage;
   if (piece.parts[0]?.start === 0) uploadStates(device, passage, workspace, piece);
   const tables = tablesOf(piece, timeline, layout.lift);
   for (const name of ["chunks", "rows", "wanted"] as const)
     workspace.hold(workspace.area(layout.tables[name]), tables[name]);
   const uploadTokens = (area: number, values: Float32Array | Uint32Array, width: number) =>
-    upload(device, workspace.area(area), 0, tokensOf(piece, job.seqLen, values, width));
-  if (!job.ports?.x) uploadTokens(layout.input, job.x, layout.inputWidth);
+    upload(
+      device,
+      workspace.area(area),
+      0,
+      tokensOf(piece.parts, piece.segment.tokens, job.seqLen, values, width),
+    );
+  if (!job.ports?.x && !inPlace) uploadTokens(layout.input, job.x, layout.inputWidth);
   if (timesteps) uploadTokens(layout.times, timesteps.indices, 1);
 }
 
-/** A piece's tokens of values [batch, seqLen, width]: a part of them, or a copy if there is something between its rows. */
-function tokensOf<Values extends Float32Array | Uint32Array>(
-  { parts, segment }: Piece,
+/** Some tokens of values [batch, seqLen, width]: a part of them, or a copy if there is something between their rows. */
+export function tokensOf<Values extends Float32Array | Uint32Array>(
+  parts: readonly Part[],
+  tokens: number,
   seqLen: number,
   values: Values,
   width: number,
@@ -42,8 +50,8 @@ function tokensOf<Values extends Float32Array | Uint32Array>(
     values.subarray((row * seqLen + start) * width, (row * seqLen + end) * width);
   const [first, last] = [parts[0], parts.at(-1)] as [Part, Part];
   const all = rangeOf({ ...first, end: (last.row - first.row) * seqLen + last.end });
-  if (all.length === segment.tokens * width) return all as Values;
-  const packed = values.slice(0, segment.tokens * width);
+  if (all.length === tokens * width) return all as Values;
+  const packed = values.slice(0, tokens * width);
   let at = 0;
   for (const part of parts) {
     packed.set(rangeOf(part), at);
@@ -86,14 +94,14 @@ function uploadStates(
 
 /** What comes back from a piece, in this order: its outputs or, after the last piece, its rows; then the states. */
 export function resultsOf(
-  { layout, job }: Passage,
+  { layout, job, inPlace }: Passage,
   { segment, isLast }: Piece,
 ): { area: number; floats: number }[] {
   const { rows } = segment;
   const outputs = layout.pool ? (isLast ? rows : 0) : segment.outputs;
   const y = { area: layout.output, floats: layout.outputWidth * outputs };
   const states = layout.states.map(({ area, floats }) => ({ area, floats: floats * rows }));
-  return (job.ports?.y ? states : [y, ...states]).filter(({ floats }) => floats > 0);
+  return (job.ports?.y || inPlace ? states : [y, ...states]).filter(({ floats }) => floats > 0);
 }
 
 /**
@@ -119,11 +127,11 @@ export function* outputsOf(
 
 /** Puts what came back (the arrays of {@link resultsOf}, one after the other) where the job wants it, and commits it. */
 export function collectPiece(passage: Passage, piece: Piece, values: Float32Array): void {
-  const { layout, job, timeline } = passage;
+  const { layout, job, timeline, inPlace } = passage;
   const { y, state, done } = job;
   const { parts } = piece;
   let at = 0;
-  for (const { from, to, floats, zeros } of job.ports?.y ? [] : outputsOf(passage, piece)) {
+  for (const { from, to, floats, zeros } of job.ports?.y || inPlace ? [] : outputsOf(passage, piece)) {
     at = from + floats;
     y.set(values.subarray(from, at), to);
     // What is past the last output becomes zero only now: y may be the memory of x.

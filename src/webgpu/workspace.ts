@@ -105,6 +105,18 @@ export function upload(
   device.handle.queue.writeBuffer(buffer, offset, source);
 }
 
+/** What a kernel binds, in binding order. Within `Device.scoped`. */
+export function bindGroup(
+  { handle }: Device,
+  pipeline: GPUComputePipeline,
+  buffers: readonly GPUBuffer[],
+): GPUBindGroup {
+  return handle.createBindGroup({
+    layout: pipeline.getBindGroupLayout(0),
+    entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
+  });
+}
+
 const overs = ["tokens", "outputs", "rows"] as const;
 
 /** The areas and bind groups for segments of up to a size. */
@@ -146,15 +158,8 @@ export class Workspace {
   }
 
   #bind({ pipeline, over = "tokens", sizes, arrays }: Kernel): GPUBindGroup {
-    const buffers = [
-      this.#segments[over],
-      sizes,
-      ...arrays.map((array) => (typeof array === "number" ? this.area(array) : array)),
-    ];
-    return this.#device.handle.createBindGroup({
-      layout: pipeline.getBindGroupLayout(0),
-      entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
-    });
+    const bound = arrays.map((array) => (typeof array === "number" ? this.area(array) : array));
+    return bindGroup(this.#device, pipeline, [this.#segments[over], sizes, ...bound]);
   }
 
   fits(plan: Layout, segment: Segment): boolean {
