@@ -10,7 +10,7 @@ import { gzipSync } from "node:zlib";
 import { build, transform } from "esbuild";
 import { bundleSplit, bundleWhole, partNames } from "./tools/bundle.mjs";
 import { asText } from "./tools/embed.mjs";
-import { wgslMinifier } from "./tools/minify-wgsl.mjs";
+import { strip, wgslMinifier } from "./tools/minify-wgsl.mjs";
 
 // Paths below are relative to the project, whatever folder the command is run from.
 process.chdir(fileURLToPath(new URL(".", import.meta.url)));
@@ -53,7 +53,12 @@ const embedded = {
 const shaders = readdirSync("src/webgpu/kernels");
 const minifyWgsl = wgslMinifier(
   shaders.map((file) => readFileSync(`src/webgpu/kernels/${file}`, "utf8")),
-  [...shaders.map((file) => basename(file, ".wgsl")), wgslPrelude(), "parameter"],
+  // What is in front of every shader, kernels' names and what epilogues use are named in TypeScript as well.
+  [
+    ...shaders.map((file) => basename(file, ".wgsl")),
+    strip(readFileSync("src/webgpu/prelude.wgsl", "utf8")),
+    "parameter",
+  ],
 );
 
 // All kernels; and these in two, what every page downloads and what comes with the first model.
@@ -101,12 +106,6 @@ await build({
 });
 
 if (!process.argv.includes("--quiet")) printSizes();
-
-/** What pipelines.ts puts in front of every shader: the names there are theirs as well. */
-function wgslPrelude() {
-  const [, prelude] = /const prelude = `([^`]*)`/.exec(readFileSync("src/webgpu/pipelines.ts", "utf8")) ?? [];
-  return prelude?.replace(/\/\/.*/g, "") ?? fail("src/webgpu/pipelines.ts has no prelude");
-}
 
 /** Imports a TypeScript module of the project. */
 async function load(entry) {

@@ -38,7 +38,7 @@ export function wgslMinifier(sources, elsewhere) {
 }
 
 /** @param {string} source */
-function strip(source) {
+export function strip(source) {
   return source
     .replace(/\/\/.*/g, "")
     .replace(/\s+/g, " ")
