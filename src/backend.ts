@@ -120,6 +120,14 @@ export interface Backend {
   dispose(): void | Promise<void>;
 }
 
+/** How a forward goes through a GPU. */
+export interface Passes {
+  /** Each time that it is waited for before it goes on. */
+  readonly roundTrips: number;
+  /** Between two of them, for all tokens together. */
+  readonly dispatches: number;
+}
+
 /** What the scheduler wants to know of a GPU: how long the parts of a forward take there. */
 export interface GpuRates {
   /** From the call to the result when there is next to nothing to compute. */

@@ -30,7 +30,6 @@ import {
   inputWidth,
   type LruParams,
   lruFlops,
-  lruStages,
   type Network,
   outputWidth,
   poolOf,
@@ -101,7 +100,7 @@ export class Engine {
     this.#host = {
       nonFinite,
       checkUsable: () => this.#checkUsable(),
-      plan: (verb, program, ...sizes) => this.#plan(verb, workOf(program, ...sizes)),
+      plan: (verb, program, ...sizes) => this.#plan(verb, workOf(this.#machine, program, ...sizes)),
       forward: (prepared, job, option) => this.#forward(prepared, job, option),
       gpuCache: async (prepared, batch, own) => {
         const resident = await this.#resident(prepared, batch);
@@ -190,7 +189,7 @@ export class Engine {
     return this.#plan(verb, {
       ...{ batch, seqLen, flopsPerToken: layers * lruFlops(dModel, dState), states },
       ...{ timedStates: timed ? states : 0, bytesIn: 4 * dModel, bytesOut: 4 * dModel },
-      dispatches: LRU_DISPATCHES * layers,
+      ...this.#machine.passes({ dModel, dState, layers }, batch, seqLen, timed),
     });
   }
 
@@ -268,7 +267,7 @@ export class Engine {
       asked.work.seqLen !== seqLen ||
       asked.timed !== timed
     ) {
-      const work = workOf(program, batch, seqLen, timed);
+      const work = workOf(this.#machine, program, batch, seqLen, timed);
       asked = { preference, hardware, work, timed, candidate: choose("forward", work, hardware, preference) };
       prepared.asked = asked;
     }
@@ -419,10 +418,7 @@ function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJo
   return plain && lengths.every((length) => length === 1);
 }
 
-/** Of a GPU: project and scan, carry, output. */
-const LRU_DISPATCHES = 3;
-
-function workOf(whole: Network, batch: number, seqLen: number, timed = false): Work {
+function workOf(machine: Machine, whole: Network, batch: number, seqLen: number, timed = false): Work {
   const program = halvesOf(whole)?.lean ?? whole;
   const states = statesPerToken(program);
   const rates = ratesOf(program);
@@ -434,7 +430,7 @@ function workOf(whole: Network, batch: number, seqLen: number, timed = false): W
     timedStates: timed ? states : 0,
     bytesIn: 4 * inputWidth(program),
     bytesOut: poolOf(program) ? 0 : 4 * outputWidth(program),
-    dispatches: program.stages.length + (LRU_DISPATCHES - 1) * lruStages(program).length,
+    ...machine.passes(program, batch, seqLen, timed),
     calls: rates ? partsOf(program).length * Math.ceil(seqLen / rates.segmentTokens(batch)) : 1,
   };
 }

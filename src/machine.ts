@@ -1,5 +1,5 @@
 /** What this machine has: the backends that run here, why the others do not, and how fast they are. */
-import type { Backend, GpuRates } from "./backend.js";
+import type { Backend, GpuRates, Passes } from "./backend.js";
 import { openWasm, type WasmBackend } from "./cpu/backend.js";
 import type { Simd } from "./cpu/kernels.js";
 import { sharedMemorySupport, threadCount } from "./environment.js";
@@ -95,6 +95,11 @@ export class Machine {
 
   get gpuDevice(): object | undefined {
     return this.#backends.has("webgpu") ? this.#webgpu?.handle : undefined;
+  }
+
+  /** What the price of a GPU is of, where there is one. */
+  passes(...work: Parameters<WebgpuBackend["passes"]>): Passes | undefined {
+    return this.#webgpu?.passes(...work);
   }
 
   backend(name: BackendName): Backend | undefined {

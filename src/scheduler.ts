@@ -2,13 +2,13 @@
  * Which backend runs what: a pure function of the work, the hardware that was found and a cost model measured on it.
  * It decides nothing in secret: a plan lists every candidate with its predicted cost, and the reason for the choice.
  */
-import type { GpuRates } from "./backend.js";
+import type { GpuRates, Passes } from "./backend.js";
 import { type BackendName, lruFlops } from "./program.js";
 
 export type Verb = "forward" | "step";
 
 /** The work, as far as its cost is concerned. */
-export interface Work {
+export interface Work extends Partial<Passes> {
   readonly batch: number;
   readonly seqLen: number;
   readonly flopsPerToken: number;
@@ -19,9 +19,7 @@ export interface Work {
   readonly states: number;
   /** States that an LRU of tokens with timesteps scans for each of them (0: the tokens have none). */
   readonly timedStates?: number;
-  /** Of a GPU, for all tokens together. */
-  readonly dispatches: number;
-  /** How often a backend is called: more than once where the rate changes on the way (1 if left out). */
+  /** How often the workers are called: more than once where the rate changes on the way (1 if left out). */
   readonly calls?: number;
 }
 
@@ -104,8 +102,9 @@ const SOFTWARE: GpuRates = {
   tokenMs: 0.005,
   layerMs: 0,
 };
-/** dModel and dState of GpuRates.layerMs. */
+/** What GpuRates.layerMs is of: dModel and dState of 256, and a single chunk. */
 const LAYER_FLOPS = lruFlops(256, 256);
+const LAYER_DISPATCHES = 2;
 /** A GPU computes whole chunks, however short a row. */
 const GPU_CHUNK = 32;
 /** Two threads are never quite two: memory and clocks are shared. */
@@ -236,17 +235,17 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
 function priceGpu(verb: Verb, work: Work, hardware: Hardware): Candidate {
   const gpu = hardware.webgpu;
   if (!gpu) return missing("webgpu", hardware);
-  const { batch, seqLen, flopsPerToken, dispatches, calls = 1 } = work;
+  const { batch, seqLen, flopsPerToken, dispatches = 0, roundTrips = 1 } = work;
   const rates = gpu.rates ?? SOFTWARE;
   const tokens = batch * seqLen;
   const computed = batch * Math.ceil(seqLen / GPU_CHUNK) * GPU_CHUNK;
-  // However few the tokens: what a thread of a layer, three dispatches, waits for grows with the width of its sums.
-  const waits = rates.layerMs * Math.sqrt(((dispatches / 3) * flopsPerToken) / LAYER_FLOPS);
+  // However few the tokens: what a thread of a layer waits for grows with the width of its sums.
+  const waits = rates.layerMs * Math.sqrt(((dispatches / LAYER_DISPATCHES) * flopsPerToken) / LAYER_FLOPS);
   const many = computed * (flopsPerToken / rates.flopsPerMs + dispatches * rates.tokenMs);
   const parts = {
-    roundTrip: calls * rates.roundTripMs,
+    roundTrip: roundTrips * rates.roundTripMs,
     upload: (tokens * work.bytesIn) / rates.uploadBytesPerMs,
-    dispatches: calls * dispatches * rates.dispatchMs,
+    dispatches: roundTrips * dispatches * rates.dispatchMs,
     compute: tokens > 0 ? many + waits : 0,
     readback: (tokens * work.bytesOut) / rates.readbackBytesPerMs,
   };

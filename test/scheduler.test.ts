@@ -63,17 +63,17 @@ describe("what a candidate costs is the sum of its parts", () => {
     };
     const some: Work = {
       ...{ batch: 2, seqLen: 40, flopsPerToken: F, bytesIn: 100, bytesOut: 50, states: 7 },
-      ...{ dispatches: 12, calls: 3 },
+      ...{ dispatches: 8, roundTrips: 3 },
     };
     const hardware: Hardware = { ...all, webgpu: { software: false, rates: given } };
     const onGpu = (work: Work) => parts("forward", work, hardware)[2] as Record<string, number>;
     const price = onGpu(some);
-    expect(price).toMatchObject({ roundTrip: 6, upload: 8, dispatches: 9, readback: 8 });
+    expect(price).toMatchObject({ roundTrip: 6, upload: 8, dispatches: 6, readback: 8 });
     // Four times the dispatches of the layer that layerMs is of: twice its wait.
-    expect(price.compute).toBeCloseTo(2 * 64 * (F / 1e6 + 12 * 0.001) + 3 * 2, 9);
+    expect(price.compute).toBeCloseTo(2 * 64 * (F / 1e6 + 8 * 0.001) + 3 * 2, 9);
     expect(onGpu({ ...some, batch: 0 })).toMatchObject({ upload: 0, compute: 0, readback: 0 });
-    const { calls: _, ...once } = some;
-    expect(onGpu(once)).toMatchObject({ roundTrip: 2, dispatches: 3 });
+    const { roundTrips: _, ...once } = some;
+    expect(onGpu(once)).toMatchObject({ roundTrip: 2, dispatches: 2 });
   });
 
   test("on the CPU: a call, copies, flops at the measured rate, and the hops to workers", () => {

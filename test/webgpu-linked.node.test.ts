@@ -7,51 +7,13 @@ import { segmentOf } from "../src/webgpu/pipelines.js";
 import { makePlan } from "../src/webgpu/plan.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
 import { relativeError } from "./support/golden.js";
-import { type Change, onSubmit, poison, shrink, standInGpu } from "./support/gpus.js";
+import { type Change, type Counts, count, onSubmit, poison, shrink, standInGpu } from "./support/gpus.js";
 import { randomClassifier, randomUnet } from "./support/lrnnx.js";
 
 vi.setConfig({ testTimeout: 120_000 });
 
 const engines: Engine[] = [];
 afterAll(() => Promise.all(engines.map((engine) => engine.dispose())));
-
-interface Counts {
-  submits: number;
-  maps: number;
-  dispatches: number;
-}
-
-/** Calls `counts` of what a device is asked for from now on. */
-function count(handle: GPUDevice, counts: Counts): void {
-  onSubmit(handle, () => counts.submits++);
-  const [createBuffer, createEncoder] = [
-    handle.createBuffer.bind(handle),
-    handle.createCommandEncoder.bind(handle),
-  ];
-  handle.createBuffer = (descriptor) => {
-    const buffer = createBuffer(descriptor);
-    const map = buffer.mapAsync.bind(buffer);
-    buffer.mapAsync = (...given) => {
-      counts.maps++;
-      return map(...given);
-    };
-    return buffer;
-  };
-  handle.createCommandEncoder = (descriptor) => {
-    const encoder = createEncoder(descriptor);
-    const begin = encoder.beginComputePass.bind(encoder);
-    encoder.beginComputePass = (given) => {
-      const pass = begin(given);
-      const dispatch = pass.dispatchWorkgroups.bind(pass);
-      pass.dispatchWorkgroups = (...groups) => {
-        counts.dispatches++;
-        return dispatch(...groups);
-      };
-      return pass;
-    };
-    return encoder;
-  };
-}
 
 type Made = ReturnType<typeof randomUnet>;
 

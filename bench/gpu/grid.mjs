@@ -111,7 +111,11 @@ async function measureGpu() {
   const engine = await createEngine({ backend: "webgpu", gpu });
   const hardware = { wasm: undefined, webgpu: { software: false, rates }, unavailable: new Map() };
   for (const shape of software ? gridOf([1, 64, 512, 2048], 6e7) : gridOf([1, 64, 512, 4096, 65536], 1e12)) {
-    const predict = () => plan("forward", workOf(shape), hardware, ["webgpu"]);
+    const { batch, seqLen } = shape;
+    const predict = ({ program }) => {
+      const work = { ...workOf(shape), ...backend.passes(program, batch, seqLen, false) };
+      return plan("forward", work, hardware, ["webgpu"]);
+    };
     await measure(engine, shape, software ? "webgpu (software)" : "webgpu", predict);
   }
   await engine.dispose();
@@ -119,7 +123,6 @@ async function measureGpu() {
 
 /** As the engine describes it to the scheduler. */
 function workOf({ batch, seqLen, dModel, dState, layers = 0 }) {
-  const dispatches = layers ? 1 + 9 * layers : 3;
   const flops = layers ? flopsPerToken({ layers }) : flopsOf({ batch: 1, seqLen: 1, dModel, dState });
   return {
     batch,
@@ -128,7 +131,6 @@ function workOf({ batch, seqLen, dModel, dState, layers = 0 }) {
     bytesIn: 4 * dModel,
     bytesOut: 4 * dModel,
     states: (layers || 1) * dState,
-    dispatches,
   };
 }
 

@@ -1,10 +1,11 @@
 /** WebGPU as a backend. Its states are float32: a split of a sequence may change the last bits (DESIGN section 2). */
-import type { Backend, Linked, Runner } from "../backend.js";
+import type { Backend, Linked, Passes, Runner } from "../backend.js";
 import type { Network, Program } from "../program.js";
 import { asGpuError, type Device, openDevice } from "./device.js";
 import type { Lifting } from "./lifting.js";
 import { prepareLinked } from "./linked.js";
 import { type Measurement, measureDevice } from "./measure.js";
+import { type Layers, passesOf } from "./passes.js";
 import { Pipelines } from "./pipelines.js";
 import { prepareRunner, SCRATCH_BYTES } from "./runner.js";
 import type { Tiles } from "./tiles.js";
@@ -51,6 +52,11 @@ export class WebgpuBackend implements Backend {
   /** The same of a network whose rate changes. */
   prepareLinked(network: Network, scratchBytes = SCRATCH_BYTES): Promise<Linked> {
     return prepareLinked(this.#device, this.#pipelines, network, scratchBytes);
+  }
+
+  /** What a forward's price is of. */
+  passes(work: Network | Layers, batch: number, seqLen: number, timed: boolean): Passes {
+    return passesOf(work, batch, seqLen, timed, this.#device, SCRATCH_BYTES);
   }
 
   /** Times the parts of a forward: a few milliseconds on a GPU, seconds on a CPU that plays one. When nothing else runs. */

@@ -69,6 +69,25 @@ export function* scheduled<D extends Pick<Dispatch, "over" | "single" | "into" |
  */
 const ONE_CHUNK_WIDTH = 64;
 
+/** A layer's parameters as its kernels read them. */
+export function lruWeights(
+  stage: LruStage,
+  timed: boolean,
+  lift: number,
+): Record<"B" | "C" | "D" | "powers" | "jumps", Float32Array> {
+  const plain = () => ({ B: packB(stage), C: packC(stage), D: stage.params.D });
+  return {
+    ...(lift > 1 ? liftedWeights(stage, lift) : plain()),
+    powers: timed ? new Float32Array(2 * T * stage.dState) : powerTable(stage, T, (k) => lift * (k + 1)),
+    jumps: timed ? none : jumpTable(stage, lift),
+  };
+}
+
+const none = new Float32Array(0);
+
+/** In their place where nothing is to be run: what a plan counts does not depend on them. */
+export const noWeights: typeof lruWeights = () => ({ B: none, C: none, D: none, powers: none, jumps: none });
+
 /**
  * The three dispatches of DESIGN section 5, or fewer: where no row has a second chunk, the first does what is left of the second,
  * and of a narrow layer (see {@link ONE_CHUNK_WIDTH}) a fourth does all that the others do. With a table of lambda^Delta and the tokens' timesteps (`times`), lambda in the
@@ -89,16 +108,15 @@ export function lruDispatches(
   },
   timed?: { table: number; times: number },
   lift = 1,
+  weights = lruWeights,
 ): Dispatch[] {
   const { dState, params } = stage;
   const dModel = lift * stage.dModel;
   const { y, u, loc, carry, state, rows, chunks, wanted } = area;
-  const powers = timed ? new Float32Array(2 * T * dState) : powerTable(stage, T, (k) => lift * (k + 1));
+  const { B, C, D, powers, jumps } = weights(stage, timed !== undefined, lift);
   const real = params.nuLogIm !== undefined;
   const back = stage.backward !== undefined;
   const first = dState - (stage.backward ?? 0);
-  const plain = () => ({ B: packB(stage), C: packC(stage), D: params.D });
-  const { B, C, D } = lift > 1 ? liftedWeights(stage, lift) : plain();
   const whole = !timed && lift === 1 && !back && dModel <= ONE_CHUNK_WIDTH;
   const over = wanted === undefined ? undefined : "outputs";
   const single = whole ? false : undefined;
@@ -123,7 +141,7 @@ export function lruDispatches(
           kernel: "carryScan",
           ...{ real, back },
           sizes: [dState, first],
-          arrays: [carry, state, loc, powers, jumpTable(stage, lift), rows, chunks],
+          arrays: [carry, state, loc, powers, jumps, rows, chunks],
           workgroups: ({ rows, chunks }) => (chunks === rows ? 0 : rows * Math.ceil(dState / 4)),
         },
     {

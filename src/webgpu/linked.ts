@@ -5,25 +5,18 @@
 import type { ForwardJob, Linked } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import type { Leg, Rows } from "../links.js";
-import {
-  inputWidth,
-  type Network,
-  outputWidth,
-  type ShiftStage,
-  slotWidth,
-  type WindowStage,
-} from "../program.js";
+import { inputWidth, type Network, outputWidth, type ShiftStage, type WindowStage } from "../program.js";
 import { type Link, partsOfWindow, type Rates, ratesOf } from "../rates.js";
 import { throwIfAborted } from "../signal.js";
 import { carryOf } from "../state.js";
 import { Timeline } from "../timeline.js";
 import { asGpuError, type Device } from "./device.js";
 import { localDispatch, windowDispatch } from "./dispatches.js";
+import { makeLinkedPlan, togetherOf } from "./passes.js";
 import { piecesOf } from "./pieces.js";
 import { type Pipelines, segmentOf, segmentWords, spread } from "./pipelines.js";
-import { areaBytes, type Layout, makePlan, noBytes } from "./plan.js";
-import { SUBMIT_MS, slowestMs } from "./runner.js";
-import { T } from "./tiles.js";
+import type { Layout } from "./plan.js";
+import { slowestMs } from "./runner.js";
 import { timestepsOf } from "./timesteps.js";
 import { collectPiece, resultsOf, tokensOf, uploadPiece } from "./transfer.js";
 import {
@@ -80,11 +73,9 @@ export async function prepareLinked(
   const load = async (timed: boolean): Promise<Station[]> => {
     const made = (ratesOf(network) as Rates).links.map(async (link): Promise<Station> => {
       if (link.kind === "part") {
-        const { dispatches, ...plan } = makePlan(link.program, timed);
-        // All links share what is read by the CPU.
-        const areas = plan.areas.map((area, i) => (i === plan.readback ? noBytes : area));
+        const { dispatches, ...layout } = makeLinkedPlan(link.program, timed);
         const loaded = await loadKernels(device, pipelines, dispatches);
-        return { link, loaded, layout: { ...plan, areas }, workspace: undefined };
+        return { link, loaded, layout, workspace: undefined };
       }
       const dispatches =
         link.kind === "window"
@@ -139,44 +130,8 @@ class GpuLinked implements Linked {
     return this.#segment(batch).tokens;
   }
 
-  /** Rows that go together, and tokens of each. One token, or as many as rows are padded to, goes whatever it takes. */
   #segment(batch: number): { rows: number; tokens: number } {
-    let [rows, tokens] = [batch, (ratesOf(this.#network) as Rates).padding];
-    const fits = (rows: number, tokens: number) => {
-      const { widest, bytes, flops } = this.#sizeOf(rows, tokens);
-      const { maxBinding, flopsPerMs } = this.#device;
-      return widest <= maxBinding && bytes <= this.#scratchBytes && flops <= SUBMIT_MS * flopsPerMs;
-    };
-    while (rows > 1 && !fits(rows, tokens)) rows = Math.ceil(rows / 2);
-    while (fits(rows, 2 * tokens)) tokens *= 2;
-    return { rows, tokens };
-  }
-
-  /** What some tokens of each row take at most: with windows, and with halves of windows. */
-  #sizeOf(rows: number, tokens: number): { widest: number; bytes: number; flops: number } {
-    let [rate, flops, bytes, widest, states] = [1, 0, 0, 0, 0];
-    const segment = () => segmentOf(rows, Math.ceil(rate * tokens) + 1);
-    const add = (size: number) => {
-      bytes += size;
-      widest = Math.max(widest, size);
-    };
-    add(4 * inputWidth(this.#network) * rows * tokens);
-    for (const { link, layout } of this.#plain) {
-      if (layout) {
-        for (const area of layout.areas) add(areaBytes(area, segment()));
-        flops += segment().chunks * T * layout.flopsPerToken;
-        for (const { floats } of layout.states) states += floats;
-        continue;
-      }
-      if (link.kind === "reshape") rate *= link.inWidth / link.outWidth;
-      else if (link.kind === "window") rate /= link.factor;
-      const width = slotWidth(this.#network, link.dst);
-      add(4 * width * segment().tokens);
-      states += width;
-    }
-    // What the CPU reads.
-    add(4 * (states * rows + outputWidth(this.#network) * segment().tokens));
-    return { widest, bytes, flops };
+    return togetherOf(this.#network, this.#plain, batch, this.#device, this.#scratchBytes);
   }
 
   run(...[rows, state, signal, links]: Parameters<Linked["run"]>): Promise<Rows> {

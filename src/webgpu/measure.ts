@@ -6,6 +6,7 @@ import { lruFlops, type Program } from "../program.js";
 import { State, stateLayout } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
+import { scheduled } from "./dispatches.js";
 import { tablesOf } from "./pieces.js";
 import { type Pipelines, segmentOf } from "./pipelines.js";
 import { makePlan } from "./plan.js";
@@ -16,9 +17,6 @@ export type Measurement = GpuRates;
 
 const WIDE = 256;
 const NARROW = 16;
-/** Dispatches of an LRU, and of one whose rows have no second chunk. */
-const KERNELS = 3;
-const FEWEST_KERNELS = 2;
 /** Tokens grow by this factor until they take this long, and nearly as many times as long as before: the whole GPU is at work, */
 const GROWTH = 8;
 const NEARLY = 6;
@@ -43,7 +41,7 @@ export async function measureDevice(
   const wide = await measureLayer(device, pipelines, WIDE);
   const narrow = await measureLayer(device, pipelines, NARROW);
   const flopsPerMs = lruFlops(WIDE, WIDE) / wide.tokenMs;
-  const dispatchMs = narrow.leastMs / FEWEST_KERNELS;
+  const dispatchMs = narrow.leastMs / narrow.least;
   const { uploadMs, readbackMs } = await measureCopies(device);
   const forwardMs = await measureForward(prepare);
   return {
@@ -52,12 +50,12 @@ export async function measureDevice(
     uploadBytesPerMs: COPIED_BYTES / uploadMs,
     readbackBytesPerMs: COPIED_BYTES / readbackMs,
     flopsPerMs,
-    tokenMs: Math.max(0, narrow.tokenMs - lruFlops(NARROW, NARROW) / flopsPerMs) / KERNELS,
+    tokenMs: Math.max(0, narrow.tokenMs - lruFlops(NARROW, NARROW) / flopsPerMs) / narrow.most,
     layerMs: Math.max(0, wide.leastMs - T * wide.tokenMs), // a chunk is computed whole
   };
 }
 
-/** An LRU of `width` features and states: ms of one token, and of each among many. */
+/** An LRU of `width` features and states: ms of one token, and of each among many; and the dispatches of either. */
 async function measureLayer(device: Device, pipelines: Pipelines, width: number) {
   const program = layerOf(width);
   const plan = makePlan(program);
@@ -99,7 +97,9 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
       ms = await time(tokens);
     }
     // What is lost in the clock's noise is taken to be as long as its tick.
-    return { leastMs, tokenMs: Math.max(ms, 1e-3) / tokens };
+    const count = (tokens: number) =>
+      [...scheduled(plan.dispatches, segmentOf(1, tokens), true, false)].length;
+    return { leastMs, tokenMs: Math.max(ms, 1e-3) / tokens, least: count(1), most: count(tokens) };
   } finally {
     workspace.destroy();
     destroy();

@@ -24,6 +24,7 @@ import {
   fused,
   localDispatch,
   lruDispatches,
+  lruWeights,
   poolDispatch,
   replaced,
   thinDispatch,
@@ -103,8 +104,9 @@ export interface StateArea {
  * Nothing is copied that is not repacked: the arrays must be uploaded before the caller can change them.
  * @param timed for tokens with integration timesteps
  * @param lift timesteps that LRUs take as one (see lifting.ts)
+ * @param weights `noWeights` for a plan that only counts
  */
-export function makePlan(program: Program, timed = false, lift = 1): Plan {
+export function makePlan(program: Program, timed = false, lift = 1, weights = lruWeights): Plan {
   const areas: Area[] = [];
   const addArea = (area: Partial<Area>): number => areas.push({ ...noBytes, ...area }) - 1;
   const dState = Math.max(0, ...program.stages.map((stage) => (stage.kind === "lru" ? stage.dState : 0)));
@@ -186,7 +188,7 @@ export function makePlan(program: Program, timed = false, lift = 1): Plan {
       const wanted = index === lastLru ? tables.wanted : undefined;
       const { rows, chunks } = tables;
       const areas = { y, u: x, state: state as number, rows, chunks, wanted, ...scratch };
-      const own = lruDispatches(stage, areas, table === undefined ? table : { table, times }, lift);
+      const own = lruDispatches(stage, areas, table === undefined ? table : { table, times }, lift, weights);
       // The last product: one of them runs.
       const at = own.flatMap(({ arrays }, i) => (arrays[0] === y ? [dispatches.length + i] : []));
       dispatches.push(...own);

@@ -67,6 +67,45 @@ export function onSubmit({ queue }: GPUDevice, before: (nth: number) => void): v
   };
 }
 
+/** What a device is asked for. */
+export interface Counts {
+  submits: number;
+  maps: number;
+  dispatches: number;
+}
+
+/** Counts it from now on. */
+export function count(handle: GPUDevice, counts: Counts): void {
+  onSubmit(handle, () => counts.submits++);
+  const [createBuffer, createEncoder] = [
+    handle.createBuffer.bind(handle),
+    handle.createCommandEncoder.bind(handle),
+  ];
+  handle.createBuffer = (descriptor) => {
+    const buffer = createBuffer(descriptor);
+    const map = buffer.mapAsync.bind(buffer);
+    buffer.mapAsync = (...given) => {
+      counts.maps++;
+      return map(...given);
+    };
+    return buffer;
+  };
+  handle.createCommandEncoder = (descriptor) => {
+    const encoder = createEncoder(descriptor);
+    const begin = encoder.beginComputePass.bind(encoder);
+    encoder.beginComputePass = (given) => {
+      const pass = begin(given);
+      const dispatch = pass.dispatchWorkgroups.bind(pass);
+      pass.dispatchWorkgroups = (...groups) => {
+        counts.dispatches++;
+        return dispatch(...groups);
+      };
+      return pass;
+    };
+    return encoder;
+  };
+}
+
 /** Fills every buffer with NaN before anybody else writes to it: zeros, which a new one holds, hide what is never written. */
 export function poison(handle: GPUDevice): void {
   const create = handle.createBuffer.bind(handle);
