@@ -80,10 +80,7 @@ const { files, worker } = await bundleSplit(
 for (const [name, text] of files) save(`dist/${name}.js`, (name === "index" ? licence : "") + text);
 const whole = await bundleWhole({ kernels, wideKernels: "void 0" }, plugins);
 save("dist/linrec.min.js", licence + whole);
-save(
-  "dist/index.cjs",
-  licence + (await transform(whole, { format: "cjs", minifyWhitespace: true, charset: "utf8" })).code,
-);
+save("dist/index.cjs", licence + (await transform(whole, { format: "cjs", minifyWhitespace: true })).code);
 save("dist/worker.js", licence + worker);
 save("dist/kernels.wasm", readFileSync("build/baseline.wasm"));
 save("dist/comlink.LICENSE", readFileSync("node_modules/comlink/LICENSE")); // bundled, so its licence travels along

@@ -76,6 +76,18 @@ test("the library imports what Node has and, if it is there, webgpu", () => {
   }
 });
 
+// A page in another encoding than UTF-8 reads a classic script in that one; and a user's bundler may write what is escaped here
+// as it is.
+test("the library has no character that an encoding could change", () => {
+  for (const name of ["index.js", "index.cjs", "linrec.min.js", "worker.js", ...parts])
+    expect(
+      dist(name)
+        .toString()
+        .match(/[^\t\n -~]|\\u|\\x[89a-f]/g),
+      name,
+    ).toBeNull();
+});
+
 test("built again in another folder, from nothing, it is the same to the byte", { timeout: 600_000 }, () => {
   const copy = copyProject();
   try {

@@ -70,7 +70,17 @@ export function kernelBytes(
   shared: boolean,
   { text, memoryFlags } = kernels,
 ): Uint8Array<ArrayBuffer> {
-  const bytes = Uint8Array.from(text, (c) => c.charCodeAt(0) - SHIFT);
+  const codes: number[] = [];
+  let offset = -SHIFT;
+  for (const character of text) {
+    const code = character.charCodeAt(0);
+    if (code > 124) offset += 93 * (code - 124);
+    else {
+      codes.push(code + offset);
+      offset = -SHIFT;
+    }
+  }
+  const bytes = Uint8Array.from(codes);
   bytes[memoryFlags] = shared ? 3 : 1;
   specialize(bytes, simd === "relaxed");
   return bytes;

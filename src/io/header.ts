@@ -189,5 +189,5 @@ function isSpace(code: number): boolean {
 
 /** A name from a file in a message: in quotes, escaped, cut short. */
 export function quote(name: string): string {
-  return JSON.stringify(name.length > 80 ? `${name.slice(0, 79)}…` : name);
+  return JSON.stringify(name.length > 80 ? `${name.slice(0, 77)}...` : name);
 }

@@ -50,6 +50,13 @@ const clients = [
   { name: "standalone", folder: "html", pages: ".", page: "standalone.html" },
   { name: "worker", pages: "." },
   { name: "esbuild", build: ["esbuild main.js --bundle --minify --format=esm --outdir=dist"], pages: "." },
+  {
+    name: "no charset",
+    folder: "esbuild",
+    build: ["esbuild classic.js --bundle --minify --charset=utf8 --outdir=dist"],
+    pages: ".",
+    page: "classic.html",
+  },
   { name: "webpack", build: ["webpack --mode production"], pages: "." },
   { name: "vite-dev", folder: "vite", server: "vite --port $PORT --strictPort --host 127.0.0.1" },
   { name: "vite-build", folder: "vite", build: ["vite build --logLevel warn"], pages: "dist" },
