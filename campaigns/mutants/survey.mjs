@@ -57,6 +57,7 @@ export const testsOfGpu = {
     ["test/golden.test.ts", null, "webgpu"],
     ["test/timesteps.test.ts", null, "webgpu"],
     ["test/resets.test.ts", null, "webgpu"],
+    ["test/rates.test.ts", null, "webgpu"],
     ["test/webgpu.test.ts", null],
     ["test/webgpu-lifting.node.test.ts", null],
     ["test/webgpu-tiles.node.test.ts", null],
