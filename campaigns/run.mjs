@@ -1,9 +1,8 @@
 // `npm run campaigns`: tries to break each promise of the library, and shows that each try could have succeeded by trying
 // it on a copy of the library with a bug planted. See docs/guarantees.md, which this writes.
-import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { runInProcess } from "./inProcess.mjs";
 import { campaigns } from "./list.mjs";
 import { plantBug } from "./plant.mjs";
 import { record } from "./results.mjs";
@@ -45,7 +44,7 @@ for (const { name, url } of campaigns) {
   const { default: campaign } = await import(url);
   const measured = {};
   if (!options["plants-only"]) {
-    const report = await run(url, library.href, options.short ? "short" : "full");
+    const report = await runInProcess(url, library.href, options.short ? "short" : "full");
     Object.assign(measured, report);
     show(name, report);
     if (report.broken > 0) failures++;
@@ -54,7 +53,7 @@ for (const { name, url } of campaigns) {
     measured.plants = [];
     for (const bug of campaign.plants) {
       const { library: planted, dispose } = plantBug(bug);
-      const { broken, examples } = await run(url, planted, "short");
+      const { broken, examples } = await runInProcess(url, planted, "short");
       dispose();
       measured.plants.push({
         says: bug.says,
@@ -73,26 +72,6 @@ for (const { name, url } of campaigns) {
   }
 }
 process.exitCode = failures > 0 ? 1 : 0;
-
-/** The report of one campaign in a process of its own, so that none inherits what another left behind. */
-function run(url, libraryUrl, size) {
-  const flags = ["--expose-gc", fileURLToPath(new URL("child.mjs", import.meta.url)), url, libraryUrl, size];
-  return new Promise((resolve) => {
-    const child = spawn(process.execPath, flags, { stdio: ["ignore", "pipe", "inherit"] });
-    let output = "";
-    child.stdout.on("data", (text) => {
-      output += text;
-    });
-    child.on("close", (code, signal) => {
-      try {
-        resolve(JSON.parse(output.trimEnd().split("\n").at(-1)));
-      } catch {
-        const how = `the process ended with ${signal ?? code} and no report`;
-        resolve({ figures: {}, broken: 1, examples: [how], seconds: Number.NaN });
-      }
-    });
-  });
-}
 
 function show(name, { figures, broken, examples, seconds }) {
   console.log(`${broken > 0 ? "BROKEN" : "holds "} ${name} (${seconds.toFixed(0)} s)`);

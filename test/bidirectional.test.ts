@@ -26,7 +26,7 @@ import { relativeError } from "./support/golden.js";
 import { errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 import { rows } from "./support/sequences.js";
-import { type Watched, watchedEngine } from "./support/watched-gpu.js";
+import { useWatchedEngine } from "./support/watched-gpu.js";
 
 /** The real tokens of each row from the last to the first; zeros past them. */
 function reverse(values: ArrayLike<number>, lengths: readonly number[], seqLen: number, width: number) {
@@ -235,14 +235,7 @@ describe.each(builds)("%s SIMD", (build) => {
 });
 
 describe("on a GPU", () => {
-  let watched: Watched | undefined;
-  let reason = "";
-  beforeAll(async () => {
-    const opened = await watchedEngine();
-    if ("reason" in opened) reason = opened.reason;
-    else watched = opened;
-  });
-  afterAll(() => watched?.engine.dispose());
+  const { gpuTest } = useWatchedEngine();
 
   const [dModel, seqLen, lengths] = [6, 200, [200, 1, 133]];
   const forward = hardParams(dModel, 5, 1);
@@ -263,22 +256,23 @@ describe("on a GPU", () => {
     return y;
   };
 
-  test.for([false, true])("one submit, x up once and y down once (resets: %s)", async (parted, context) => {
-    const resets = parted ? { reset } : {};
-    if (!watched) return context.skip(reason);
-    const { engine, traffic } = watched;
-    const layer = await engine.bidirectional({ forward, backward });
-    await layer.forward(x, options); // the first makes room
-    const before = { ...traffic };
-    const { y } = await layer.forward(x, { ...options, ...resets });
-    expect(traffic.submits - before.submits).toBe(1);
-    // The real tokens, and of each row its states and tables.
-    const tokens = 4 * dModel * lengths.reduce((sum, length) => sum + length);
-    expect(traffic.up - before.up).toBeLessThan(tokens + lengths.length * 1000);
-    expect(traffic.down - before.down).toBeLessThan(tokens + lengths.length * 1000);
-    expect(relativeError(y, await onCpu(resets))).toBeLessThan(5e-6);
-    layer.dispose();
-  });
+  for (const resets of [{}, { reset }])
+    gpuTest(
+      `one submit, x up once and y down once (resets: ${"reset" in resets})`,
+      async ({ engine, traffic }) => {
+        const layer = await engine.bidirectional({ forward, backward });
+        await layer.forward(x, options); // the first makes room
+        const before = { ...traffic };
+        const { y } = await layer.forward(x, { ...options, ...resets });
+        expect(traffic.submits - before.submits).toBe(1);
+        // The real tokens, and of each row its states and tables.
+        const tokens = 4 * dModel * lengths.reduce((sum, length) => sum + length);
+        expect(traffic.up - before.up).toBeLessThan(tokens + lengths.length * 1000);
+        expect(traffic.down - before.down).toBeLessThan(tokens + lengths.length * 1000);
+        expect(relativeError(y, await onCpu(resets))).toBeLessThan(5e-6);
+        layer.dispose();
+      },
+    );
 
   test("what it cannot take as one is read once for each direction", async () => {
     const reference = new ReferenceBackend();

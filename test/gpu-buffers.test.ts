@@ -1,5 +1,5 @@
 /** GPUBuffers as x and `out` of a forward: the same bits as with arrays, and neither crosses. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import type { ForwardJob } from "../src/backend.js";
 import {
   createEngine,
@@ -16,28 +16,13 @@ import { expectSameBits, expectSameState } from "./support/bits.js";
 import { loadGolden } from "./support/golden.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats } from "./support/problems.js";
-import { download, upload, type Watched, watchedEngine } from "./support/watched-gpu.js";
+import { download, upload, useWatchedEngine, watchedEngine } from "./support/watched-gpu.js";
 
 /** GPUBufferUsage by value: Node has no such global. */
 const [COPY_SRC, COPY_DST] = [4, 8];
 
-let watched: Watched | undefined;
-let reason = "";
-
-beforeAll(async () => {
-  const opened = await watchedEngine();
-  if ("reason" in opened) reason = opened.reason;
-  else watched = opened;
-});
-afterAll(() => watched?.engine.dispose());
-
-/** A test that shows as skipped, with the reason, where there is no GPU. */
-function gpuTest(name: string, body: (watched: Watched) => Promise<void>): void {
-  test(name, async (context) => {
-    if (!watched) return context.skip(reason);
-    await body(watched);
-  });
-}
+const gpu = useWatchedEngine();
+const { gpuTest } = gpu;
 
 function room(device: GPUDevice, floats: number): GPUBuffer {
   return upload(device, new Float32Array(floats).fill(Number.NaN)); // whatever is not written shows
@@ -50,7 +35,7 @@ describe("a layer", () => {
   let lru: Lru;
 
   beforeAll(async () => {
-    if (watched) lru = await watched.engine.lru(params);
+    if (gpu.watched) lru = await gpu.watched.engine.lru(params);
   });
 
   const times = floats(batch * seqLen, 2).map((t) => Math.round(2 + t) / 2);
@@ -187,8 +172,8 @@ describe("a model of six layers", () => {
   beforeAll(async () => {
     const golden = await loadGolden("ml_cls_07_6layers");
     x = golden.x.slice(0, SEQ_LEN * (golden.program.slots[0] as number)); // little enough for one submit on any GPU
-    if (watched) model = await watched.engine.model(writeSafetensors(golden.checkpoint), golden.spec);
-    if (watched) stateBytes = 4 * batch * modelFloats();
+    if (gpu.watched) model = await gpu.watched.engine.model(writeSafetensors(golden.checkpoint), golden.spec);
+    if (gpu.watched) stateBytes = 4 * batch * modelFloats();
   });
 
   /** Of one row's state on the GPU: h of each layer, and the sum of the mean. */

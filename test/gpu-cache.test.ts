@@ -6,36 +6,25 @@ import { relativeError } from "./support/golden.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 import { alone, callsOf, isOneRate, loadLayer, names, SLOTS } from "./support/streams.js";
-import { download, upload, type Watched, watchedEngine } from "./support/watched-gpu.js";
+import { download, upload, useWatchedEngine, type Watched, watchedEngine } from "./support/watched-gpu.js";
 
 /** GPUBufferUsage by value: Node has no such global. */
 const [MAP_READ, COPY_SRC, COPY_DST] = [1, 4, 8];
 
-let watched: Watched | undefined;
-let reason = "";
+const gpu = useWatchedEngine();
+const { gpuTest } = gpu;
 /** On the CPU. */
 let cpu: Engine;
 
 beforeAll(async () => {
-  const opened = await watchedEngine();
-  if ("reason" in opened) reason = opened.reason;
-  else watched = opened;
   const second = await watchedEngine(true);
   if (!("reason" in second)) poisoned = second;
   cpu = await createEngine({ backend: "wasm", threads: 0 });
 });
 afterAll(async () => {
-  await Promise.all([watched, poisoned].map((opened) => opened?.engine.dispose()));
+  await poisoned?.engine.dispose();
   await cpu.dispose();
 });
-
-/** A test that shows as skipped, with the reason, where there is no GPU. */
-function gpuTest(name: string, body: (watched: Watched) => Promise<void>): void {
-  test(name, async (context) => {
-    if (!watched) return context.skip(reason);
-    await body(watched);
-  });
-}
 
 interface Stepper {
   step(x: unknown, cache: GpuCache, options: object): Promise<Float32Array>;
@@ -104,7 +93,7 @@ describe("a layer", () => {
   let lru: Lru;
 
   beforeAll(async () => {
-    if (watched) lru = await watched.engine.lru(params);
+    if (gpu.watched) lru = await gpu.watched.engine.lru(params);
   });
 
   /** What the CPU gives, from zeros. */

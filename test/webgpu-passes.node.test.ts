@@ -2,7 +2,7 @@
 import { afterAll, expect, test, vi } from "vitest";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
 import { loadGolden } from "./support/golden.js";
-import { type Counts, count, shrink, standInGpu } from "./support/gpus.js";
+import { type Counts, count, seen, shrink, standInGpu } from "./support/gpus.js";
 import { randomClassifier, randomUnet } from "./support/lrnnx.js";
 
 vi.setConfig({ testTimeout: 120_000 });
@@ -30,18 +30,6 @@ function priced(engine: Engine, plan: Plan): Counts {
   const times = (part: string) => (own[part] as number) / (one[part] as number);
   const roundTrips = Math.round(times("roundTrip"));
   return { submits: roundTrips, maps: roundTrips, dispatches: Math.round(times("dispatches")) };
-}
-
-/** What of `counts` a forward takes. */
-async function seen(counts: Counts, forward: () => Promise<unknown>): Promise<Counts> {
-  await forward();
-  const before = { ...counts };
-  await forward();
-  return {
-    submits: counts.submits - before.submits,
-    maps: counts.maps - before.maps,
-    dispatches: counts.dispatches - before.dispatches,
-  };
 }
 
 test.for([

@@ -1,12 +1,9 @@
 // The calling thread's side of the engine in thousands of orders: its workers run in this process, and a seed says which
 // message arrives next, and when between them a caller starts a forward, steps, aborts, disposes, or a worker dies.
-import { execFile as execFileWithCallback } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
+import { runInProcess } from "../inProcess.mjs";
 import { between, floats, isTyped, lruParams, pick, random, sameBits, undisturbed } from "../support.mjs";
 
-const execFile = promisify(execFileWithCallback);
 const real = { setTimeout, clearTimeout, setImmediate, performance };
 const turnOfEvents = () => new Promise((resolve) => real.setImmediate(resolve));
 
@@ -272,9 +269,7 @@ const BLOCK = 500;
 async function inBlocks(library, fail) {
   const totals = {};
   for (let block = 0; block < 10_000 / BLOCK; block++) {
-    const child = fileURLToPath(new URL("../child.mjs", import.meta.url));
-    const { stdout } = await execFile(process.execPath, [child, import.meta.url, library, String(block)]);
-    const { figures, examples } = JSON.parse(stdout.trimEnd().split("\n").at(-1));
+    const { figures, examples } = await runInProcess(import.meta.url, library, String(block));
     for (const example of examples) fail(example);
     for (const [label, count] of Object.entries(figures)) totals[label] = (totals[label] ?? 0) + count;
   }

@@ -2,13 +2,22 @@
 import { readFileSync } from "node:fs";
 import { floats, lruParams, sameResult, settled, undisturbed } from "../support.mjs";
 
-/** What a worker does to itself, as source. It runs inside the worker, between two kernel calls. */
+/**
+ * What a worker does to itself, as source: it runs inside the worker, between two kernel calls. With which of them, in full and
+ * in short; and how long to wait after each forward.
+ */
 const faults = {
-  throws: 'throw new Error("a fault on purpose");',
-  exits: "process.exit(9);",
-  "throws outside of any call":
-    'setTimeout(() => { throw new Error("a fault on purpose"); }); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);',
-  "runs out of heap": "const hog = []; for (;;) hog.push(new Array(1e5).fill(Math.random()));",
+  throws: { act: 'throw new Error("a fault on purpose");', steps: [1, 7] },
+  exits: { act: "process.exit(9);", steps: [1, 7] },
+  "throws outside of any call": {
+    act: 'setTimeout(() => { throw new Error("a fault on purpose"); }); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);',
+    steps: [1, 7],
+    pauseMs: 100, // a worker is awake for more work for a while before it comes to what it has put off
+  },
+  "runs out of heap": {
+    act: "const hog = []; for (;;) hog.push(new Array(1e5).fill(Math.random()));",
+    steps: [9, 1000], // it takes seconds each time
+  },
 };
 
 /** A worker whose `nth` kernel call (of all workers with this source: of each its own) is the fault. */
@@ -75,14 +84,11 @@ export default {
       await engine.dispose();
       return told;
     };
-    for (const [name, fault] of Object.entries(faults)) {
-      // Running out of heap takes seconds each time.
-      const step = isFull ? (name === "runs out of heap" ? 9 : 1) : name === "runs out of heap" ? 1000 : 7;
-      // A worker is awake for more work for a while before it comes to what it has put off.
-      const pauseMs = fault.startsWith("setTimeout") ? 100 : 0;
+    for (const [name, { act, steps, pauseMs }] of Object.entries(faults)) {
+      const step = steps[isFull ? 0 : 1];
       let moments = 0;
       for (let nth = 1; nth < 1000; nth += step) {
-        const told = await attempt(sabotaged(library, fault, nth), `${name} at call ${nth}`, pauseMs);
+        const told = await attempt(sabotaged(library, act, nth), `${name} at call ${nth}`, pauseMs);
         if (told === 0) break; // no worker got that far
         moments++;
       }

@@ -8,7 +8,7 @@ import type { Leg, Rows } from "../links.js";
 import { inputWidth, type Network, outputWidth, type ShiftStage, type WindowStage } from "../program.js";
 import { type Link, partsOfWindow, type Rates, ratesOf } from "../rates.js";
 import { throwIfAborted } from "../signal.js";
-import { carryOf } from "../state.js";
+import { carryOf, type State } from "../state.js";
 import { Timeline } from "../timeline.js";
 import { asGpuError, type Device } from "./device.js";
 import { localDispatch, windowDispatch } from "./dispatches.js";
@@ -27,6 +27,8 @@ import {
   type LoadedKernels,
   loadKernels,
   MAP_READ,
+  mapForReading,
+  mappedFloats,
   STORAGE,
   SUBMIT_DEADLINE_MS,
   UNIFORM,
@@ -200,13 +202,13 @@ class GpuLinked implements Linked {
           to += 4 * floats;
         }
         device.handle.queue.submit([encoder.finish()]);
-        return bytes > 0 ? readback.mapAsync(MAP_READ, 0, bytes) : device.handle.queue.onSubmittedWorkDone();
+        return mapForReading(device, readback, bytes);
       });
       const slowest = hops.reduce((sum, { slowestMs = 0 }) => sum + slowestMs, SUBMIT_DEADLINE_MS);
       await device.wait(Promise.all([value, clean]), slowest);
       check(); // before anything is written: its owner may have gone on
 
-      const values = bytes > 0 ? new Float32Array(readback.getMappedRange(0, bytes)) : none;
+      const values = mappedFloats(readback, bytes);
       let from = 0;
       for (const { floats, collect } of hops) {
         collect?.(values.subarray(from, from + floats));
@@ -300,14 +302,10 @@ class GpuLinked implements Linked {
     const places = Uint32Array.from([...given, ...open]);
     const count = places.length / 4;
     if (count === 0) return pass;
-    const begun = new Float32Array(held.length * width);
-    for (const [n, row] of held.entries()) begun.set(carryOf(state, row).subarray(0, width), n * width);
+    const begun = heldOf(state, held, width);
     return {
       floats: opened.length * width,
-      collect: (values) => {
-        for (const [n, row] of opened.entries())
-          carryOf(state, row).set(values.subarray(n * width, (n + 1) * width));
-      },
+      collect: (values) => holdAgain(state, opened, width, values),
       room: () => this.#takeFor(i, 4 * count * width, 4 * begun.length, 4 * places.length),
       encode: (encoder, x) => {
         const [y, held, table] = [this.#buffer(`y${i}`), this.#buffer(`held${i}`), this.#buffer(`table${i}`)];
@@ -321,14 +319,10 @@ class GpuLinked implements Linked {
 
   #shiftHop({ width }: ShiftStage, { x: { counts }, state }: Leg, i: number): Hop {
     const rows = Array.from(counts.keys()).filter((row) => counts[row]);
-    const last = new Float32Array(rows.length * width);
-    for (const [n, row] of rows.entries()) last.set(carryOf(state, row).subarray(0, width), n * width);
+    const last = heldOf(state, rows, width);
     return {
       floats: last.length,
-      collect: (values) => {
-        for (const [n, row] of rows.entries())
-          carryOf(state, row).set(values.subarray(n * width, (n + 1) * width));
-      },
+      collect: (values) => holdAgain(state, rows, width, values),
       room: () => this.#takeFor(i, 4 * sumOf(counts) * width, 4 * last.length),
       encode: (encoder, x) => {
         const [y, held] = [this.#buffer(`y${i}`), this.#buffer(`held${i}`)];
@@ -421,6 +415,18 @@ class GpuLinked implements Linked {
 }
 
 const sumOf = (counts: Int32Array): number => counts.reduce((sum, count) => sum + count, 0);
+
+/** What a link holds of some rows, one behind the other. */
+function heldOf(state: State, rows: readonly number[], width: number): Float32Array {
+  const values = new Float32Array(rows.length * width);
+  for (const [n, row] of rows.entries()) values.set(carryOf(state, row).subarray(0, width), n * width);
+  return values;
+}
+
+/** The other way. */
+function holdAgain(state: State, rows: readonly number[], width: number, values: Float32Array): void {
+  for (const [n, row] of rows.entries()) carryOf(state, row).set(values.subarray(n * width, (n + 1) * width));
+}
 
 /** Only the values that are there, one row after the other. */
 function packed({ data, seqLen, counts }: Rows, width: number): Float32Array {

@@ -14,7 +14,14 @@ import { openSteps, type Steps } from "./resident.js";
 import { T } from "./tiles.js";
 import { type Timesteps, timestepsOf } from "./timesteps.js";
 import { collectPiece, type Passage, resultsOf, uploadPiece } from "./transfer.js";
-import { type LoadedKernels, loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
+import {
+  type LoadedKernels,
+  loadKernels,
+  mapForReading,
+  mappedFloats,
+  SUBMIT_DEADLINE_MS,
+  Workspace,
+} from "./workspace.js";
 
 /** Scratch that a runner may keep: enough tokens to fill a large GPU at any width, little next to any GPU's memory. */
 export const SCRATCH_BYTES = 64 * 2 ** 20;
@@ -153,8 +160,7 @@ class GpuRunner {
     await this.#device.wait(done, deadline);
     this.check(job); // before y is written: its owner may have gone on
     // Not before now: a device that is destroyed takes its mapped memory with it at once.
-    const values = bytes > 0 ? new Float32Array(readback.getMappedRange(0, bytes)) : new Float32Array(0);
-    collectPiece(passage, piece, values);
+    collectPiece(passage, piece, mappedFloats(readback, bytes));
     readback.unmap();
     const { row, end } = piece.parts.at(-1) as Part;
     const tokens = row * seqLen + (end === lengths[row] ? seqLen : end);
@@ -190,8 +196,7 @@ class GpuRunner {
         bytes += 4 * floats;
       }
       handle.queue.submit([encoder.finish()]);
-      const done = bytes > 0 ? readback.mapAsync(MAP_READ, 0, bytes) : handle.queue.onSubmittedWorkDone();
-      return { readback, done };
+      return { readback, done: mapForReading(this.#device, readback, bytes) };
     };
     const { value, clean } = this.#device.scoped("running a model", submit);
     const done = blamePorts(passage.job.ports, Promise.all([value.done, clean]));

@@ -117,6 +117,16 @@ export function bindGroup(
   });
 }
 
+/** Asks for what a submit puts into a readback; if that is nothing, for the submit's end. Within `Device.scoped`. */
+export function mapForReading({ handle }: Device, readback: GPUBuffer, bytes: number): Promise<undefined> {
+  return bytes > 0 ? readback.mapAsync(MAP_READ, 0, bytes) : handle.queue.onSubmittedWorkDone();
+}
+
+/** What came of {@link mapForReading}, until the readback is unmapped. */
+export function mappedFloats(readback: GPUBuffer, bytes: number): Float32Array {
+  return bytes > 0 ? new Float32Array(readback.getMappedRange(0, bytes)) : new Float32Array(0);
+}
+
 const overs = ["tokens", "outputs", "rows"] as const;
 
 /** The areas and bind groups for segments of up to a size. */

@@ -106,6 +106,18 @@ export function count(handle: GPUDevice, counts: Counts): void {
   };
 }
 
+/** What of `counts` a forward takes that is not the first. */
+export async function seen(counts: Counts, forward: () => Promise<unknown>): Promise<Counts> {
+  await forward();
+  const before = { ...counts };
+  await forward();
+  return {
+    submits: counts.submits - before.submits,
+    maps: counts.maps - before.maps,
+    dispatches: counts.dispatches - before.dispatches,
+  };
+}
+
 /** Fills every buffer with NaN before anybody else writes to it: zeros, which a new one holds, hide what is never written. */
 export function poison(handle: GPUDevice): void {
   const create = handle.createBuffer.bind(handle);

@@ -1,4 +1,5 @@
 /** The GPU that is there, with its device open to counting and changing. */
+import { afterAll, beforeAll, test } from "vitest";
 import { createEngine, type Engine } from "../../src/index.js";
 import { changedGpu, poison } from "./gpus.js";
 
@@ -30,6 +31,33 @@ export async function watchedEngine(poisoned = false): Promise<Watched | { reaso
   if ("reason" in changed) return changed;
   const engine = await createEngine({ backend: "webgpu", gpu: changed.gpu });
   return { engine, device: engine.gpuDevice as GPUDevice, traffic };
+}
+
+/**
+ * A {@link watchedEngine} for the tests of a file or of a `describe`. `gpuTest` makes a test that shows as skipped, with the
+ * reason, where there is no GPU; `watched` is undefined there.
+ */
+export function useWatchedEngine(): {
+  readonly watched: Watched | undefined;
+  gpuTest(name: string, body: (watched: Watched) => Promise<void>): void;
+} {
+  let opened: Watched | { reason: string } = { reason: "not opened yet" };
+  const watched = () => ("reason" in opened ? undefined : opened);
+  beforeAll(async () => {
+    opened = await watchedEngine();
+  });
+  afterAll(() => watched()?.engine.dispose());
+  return {
+    get watched() {
+      return watched();
+    },
+    gpuTest(name, body) {
+      test(name, async (context) => {
+        if ("reason" in opened) return context.skip(opened.reason);
+        await body(opened);
+      });
+    },
+  };
 }
 
 function watch(device: GPUDevice, traffic: Traffic): void {
