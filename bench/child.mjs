@@ -2,8 +2,9 @@
  * One contender in a process of its own, so that nobody's threads, heap or garbage weigh on another. It obeys messages
  * { id, command, args } from contender.mjs and answers { id, result } or { id, error }.
  */
+import { Probe } from "./calm.mjs";
 import { peakRss } from "./memory.mjs";
-import { measurePeak, measureRead } from "./peak.mjs";
+import { measurePeak } from "./peak.mjs";
 import { relativeError, sampleOf } from "./shapes.mjs";
 
 /** A run that takes longer has warmed up by itself. */
@@ -12,6 +13,7 @@ const MOST_WARM_UP_MS = 3000;
 let contender;
 let job;
 let oneRun = 0;
+let probe;
 
 /** ms of a run: its own word where it happens in a process of its own. */
 async function timed(job) {
@@ -55,23 +57,17 @@ const commands = {
     return { ms: best, sample: sampleOf(await job.read()) };
   },
 
-  /** Times runs for about `ms`, at least one; a run before it wakes caches, clocks and threads, unless runs are long. */
-  async turn({ ms }) {
-    if (oneRun < ms) await job.run();
-    const times = [];
-    const start = performance.now();
-    do {
-      times.push(await timed(job));
-    } while (performance.now() - start < ms);
-    oneRun = times.at(-1);
-    return times;
+  /** [{ ms, probe }] of runs for about `ms`, at least one: see calm.mjs. */
+  async turn({ ms, probeKernel, threads }) {
+    probe ??= await Probe.open(probeKernel, threads);
+    const runs = await probe.around(() => timed(job), ms, oneRun < ms);
+    oneRun = runs.at(-1).ms;
+    return runs;
   },
 
   /** GFLOP/s of `threads` threads of this process. */
   peak: ({ bytes, threads, ms }) =>
     WebAssembly.validate(bytes) ? measurePeak(bytes, threads, ms) : undefined,
-
-  readCost: ({ bytes, size }) => measureRead(bytes, size),
 
   /** In bytes. */
   memory: () => ({ rss: process.memoryUsage.rss(), peakRss: peakRss(contender.pid) }),

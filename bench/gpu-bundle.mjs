@@ -30,7 +30,13 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const PARTS = [
   ...["dist", "test/fixtures", "bench/build/gpu-internals.mjs", "LICENSE"],
   ...["bench/gpu", "bench/report", "bench/linrec.mjs", "bench/shapes.mjs", "bench/stats.mjs"],
-  ...["bench/peak.mjs", "bench/extras/stack.mjs", "bench/extras/timing.mjs"],
+  ...[
+    "bench/peak.mjs",
+    "bench/calm.mjs",
+    "bench/calmWorker.mjs",
+    "bench/extras/stack.mjs",
+    "bench/extras/timing.mjs",
+  ],
 ];
 const DAWN = "node_modules/webgpu/dist/linux-x64/dawn.node";
 const WEBGPU = ["index.js", "package.json", "LICENSE.md"].map((file) => `node_modules/webgpu/${file}`);

@@ -1,9 +1,10 @@
 /** Measures one shape: every contender checked, its best formulation chosen, then all of them in turns. */
 import { totalmem } from "node:os";
+import { isCalm } from "./calm.mjs";
 import { createEngine } from "./linrec.mjs";
 import { ContenderProcess, withContender } from "./process.mjs";
 import { checkShape, fillInput, flopsOf, inputLength, paramsOf, partOf, relativeError } from "./shapes.mjs";
-import { median, summarize } from "./stats.mjs";
+import { median, summarize, timesOf } from "./stats.mjs";
 
 /** Against float64, relative to the largest |y|: what any float32 implementation must keep. */
 const TOLERANCE = 1e-3;
@@ -44,7 +45,12 @@ export async function measureShape(shape, contenders, options, peakKernels, log)
     peakKernels,
     log,
   );
-  return { shape, flops: flopsOf(shape), peaks, rows: rows.map((row) => finish(row, shape, peaks)) };
+  return {
+    shape,
+    flops: flopsOf(shape),
+    peaks,
+    rows: rows.map((row) => finish(row, shape, peaks, options.calm)),
+  };
 }
 
 async function referenceOf(shape) {
@@ -95,7 +101,7 @@ async function choose(child, { versions, notes }, shape, expected, options) {
     formulation: best.formulation,
     error: best.error,
     bytes: best.bytes,
-    times: [],
+    runs: [],
   };
 }
 
@@ -113,10 +119,10 @@ async function takeTurns(shape, rows, options, peakKernels, log) {
       for (const row of rows) {
         if (row.skipped || !isDue(row, round, options)) continue;
         try {
-          await turn(row, shape, options, alive);
+          await turn(row, shape, options, peakKernels, alive);
           if (round === 0)
             log(
-              `    ${row.contender.label}: ${median(row.times).toPrecision(4)} ms (${row.formulation.name})`,
+              `    ${row.contender.label}: ${median(timesOf(row.runs)).toPrecision(4)} ms (${row.formulation.name})`,
             );
           if (row.contender.peer === "linrec") await takePeaks(row, options, peakKernels, peaks);
         } catch (error) {
@@ -135,7 +141,7 @@ async function takeTurns(shape, rows, options, peakKernels, log) {
   );
 }
 
-async function turn(row, shape, options, alive) {
+async function turn(row, shape, options, { baseline: probeKernel }, alive) {
   if (!row.child || row.cold) {
     row.child = new ContenderProcess(row.contender);
     alive.push(row.child);
@@ -144,15 +150,18 @@ async function turn(row, shape, options, alive) {
     const { sample } = await row.child.ask("prepare", { shape, formulation, warmUpMs: options.warmUpMs });
     row.sample = sample;
   }
-  row.times.push(...(await row.child.ask("turn", { ms: options.turnMs })));
+  const { threads } = row.contender;
+  const runs = await row.child.ask("turn", { ms: options.turnMs, probeKernel, threads });
+  options.calm.best = Math.min(options.calm.best, ...runs.map(({ probe }) => probe));
+  row.runs.push(...runs);
   row.turns = (row.turns ?? 0) + 1;
   row.peakRss = (await row.child.ask("memory", {})).peakRss;
 }
 
 /** Whether a slow contender has a turn in this round: as many as the budget has room for, spread over the rounds. */
 function isDue(row, round, { rounds, budget, turnMs }) {
-  if (row.times.length === 0) return true;
-  const seconds = Math.max(turnMs, median(row.times)) / 1000;
+  if (row.runs.length === 0) return true;
+  const seconds = Math.max(turnMs, median(timesOf(row.runs))) / 1000;
   const turns = Math.min(rounds, Math.max(1, Math.floor(budget / seconds)));
   return (
     Math.floor(((round + 1) * turns) / rounds) > Math.floor((round * turns) / rounds) && row.turns < turns
@@ -168,21 +177,24 @@ async function takePeaks({ child, contender }, { peakMs }, kernels, peaks) {
   if (rate) peaks[`${kind === "relaxed" ? "fma" : "mulAdd"}${threads}`].push(rate);
 }
 
-function finish({ contender, child, times, sample, cold, turns, bytes, ...row }, shape, peaks) {
+function finish({ contender, child, runs, sample, cold, turns, bytes, ...row }, shape, peaks, { best }) {
   const { id, label, peer, threads } = contender;
-  if (row.skipped || !times?.length)
+  if (row.skipped || !runs?.length)
     return { id, label, peer, threads, skipped: row.skipped ?? "it had no turn" };
-  const summary = summarize(times);
-  const gflops = flopsOf(shape) / summary.median / 1e6;
   const peak = peakFor(contender, peaks);
+  const rated = (runs) => {
+    const summary = summarize(timesOf(runs));
+    const gflops = flopsOf(shape) / summary.median / 1e6;
+    return { ...summary, gflops, share: peak ? gflops / peak : undefined };
+  };
+  const calm = runs.filter(({ probe }) => isCalm(probe, best));
   return {
     id,
     label,
     peer,
     threads,
-    ...summary,
-    gflops,
-    share: peak ? gflops / peak : undefined,
+    ...rated(runs),
+    calm: calm.length > 0 ? rated(calm) : undefined,
     ...row,
     sample,
     formulation: row.formulation.name,

@@ -39,6 +39,7 @@ export function readOptions() {
     rounds: Number(values.rounds ?? (quick ? 2 : 5)),
     turnMs: quick ? 20 : 300,
     peakMs: quick ? 20 : 200,
+    calibrateMs: quick ? 100 : 1000,
     warmUpMs: quick ? 50 : 500,
     pilotMs: quick ? 50 : 300,
     /** Flops of the sample on which formulations are compared. */

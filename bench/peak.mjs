@@ -52,24 +52,19 @@ export async function measurePeak(bytes, threads, ms) {
   return rates.reduce((sum, rate) => sum + rate, 0);
 }
 
-/** Microseconds to read `size` bytes again and again, the median: out of whichever cache they fit in. */
-export function measureRead(bytes, size) {
+/** A function that reads `size` bytes, the same each time: out of whichever cache they fit in. */
+export async function reader(bytes, size) {
   const { memory, read } = instantiate(bytes);
   memory.grow(Math.ceil(size / 65536));
+  await warmUp((rounds) => read(0, rounds * 128));
   const whole = size - (size % 128);
-  const times = [];
-  for (let i = 0; i < 2000; i++) {
-    const start = performance.now();
-    read(65536, whole);
-    times.push(1000 * (performance.now() - start));
-  }
-  return times.sort((a, b) => a - b)[1000];
+  return () => read(65536, whole);
 }
 
 const instances = new Map();
 
 /** One instance for each module in a process: what is optimised once stays so. */
-function instantiate(bytes) {
+export function instantiate(bytes) {
   const known = instances.get(bytes.length);
   if (known) return known;
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { abort() {} } });
@@ -83,12 +78,17 @@ async function runPeak({ peak12, peak10 }, ms) {
   return Math.max(await rateOf(peak12, 12, ms / 2), await rateOf(peak10, 10, ms / 2));
 }
 
-/** The median of what calls of about a millisecond reached. */
-async function rateOf(kernel, accumulators, ms) {
+/** Calls a kernel often and briefly, until V8 has optimised it. */
+export async function warmUp(call) {
   for (let time = 0; time < 3; time++) {
-    for (let i = 0; i < WARM_UP_CALLS; i++) kernel(WARM_UP_ROUNDS, 0.75, 0.25);
+    for (let i = 0; i < WARM_UP_CALLS; i++) call(WARM_UP_ROUNDS);
     await new Promise((resolve) => setTimeout(resolve, 30)); // the optimised code comes from another thread
   }
+}
+
+/** The median of what calls of about a millisecond reached. */
+async function rateOf(kernel, accumulators, ms) {
+  await warmUp((rounds) => kernel(rounds, 0.75, 0.25));
   const rates = [];
   const end = performance.now() + ms;
   for (let before = performance.now(); before < end || rates.length === 0; ) {

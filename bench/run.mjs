@@ -4,6 +4,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { arch, availableParallelism, cpus, platform, totalmem } from "node:os";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { calibrate } from "./calm.mjs";
 import { contenders } from "./contenders.mjs";
 import { measureExtras } from "./extras/index.mjs";
 import { compareSamples, measureShape } from "./measure.mjs";
@@ -33,6 +34,7 @@ function runUnder(node) {
 async function main() {
   if (options.python) process.env.PYTHON = options.python; // for the contenders' processes
   const peakKernels = await compilePeak();
+  options.calm = { best: await calibrate(peakKernels.baseline, options.calibrateMs) };
   const wanted = contenders.filter(
     ({ peer }) => peer === "linrec" || (options.peers ?? [peer]).includes(peer),
   );

@@ -11,3 +11,6 @@ export function summarize(times) {
 }
 
 export const median = (values) => summarize(values).median;
+
+/** Of runs { ms, probe } (calm.mjs). */
+export const timesOf = (runs) => runs.map(({ ms }) => ms);

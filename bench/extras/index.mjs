@@ -19,7 +19,7 @@ const plans = (quick) => [
 ];
 
 /** { linear, steps, stack, auto }: what each measured, or { skipped } */
-export async function measureExtras({ quick }, peakKernels, log) {
+export async function measureExtras({ quick, calm }, peakKernels, log) {
   const results = {};
   for (const { name, title, args } of plans(quick)) {
     results[name] = [];
@@ -28,7 +28,7 @@ export async function measureExtras({ quick }, peakKernels, log) {
       try {
         const result = await child.ask(
           "extra",
-          { module: `./extras/${name}.mjs`, args: { ...arg, peakKernels } },
+          { module: `./extras/${name}.mjs`, args: { ...arg, peakKernels, best: calm.best } },
           1800,
         );
         results[name].push(result);

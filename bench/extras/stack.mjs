@@ -2,7 +2,7 @@
 import { createEngine, initLru, writeSafetensors } from "../linrec.mjs";
 import { measurePeak } from "../peak.mjs";
 import { fillInput, relativeError } from "../shapes.mjs";
-import { bestKernel, inTurns } from "./timing.mjs";
+import { bestKernel, inTurns, openCalm, sayCalm } from "./timing.mjs";
 
 const [H, N, LAYERS] = [64, 64, 4];
 const SPEC = { architecture: "minimal-lru/stacked-encoder", prenorm: true, norm: "layer" };
@@ -19,7 +19,7 @@ const tensorNames = {
   ...{ BRe: "B_re", BIm: "B_im", CRe: "C_re", CIm: "C_im" },
 };
 
-export async function measure({ quick, peakKernels }) {
+export async function measure({ quick, peakKernels, best }) {
   const seqLen = quick ? 512 : 16384;
   const bytes = checkpoint();
   const error = await check(bytes);
@@ -34,8 +34,9 @@ export async function measure({ quick, peakKernels }) {
     engines.push(engine);
     ways[threads] = () => model.forward(x, { out });
   }
+  const calmness = await openCalm(peakKernels, best, 2);
   const before = process.memoryUsage.rss();
-  const ms = await inTurns(ways, quick ? 1 : 7, quick ? 5 : 300);
+  const { ms, calm } = await inTurns(ways, quick ? 1 : 7, quick ? 5 : 300, calmness);
   const extraBytes = process.memoryUsage.rss() - before;
   const peak = await measurePeak(kernel, 1, quick ? 20 : 300);
   for (const engine of engines) await engine.dispose();
@@ -44,11 +45,12 @@ export async function measure({ quick, peakKernels }) {
   const lines = [
     `${seqLen} tokens: calling thread ${ms[0].toFixed(2)} ms (${percent(gflops / peak)} of the peak over all its flops, ` +
       `${percent(products / peak)} over those of products and scans alone), 2 threads ${ms[2].toFixed(2)} ms ` +
-      `(${(ms[0] / ms[2]).toFixed(2)} times); error ${error.toExponential(1)}`,
+      `(${(ms[0] / ms[2]).toFixed(2)} times); error ${error.toExponential(1)}; ${sayCalm(calm)}`,
   ];
   return {
     seqLen,
     ms,
+    calm,
     peak,
     share: gflops / peak,
     shareOfProducts: products / peak,

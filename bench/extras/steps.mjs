@@ -2,10 +2,9 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { createEngine } from "../linrec.mjs";
-import { measurePeak, measureRead } from "../peak.mjs";
+import { measurePeak, reader } from "../peak.mjs";
 import { fillInput, flopsOf, paramsOf } from "../shapes.mjs";
-import { summarize } from "../stats.mjs";
-import { bestKernel } from "./timing.mjs";
+import { bestKernel, inTurns, openCalm, sayCalm } from "./timing.mjs";
 
 const shapes = [
   { dModel: 256, dState: 256, batch: 1 },
@@ -16,10 +15,11 @@ const shapes = [
 /** Steps between two looks at the clock: it costs about as much as a tenth of the shortest step. */
 const GROUP = 10;
 
-export async function measure({ quick, peakKernels }) {
+export async function measure({ quick, peakKernels, best }) {
   const engine = await createEngine({ backend: "wasm" });
   const kernel = bestKernel(peakKernels);
   const peak = await measurePeak(kernel, 1, quick ? 20 : 300);
+  const calmness = await openCalm(peakKernels, best, 1);
   const results = [];
   for (const sizes of shapes) {
     const { dModel, dState, batch } = sizes;
@@ -27,41 +27,27 @@ export async function measure({ quick, peakKernels }) {
     const cache = layer.allocateInferenceCache(batch);
     const x = fillInput(new Float32Array(batch * dModel));
     const out = new Float32Array(x.length);
-    const groups = quick ? 50 : batch > 1 ? 500 : 5000;
     const step = () => layer.stepSync(x, cache, { out });
-    for (let i = 0; i < groups; i++) step();
-    const us = summarize(timeGroups(groups, step));
-    const forwardUs = await forwardOfOne(layer, x, batch, out, quick ? 50 : 1000);
-    const flops = flopsOf({ ...sizes, seqLen: 1 });
-    const readUs = measureRead(kernel, 16 * dModel * dState);
-    const share = flops / us.median / 1e3 / peak;
+    const ways = {
+      step: inGroups(step),
+      forward: () => layer.forward(x, { batch, out }),
+      read: inGroups(await reader(kernel, 16 * dModel * dState)),
+    };
+    for (let i = 0; i < (quick ? 50 : 5000 / batch); i++) for (const way of Object.values(ways)) await way();
+    const { ms, calm } = await inTurns(ways, quick ? 1 : 10, quick ? 5 : 100, calmness);
+    const us = { step: (1000 * ms.step) / GROUP, forward: 1000 * ms.forward, read: (1000 * ms.read) / GROUP };
+    const share = flopsOf({ ...sizes, seqLen: 1 }) / us.step / 1e3 / peak;
     const heap = batch === 1 ? heapGrowth(step, quick ? 1e4 : 1e5) : undefined;
-    results.push({ ...sizes, us, forwardUs, readUs, share, heap });
+    results.push({ ...sizes, us, calm, share, heap });
     layer.dispose();
   }
   await engine.dispose();
   return { peak, results, lines: results.map(describe) };
 }
 
-function timeGroups(groups, step) {
-  const times = [];
-  for (let group = 0; group < groups; group++) {
-    const start = performance.now();
-    for (let i = 0; i < GROUP; i++) step();
-    times.push((1000 * (performance.now() - start)) / GROUP);
-  }
-  return times;
-}
-
-async function forwardOfOne(layer, x, batch, out, runs) {
-  const times = [];
-  for (let i = 0; i < 2 * runs; i++) {
-    const start = performance.now();
-    await layer.forward(x, { batch, out });
-    if (i >= runs) times.push(1000 * (performance.now() - start));
-  }
-  return summarize(times).median;
-}
+const inGroups = (once) => () => {
+  for (let i = 0; i < GROUP; i++) once();
+};
 
 /** Bytes by which the heap has grown after many steps, garbage collected before and after: none is kept by a step. */
 function heapGrowth(step, steps) {
@@ -78,11 +64,11 @@ function heapGrowth(step, steps) {
   return { steps, bytes: used() - before };
 }
 
-function describe({ dModel, dState, batch, us, forwardUs, readUs, share, heap }) {
+function describe({ dModel, dState, batch, us, calm, share, heap }) {
   const grown = heap ? `; after ${heap.steps} steps the heap has ${heap.bytes} bytes more` : "";
   return (
-    `H=${dModel} N=${dState} B=${batch}: stepSync p50 ${us.median.toFixed(2)} us (${(100 * share).toFixed(0)} % of the peak), ` +
-    `reading its weights ${readUs.toFixed(2)} us, forward of one token ${forwardUs.toFixed(2)} us ` +
-    `(${(forwardUs / us.median).toFixed(2)} times)${grown}`
+    `H=${dModel} N=${dState} B=${batch}: stepSync p50 ${us.step.toFixed(2)} us (${(100 * share).toFixed(0)} % of the peak; ` +
+    `${(us.step / us.read).toFixed(2)} times the ${us.read.toFixed(2)} us of reading its weights), forward of one token ` +
+    `${us.forward.toFixed(2)} us (${(us.forward / us.step).toFixed(2)} times); ${sayCalm(calm)}${grown}`
   );
 }

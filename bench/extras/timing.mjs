@@ -1,22 +1,45 @@
 /** Times of several ways to do one thing, taken in turns. */
-import { median } from "../stats.mjs";
+import { isCalm, Probe } from "../calm.mjs";
+import { median, timesOf } from "../stats.mjs";
 
-/** @param {Record<string, () => unknown>} ways -> median ms of each */
-export async function inTurns(ways, rounds, ms) {
-  const times = Object.fromEntries(Object.keys(ways).map((name) => [name, []]));
+/** Medians of fewer calm runs than this are not taken. */
+const FEWEST_CALM = 5;
+
+/** A probe of this process for `inTurns`; `best` is the fastest that the parent has seen. */
+export const openCalm = async ({ baseline }, best, threads) => ({
+  probe: await Probe.open(baseline, threads),
+  best,
+});
+
+/**
+ * @param {Record<string, () => unknown>} ways
+ * @returns {Promise<{ ms: Record<string, number>, calm: number }>} medians; if calm > 0, those of calm runs alone (../calm.mjs), of
+ *   which every way had at least that many
+ */
+export async function inTurns(ways, rounds, ms, { probe, best }) {
+  const names = Object.keys(ways);
+  const runs = Object.fromEntries(names.map((name) => [name, []]));
   for (let round = -1; round < rounds; round++) {
-    for (const [name, run] of Object.entries(ways)) {
-      await run();
-      const start = performance.now();
-      do {
-        const before = performance.now();
-        await run();
-        if (round >= 0) times[name].push(performance.now() - before); // the first round warms up
-      } while (performance.now() - start < ms);
+    for (const name of names) {
+      const timed = async () => {
+        const start = performance.now();
+        await ways[name]();
+        return performance.now() - start;
+      };
+      const taken = await probe.around(timed, ms, true);
+      if (round >= 0) runs[name].push(...taken); // the first round warms up
     }
   }
-  return Object.fromEntries(Object.entries(times).map(([name, list]) => [name, median(list)]));
+  const lowest = Math.min(best, ...names.flatMap((name) => runs[name].map(({ probe }) => probe)));
+  const calm = names.map((name) => [name, runs[name].filter(({ probe }) => isCalm(probe, lowest))]);
+  const fewest = Math.min(...calm.map(([, runs]) => runs.length));
+  const isEnough = fewest >= FEWEST_CALM;
+  const chosen = isEnough ? calm : Object.entries(runs);
+  const medians = chosen.map(([name, runs]) => [name, median(timesOf(runs))]);
+  return { ms: Object.fromEntries(medians), calm: isEnough ? fewest : 0 };
 }
+
+export const sayCalm = (calm) => (calm > 0 ? `${calm} calm runs or more each` : "the machine was not calm");
 
 /** A kernel's peak in this process: that of fused multiply-add, or of mul + add where there is none. */
 export const bestKernel = ({ relaxed, baseline }) => (WebAssembly.validate(relaxed) ? relaxed : baseline);

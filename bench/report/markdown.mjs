@@ -8,7 +8,7 @@ export function toMarkdown({ machine, node, date, versions, shapes, sweep, extra
       .map(([name, version]) => `${name} ${version}`)
       .join(", ")}.`,
     "Times are medians of one forward in ms, taken in turns within one run. A share is of the 128-bit SIMD peak of as many threads, measured in the same process.\n",
-    ...(shapes.length ? [overview(shapes), ...shapes.map(detail)] : []),
+    ...(shapes.length ? [overview(shapes), calmOverview(shapes), ...shapes.map(detail)] : []),
     ...(sweep.length ? [lengths(sweep)] : []),
     ...Object.values(extras)
       .flat()
@@ -22,14 +22,28 @@ const title = ({ name, batch, seqLen, dModel, dState }) =>
 
 /** Contenders by shapes: what goes into the README. */
 function overview(shapes) {
+  return byShapes("ms (share of the peak)", shapes, ({ median, share }) => ms(median) + inBrackets(share));
+}
+
+/** The same of the runs in calm stretches alone. */
+function calmOverview(shapes) {
+  const heading = "calm runs only: ms (share of the peak), how many";
+  return byShapes(heading, shapes, ({ calm }) =>
+    calm ? `${ms(calm.median)}${inBrackets(calm.share)}, ${calm.runs}` : "none was calm",
+  );
+}
+
+const inBrackets = (share) => (share ? ` (${percent(share)})` : "");
+
+function byShapes(heading, shapes, write) {
   const ids = [...new Map(shapes.flatMap(({ rows }) => rows.map(({ id, label }) => [id, label])))];
   const cell = ({ rows }, id) => {
     const row = rows.find((row) => row.id === id);
     if (!row) return "";
-    return row.skipped ? "—" : `${ms(row.median)}${row.share ? ` (${percent(row.share)})` : ""}`;
+    return row.skipped ? "—" : write(row);
   };
   return table(
-    ["ms (share of the peak)", ...shapes.map(({ shape }) => title(shape))],
+    [heading, ...shapes.map(({ shape }) => title(shape))],
     ids.map(([id, label]) => [label, ...shapes.map((shape) => cell(shape, id))]),
   );
 }
@@ -49,6 +63,9 @@ function detail({ shape, rows, peaks, flops }) {
         "runs",
         "GFLOP/s",
         "of the peak",
+        "calm: median",
+        "of the peak",
+        "runs",
         "× fastest",
         "peak RSS",
         "error",
@@ -62,6 +79,9 @@ function detail({ shape, rows, peaks, flops }) {
         row.runs,
         row.gflops.toFixed(1),
         row.share ? percent(row.share) : "",
+        ms(row.calm?.median),
+        row.calm?.share ? percent(row.calm.share) : "",
+        row.calm?.runs ?? 0,
         (row.median / fastest).toFixed(2),
         `${Math.round(row.peakRss / 2 ** 20)} MiB`,
         row.error.toExponential(0),
