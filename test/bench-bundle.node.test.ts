@@ -1,8 +1,9 @@
 // The offline bundle of bench/gpu: where it looks for a driver, and that what it brings is enough to run.
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { driverChoices } from "../bench/gpu/drivers.mjs";
 import { runScript, writePayload } from "../bench/gpu-bundle.mjs";
@@ -52,9 +53,30 @@ describe("where a driver is looked for", () => {
   });
 });
 
-test.skipIf(process.platform === "win32")("run.sh is a shell script", () => {
-  execFileSync("sh", ["-n"], { input: runScript });
-});
+test.skipIf(process.platform === "win32")(
+  "run.sh unpacks what it starts with gzip, starts it, and cleans up",
+  () => {
+    const folder = mkdtempSync(join(tmpdir(), "linrec-bundle-"));
+    const pack = (name: string, text: string) => writeFileSync(join(folder, name), gzipSync(text));
+    mkdirSync(join(folder, "payload/bench/gpu"), { recursive: true });
+    writeFileSync(join(folder, "payload/bench/gpu/offline.mjs"), "benchmark");
+    pack("dawn.node.gz", "dawn");
+    // In Node's place: shows that all is where Node looks for it.
+    pack(
+      "node.gz",
+      '#!/bin/sh\ncd "$(dirname "$1")/../.."; cat "$1" node_modules/webgpu/dist/*/dawn.node\necho " $2 $OUT"; pwd',
+    );
+    writeFileSync(join(folder, "run.sh"), runScript);
+    const options = { encoding: "utf8", cwd: folder, env: { PATH: "/usr/bin:/bin" } } as const;
+    const [line, work] = execFileSync("/bin/sh", ["run.sh", "--quick"], options)
+      .trim()
+      .split("\n")
+      .slice(-2) as [string, string];
+    expect(line).toMatch(/^benchmarkdawn --quick .*\/results$/);
+    expect(existsSync(work)).toBe(false);
+    rmSync(folder, { recursive: true });
+  },
+);
 
 describe("what it brings", () => {
   const folder = mkdtempSync(join(tmpdir(), "linrec-bundle-"));
