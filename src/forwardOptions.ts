@@ -26,7 +26,7 @@ export interface ForwardOptions<Cache, Y = Float32Array> {
   /**
    * [batch, seqLen] how far each token is from the one before it, finite and at least 0; all 1 if left out. Every LRU
    * layer's lambda becomes lambda^Delta for the token. Where the rate changes, time does not: a slower token is as far from
-   * the one before it as the mean of those that it stands for. The GPU takes up to 1024 different values (`unsupported`).
+   * the one before it as the mean of those that it stands for. Of a GPU, lambda^Delta is derived on the calling thread, in float64.
    */
   integrationTimesteps?: Float32Array | undefined;
   /**

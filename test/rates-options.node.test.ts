@@ -25,9 +25,9 @@ import { cut, rows } from "./support/sequences.js";
 
 type Made = ReturnType<typeof randomClassifier>;
 
-/** From 0 to 2, of few values. */
+/** From 0 to 2: a few values, or all different. */
 function timesOf({ batch, seqLen }: Made, seed: number): Float32Array {
-  return floats(batch * seqLen, seed).map((v) => Math.round(4 * v + 4) / 4);
+  return floats(batch * seqLen, seed).map((v) => (seed % 2 ? v + 1 : Math.round(4 * v + 4) / 4));
 }
 
 /** About one reset in every 20 tokens, none of which leaves less than `least` tokens of a row. */

@@ -10,6 +10,7 @@ import { programOf } from "../src/models/lru.js";
 import { runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
 import type { StateSlot } from "../src/state.js";
+import { placeTimesteps } from "../src/webgpu/timesteps.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
@@ -371,20 +372,61 @@ describe("where there is a GPU", () => {
     lru.dispose();
   });
 
-  test("too many values: a demand is refused, a list goes on to the CPU and says so, and the GPU stays", async (context) => {
-    needBackend(context, engine, "webgpu");
-    const lru = await engine.lru(hardParams(3, 4, 1));
-    const x = floats(2000 * 3, 1);
-    const integrationTimesteps = timestepsOf(2000, 4);
-    expect(new Set(integrationTimesteps).size).toBeGreaterThan(1024);
-    const refused = await errorOf(() => lru.forward(x, { integrationTimesteps, backend: "webgpu" }));
-    expectLinrecError(refused, "unsupported", /over 1024 different values/);
-    told.length = 0;
-    const { y } = await lru.forward(x, { integrationTimesteps });
-    const expected = await lru.forward(x, { integrationTimesteps, backend: "wasm" });
-    expectSameBits(y, expected.y, "y");
-    expect(told).toEqual([expect.stringMatching(/^webgpu to wasm: integrationTimesteps/)]);
-    expect(engine.backends.webgpu.available).toBe(true);
-    lru.dispose();
-  });
+  test.for(["reference", "wasm", "webgpu"] as const)(
+    "3,000 different values, ragged, over resets, from a state: %s",
+    async (backend, context) => {
+      needBackend(context, engine, backend);
+      const given = { dModel: 3, dState: 9, batch: 3, seqLen: 1400 };
+      const { batch, seqLen, dModel } = given;
+      const { params, x } = problem({ ...given, seed: 6, magnitude: 1 });
+      const timesteps = Float32Array.from({ length: batch * seqLen }, (_, i) => (i + 1) / 1024);
+      const lengths = [seqLen, 701, 1333];
+      const next = random(3);
+      const reset = Int32Array.from(timesteps, () => (next() < 0.005 ? 1 : 0));
+      const lru = await engine.lru(params);
+      const start = lru.allocateInferenceCache(batch);
+      start.set(floats(batch * 9, 3), floats(batch * 9, 4));
+      const read = (from: number, to: number, state = start) =>
+        lru.forward(cut(x, batch, dModel, from, to), {
+          ...{ state, backend, lengths: lengths.map((length) => Math.max(0, Math.min(length, to) - from)) },
+          integrationTimesteps: cut(timesteps, batch, 1, from, to),
+          reset: cut(reset, batch, 1, from, to),
+        });
+      // What has room in a table joins what is known; what has not makes it grow.
+      let cache = start;
+      const pieces: Float32Array[] = [];
+      const cuts = [0, 5, 1000, 1200, seqLen];
+      for (const [i, to] of cuts.slice(1).entries()) {
+        const piece = await read(cuts[i] as number, to, cache);
+        pieces.push(piece.y);
+        cache = piece.state;
+      }
+      const { y, state } = await read(0, seqLen);
+      const resets = lengths.map((length, row) =>
+        Int32Array.from(Array.from({ length }, (_, t) => t).filter((t) => reset[row * seqLen + t])),
+      );
+      const expected = runReference(programOf(params, "lru"), {
+        ...{ x, batch, seqLen, lengths, timesteps, resets, state: start.state },
+      }).y;
+      const limit = linearLimit(params, x, batch, seqLen, start.state, timesteps);
+      expect(relativeError(y, expected)).toBeLessThanOrEqual(limit);
+      expectSameBits(join(pieces, batch), y, "y, cut");
+      expectSameState([lru, cache], [lru, state], "state, cut");
+      expect(told).toEqual([]);
+      lru.dispose();
+    },
+  );
+});
+
+test("rows in tables of timesteps: those that are known stay, and full tables start anew", () => {
+  const known = new Map<number, number>();
+  const place = (...values: number[]) => {
+    const { indices, ...rest } = placeTimesteps(known, Float32Array.from(values), 4);
+    return { indices: [...indices], ...rest };
+  };
+  expect(place(2, 2, 0.5)).toEqual({ indices: [0, 0, 1], first: 0, values: [2, 0.5] });
+  expect(place(0.5, 3, 2, 3)).toEqual({ indices: [1, 2, 0, 2], first: 2, values: [3] });
+  expect(place(0.5, 2)).toEqual({ indices: [1, 0], first: 3, values: [] });
+  expect(place(3, 7, 8, 3)).toEqual({ indices: [0, 1, 2, 0], first: 0, values: [3, 7, 8] });
+  expect(place(8, 9)).toEqual({ indices: [2, 3], first: 3, values: [9] });
 });

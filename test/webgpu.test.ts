@@ -327,19 +327,19 @@ describe("a bare layer", () => {
 
   gpuTest("timesteps, ragged, in segments and in parts of a batch", async (gpu) => {
     const program = lruProgram(7, 70);
-    for (const scratchBytes of [2 ** 26, 1_400_000, 1_200_000]) {
+    for (const scratchBytes of [2 ** 26, 400_000, 100_000]) {
       for (const setting of [
         { batch: 2, seqLen: 333, lengths: [333, 130] },
         { batch: 7, seqLen: 64, lengths: [1, 0, 64, 33, 0, 12, 64] },
       ]) {
         const next = random(8);
-        const timesteps = values(setting.batch * setting.seqLen, next).map(
-          (v) => Math.round(20 * (v + 1)) / 10,
-        );
-        const { y, h } = await compare(gpu, program, { ...setting, scratchBytes, timesteps });
-        // One token after the other in float32, lambda rounded once: |lambda| of 0.9999 multiplies what that is off by.
-        expect(y).toBeLessThan(5e-6);
-        expect(h).toBeLessThan(5e-6);
+        const all = values(setting.batch * setting.seqLen, next).map((v) => 2 * (v + 1));
+        for (const timesteps of [all, all.map((v) => Math.round(10 * v) / 10)]) {
+          const { y, h } = await compare(gpu, program, { ...setting, scratchBytes, timesteps });
+          // One token after the other in float32, lambda rounded once: |lambda| of 0.9999 multiplies what that is off by.
+          expect(y).toBeLessThan(5e-6);
+          expect(h).toBeLessThan(5e-6);
+        }
       }
     }
   });

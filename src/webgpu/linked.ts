@@ -17,7 +17,6 @@ import { piecesOf } from "./pieces.js";
 import { type Pipelines, segmentOf, segmentWords, spread } from "./pipelines.js";
 import type { Layout } from "./plan.js";
 import { slowestMs } from "./runner.js";
-import { timestepsOf } from "./timesteps.js";
 import { collectPiece, resultsOf, tokensOf, uploadPiece } from "./transfer.js";
 import {
   bindGroup,
@@ -250,8 +249,7 @@ class GpuLinked implements Linked {
       ...{ batch, seqLen: x.seqLen, lengths: x.counts, timesteps: x.times?.data, x: none, y: none, state },
       ...{ threads: 0, signal: undefined, onProgress: undefined },
     };
-    const timesteps = timestepsOf(job);
-    const passage = { job, timesteps, timeline: new Timeline(job), layout, inPlace: true };
+    const passage = { job, timeline: new Timeline(job), layout, inPlace: true };
     const bounds = { areaBytes: this.#device.maxBinding, totalBytes: unbound, flops: unbound };
     const [piece, more] = piecesOf(layout, job, passage.timeline, bounds);
     if (!piece || more)

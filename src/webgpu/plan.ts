@@ -31,7 +31,6 @@ import {
 } from "./dispatches.js";
 import { liftingFlops } from "./lifting.js";
 import type { Segment } from "./pipelines.js";
-import { MOST_VALUES } from "./timesteps.js";
 
 /** One is read while the next piece is computed, which is copied to another. */
 export const READBACKS = 2;
@@ -96,7 +95,7 @@ export interface StateArea {
   readonly isComplex: boolean;
   /** Float32 values of a row. */
   readonly floats: number;
-  /** In a plan with timesteps the area of lambda^Delta [values, size], for an LRU. */
+  /** In a plan with timesteps the area of lambda^Delta [values, size], for an LRU: there may be one for each token. */
   readonly table: number | undefined;
 }
 
@@ -125,7 +124,7 @@ export function makePlan(program: Program, timed = false, lift = 1, weights = lr
   const states = carriers.map(({ stage, size }): StateArea => {
     const isComplex = stage.kind === "lru";
     const floats = isComplex ? 2 * size : size;
-    const table = timed && isComplex ? addArea({ fixed: 4 * floats * MOST_VALUES }) : undefined;
+    const table = timed && isComplex ? addArea({ perToken: 4 * floats }) : undefined;
     return { area: addArea({ perRow: 4 * floats }), size, isComplex, floats, table };
   });
 

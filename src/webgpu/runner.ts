@@ -12,7 +12,6 @@ import { type Layout, makePlan, READBACKS } from "./plan.js";
 import { blamePorts, clearEmptyRows, copyInput, copyOutput } from "./ports.js";
 import { openSteps, type Steps } from "./resident.js";
 import { T } from "./tiles.js";
-import { type Timesteps, timestepsOf } from "./timesteps.js";
 import { collectPiece, type Passage, resultsOf, uploadPiece } from "./transfer.js";
 import {
   type LoadedKernels,
@@ -61,8 +60,7 @@ export async function prepareRunner(
     forward(job) {
       const run = async () => {
         plain.check(job);
-        const timesteps = timestepsOf(job);
-        if (timesteps) return (await other(true)).run(job, timesteps);
+        if (job.timesteps) return (await other(true)).run(job);
         if (!isLifted(job, lifting)) return plain.run(job);
         const lifted = await other(false);
         return runLifted(
@@ -119,10 +117,10 @@ class GpuRunner {
    * While a piece is computed the next one is uploaded and waits behind it, and what the one before it gave is read: the
    * queue never runs dry. What is carried from piece to piece of a row stays on the GPU.
    */
-  async run(job: ForwardJob, timesteps?: Timesteps): Promise<void> {
+  async run(job: ForwardJob): Promise<void> {
     const { batch, seqLen, lengths, y } = job;
     this.check(job);
-    const passage = { job, timesteps, timeline: new Timeline(job), layout: this.#layout };
+    const passage = { job, timeline: new Timeline(job), layout: this.#layout };
     const { maxBinding: areaBytes, flopsPerMs } = this.#device;
     const bounds = { areaBytes, totalBytes: this.#scratchBytes, flops: SUBMIT_MS * flopsPerMs };
     const submitted: Submitted[] = [];

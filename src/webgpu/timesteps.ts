@@ -1,38 +1,34 @@
 /** Integration timesteps as the GPU takes them: WGSL derives no lambda, so each value that occurs has a row in a table. */
-import type { ForwardJob } from "../backend.js";
-import { LinrecError } from "../errors.js";
 import { eigenvalues, powerIm, powerRe } from "../params.js";
 import type { StageParams } from "../program.js";
 
-/** Values of Delta that a forward may have: more take longer to derive than the CPU takes for all. */
-export const MOST_VALUES = 1024;
-
-export interface Timesteps {
-  /** [batch, seqLen] which of the values each token has; 0 past a row's length */
-  readonly indices: Uint32Array;
-  /** The values that occur. */
-  readonly values: readonly number[];
-}
-
-/** Throws `unsupported` where there are too many values. */
-export function timestepsOf({ timesteps, batch, seqLen, lengths }: ForwardJob): Timesteps | undefined {
-  if (!timesteps) return undefined;
-  const known = new Map<number, number>();
+/**
+ * The row that each token's timestep has in tables of so many rows, as many as tokens at least; and the values that have none
+ * yet, whose rows are those from `first` on. `known` is what the tables have and will have: where they become too full, all of
+ * them start anew.
+ */
+export function placeTimesteps(
+  known: Map<number, number>,
+  timesteps: Float32Array,
+  rows: number,
+): { indices: Uint32Array; first: number; values: number[] } {
   const indices = new Uint32Array(timesteps.length);
-  for (let row = 0; row < batch; row++) {
-    for (let i = row * seqLen, end = i + (lengths[row] as number); i < end; i++) {
-      const value = timesteps[i] as number;
-      const index = known.get(value) ?? known.size;
-      if (index === known.size) known.set(value, index);
-      indices[i] = index;
+  const first = known.size;
+  const values: number[] = [];
+  for (const [i, value] of timesteps.entries()) {
+    let row = known.get(value);
+    if (row === undefined) {
+      row = known.size;
+      if (row === rows) {
+        known.clear();
+        return placeTimesteps(known, timesteps, rows);
+      }
+      known.set(value, row);
+      values.push(value);
     }
-    if (known.size <= MOST_VALUES) continue;
-    throw new LinrecError(
-      "unsupported",
-      `integrationTimesteps have over ${MOST_VALUES} different values: too many for the GPU. Round them, or use backend "wasm".`,
-    );
+    indices[i] = row;
   }
-  return { indices, values: [...known.keys()] };
+  return { indices, first, values };
 }
 
 /** lambda^Delta as [values, dState] of (re, im): derived in float64 and rounded once. */

@@ -7,57 +7,72 @@ import type { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
 import { type Part, type Piece, tablesOf } from "./pieces.js";
 import type { Layout } from "./plan.js";
-import { type Timesteps, timedTable } from "./timesteps.js";
+import { placeTimesteps, timedTable } from "./timesteps.js";
 import { upload, type Workspace } from "./workspace.js";
 
 /** A forward on its way through the GPU. */
 export interface Passage {
   readonly job: ForwardJob;
-  readonly timesteps: Timesteps | undefined;
   readonly timeline: Timeline;
   readonly layout: Layout;
   /** x and y are on the GPU before and after it: a part of a network. */
   readonly inPlace?: boolean;
 }
 
-/** Uploads x and the tables, and before a row's first piece its states. Within `Device.scoped`. */
+/** Uploads x, timesteps and the tables, and before a row's first piece its states. Within `Device.scoped`. */
 export function uploadPiece(device: Device, passage: Passage, workspace: Workspace, piece: Piece): void {
-  const { layout, job, timeline, timesteps, inPlace } = passage;
+  const { layout, job, timeline, inPlace } = passage;
   if (piece.parts[0]?.start === 0) uploadStates(device, passage, workspace, piece);
   const tables = tablesOf(piece, timeline, layout.lift);
   for (const name of ["chunks", "rows", "wanted"] as const)
     workspace.hold(workspace.area(layout.tables[name]), tables[name]);
-  const uploadTokens = (area: number, values: Float32Array | Uint32Array, width: number) =>
-    upload(
-      device,
-      workspace.area(area),
-      0,
-      tokensOf(piece.parts, piece.segment.tokens, job.seqLen, values, width),
-    );
-  if (!job.ports?.x && !inPlace) uploadTokens(layout.input, job.x, layout.inputWidth);
-  if (timesteps) uploadTokens(layout.times, timesteps.indices, 1);
+  const pieceOf = (values: Float32Array, width: number) =>
+    tokensOf(piece.parts, piece.segment.tokens, job.seqLen, values, width);
+  if (!job.ports?.x && !inPlace) {
+    upload(device, workspace.area(layout.input), 0, pieceOf(job.x, layout.inputWidth));
+  }
+  if (job.timesteps) uploadTimesteps(device, passage, workspace, pieceOf(job.timesteps, 1));
+}
+
+/** Of values that the tables have from before, only where they are in them. */
+function uploadTimesteps(
+  device: Device,
+  { layout, job }: Passage,
+  workspace: Workspace,
+  timesteps: Float32Array,
+): void {
+  const tables = layout.states.flatMap(({ table, floats }, index) => {
+    const { params } = slotOf(job, index).stage as LruStage;
+    return table === undefined ? [] : [{ buffer: workspace.area(table), bytes: 4 * floats, params }];
+  });
+  if (tables.length === 0) return;
+  const rows = Math.min(...tables.map(({ buffer, bytes }) => Math.floor(buffer.size / bytes)));
+  const { indices, first, values } = placeTimesteps(workspace.timesteps, timesteps, rows);
+  upload(device, workspace.area(layout.times), 0, indices);
+  for (const { buffer, bytes, params } of values.length > 0 ? tables : [])
+    upload(device, buffer, first * bytes, timedTable(params, values));
 }
 
 /** Some tokens of values [batch, seqLen, width]: a part of them, or a copy if there is something between their rows. */
-export function tokensOf<Values extends Float32Array | Uint32Array>(
+export function tokensOf(
   parts: readonly Part[],
   tokens: number,
   seqLen: number,
-  values: Values,
+  values: Float32Array,
   width: number,
-): Values {
+): Float32Array {
   const rangeOf = ({ row, start, end }: Part) =>
     values.subarray((row * seqLen + start) * width, (row * seqLen + end) * width);
   const [first, last] = [parts[0], parts.at(-1)] as [Part, Part];
   const all = rangeOf({ ...first, end: (last.row - first.row) * seqLen + last.end });
-  if (all.length === tokens * width) return all as Values;
+  if (all.length === tokens * width) return all;
   const packed = values.slice(0, tokens * width);
   let at = 0;
   for (const part of parts) {
     packed.set(rangeOf(part), at);
     at += (part.end - part.start) * width;
   }
-  return packed as Values;
+  return packed;
 }
 
 /** The maximum of no token: a shader need not know infinities. */
@@ -65,15 +80,11 @@ export const LOWEST = -3.4028234663852886e38;
 
 function uploadStates(
   device: Device,
-  { layout, job, timeline, timesteps }: Passage,
+  { layout, job, timeline }: Passage,
   workspace: Workspace,
   { parts }: Piece,
 ): void {
-  layout.states.forEach(({ area, size, isComplex, floats, table }, index) => {
-    if (timesteps && table !== undefined) {
-      const { params } = slotOf(job, index).stage as LruStage;
-      upload(device, workspace.area(table), 0, timedTable(params, timesteps.values));
-    }
+  layout.states.forEach(({ area, size, isComplex, floats }, index) => {
     const values = new Float32Array(parts.length * floats);
     let at = 0;
     for (const { row } of parts) {

@@ -140,6 +140,8 @@ export class Workspace {
   readonly #segments: Readonly<Record<Over, GPUBuffer>>;
   readonly #groups: readonly GPUBindGroup[];
   readonly #held = new Map<GPUBuffer, Uint32Array>();
+  /** Values of timesteps, and the row that each has in the areas of lambda^Delta. */
+  readonly timesteps = new Map<number, number>();
 
   /** Holds `largest` and whatever `previous` held. Within `Device.scoped`. */
   constructor(
