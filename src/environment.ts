@@ -7,23 +7,16 @@ const MOST_THREADS = 16;
 
 /** Whether threads may share memory, and if not, why and what would help. */
 export function sharedMemorySupport(): { available: boolean; reason: string } {
-  if (typeof SharedArrayBuffer === "undefined") {
-    return {
-      available: false,
-      reason: globalThis.crossOriginIsolated
-        ? "this browser has no SharedArrayBuffer, so threads exchange messages and do not share memory"
-        : "this page is not cross-origin isolated, so threads exchange messages and do not share memory; serve it with " +
-          "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp",
-    };
-  }
+  const missing = typeof SharedArrayBuffer === "undefined";
   // Browsers that show the constructor may still refuse to post it without isolation.
-  if (typeof crossOriginIsolated === "boolean" && !crossOriginIsolated && typeof document !== "undefined") {
-    return {
-      available: false,
-      reason: "this page is not cross-origin isolated (COOP and COEP headers), so threads exchange messages",
-    };
-  }
-  return { available: true, reason: "threads share memory" };
+  const refused =
+    typeof crossOriginIsolated === "boolean" && !crossOriginIsolated && typeof document !== "undefined";
+  if (!missing && !refused) return { available: true, reason: "threads share memory" };
+  const why = globalThis.crossOriginIsolated
+    ? "this browser has no SharedArrayBuffer"
+    : "this page is not cross-origin isolated (serve it with Cross-Origin-Opener-Policy: same-origin and " +
+      "Cross-Origin-Embedder-Policy: require-corp)";
+  return { available: false, reason: `${why}, so threads exchange messages and do not share memory` };
 }
 
 /** How many worker threads to use: the option, or as many as the machine runs at once. */

@@ -23,6 +23,9 @@ export const waysOf = new WeakMap<Network, Ways>();
 
 const known = new WeakMap<Network, Halves>();
 
+/** What reads and writes the states of layers in parts: loaded before there can be any. */
+let sharing: Awaited<ReturnType<typeof parts.halves>>;
+
 /** Of a network that {@link findHalves} has seen. */
 export function halvesOf(network: Network): Halves | undefined {
   return known.get(network);
@@ -38,7 +41,9 @@ export async function findHalves(network: Network): Promise<void> {
   const may = lruStages(network).some(({ params: { theta, thetaLog } }) =>
     (theta ?? thetaLog)?.some((angle) => angle <= (theta ? 0 : -700)),
   );
-  const halves = may && (await parts.halves()).halve(network);
+  if (!may) return;
+  sharing = await parts.halves();
+  const halves = sharing.halve(network);
   if (halves) known.set(network, halves);
 }
 
@@ -64,48 +69,24 @@ export function hiddenSlots({ layout: { slots } }: State): Hidden[] {
 }
 
 /** h of one LRU and row, re and im [dState] in float64. */
-export function readHidden(state: State, { slots, size }: Hidden, row: number) {
-  const [re, im] = [new Float64Array(size), new Float64Array(size)];
-  for (const slot of slots) {
-    const h = state.read(slot, row);
-    const { share } = slot.stage as LruStage;
-    if (!share) return h;
-    const { as, states, of } = share;
-    for (const [i, m] of states.entries()) {
-      const n = of?.[i];
-      if (as === "re" || as === "im") (as === "re" ? re : im)[m] = h[i % 2 ? "im" : "re"][i >> 1] as number;
-      else if (n === undefined) [re[m], im[m]] = [h.re[i] as number, h.im[i] as number];
-      else
-        [re[m], im[m]] = [(re[n] as number) + (h.re[i] as number), (h.im[i] as number) - (im[n] as number)];
-    }
-  }
-  return { re, im };
+export function readHidden(state: State, hidden: Hidden, row: number) {
+  const slot = hidden.slots[0] as StateSlot;
+  return isShared(slot) ? sharing.readShared(state, hidden, row) : state.read(slot, row);
 }
 
 /** As `State.write`, of all of an LRU's states. */
 export function writeHidden(
   state: State,
-  { slots }: Hidden,
+  hidden: Hidden,
   row: number,
   re: ArrayLike<number>,
   im: ArrayLike<number>,
 ): void {
-  for (const slot of slots) {
-    const { share } = slot.stage as LruStage;
-    if (!share) {
-      state.write(slot, row, re, im);
-      return;
-    }
-    const { as, states, of } = share;
-    const isReal = as === "re" || as === "im";
-    /** Of a state there, the part that stands in one part of a state here. */
-    const part = (values: ArrayLike<number>, other: 0 | 1, sign: number) =>
-      Array.from({ length: slot.size }, (_, i) => {
-        if (isReal) return (as === "re" ? re : im)[states[2 * i + other] ?? -1] ?? 0;
-        const n = of?.[i];
-        const value = values[states[i] as number] as number;
-        return n === undefined ? value : value + sign * (values[n] as number);
-      });
-    state.write(slot, row, part(re, 0, -1), part(im, 1, 1));
-  }
+  const slot = hidden.slots[0] as StateSlot;
+  if (isShared(slot)) sharing.writeShared(state, hidden, row, re, im);
+  else state.write(slot, row, re, im);
+}
+
+function isShared({ stage }: StateSlot): boolean {
+  return (stage as LruStage).share !== undefined;
 }

@@ -2,7 +2,7 @@
 import { LinrecError } from "./errors.js";
 import { gammaLogOf } from "./params.js";
 import type { LruParams } from "./program.js";
-import { show } from "./validate.js";
+import { checkCount, checkOptions, show } from "./validate.js";
 
 export interface InitLruOptions {
   /** features of a token, H */
@@ -19,8 +19,7 @@ export interface InitLruOptions {
   readonly seed?: number;
 }
 
-const defaults = { rMin: 0, rMax: 1, maxPhase: 2 * Math.PI, seed: 0 };
-const known = ["dModel", "dState", ...Object.keys(defaults)];
+const optionNames = ["dModel", "dState", "rMin", "rMax", "maxPhase", "seed"];
 
 /**
  * -log|lambda| stays in this range: below, |lambda| rounds to 1 in float64; above, it rounds to 0 and nuLog, its
@@ -39,7 +38,7 @@ const MAX_PHASE = 1e6;
  * Throws `invalid-argument` for an option that is unknown, missing or out of range.
  */
 export function initLru(options: InitLruOptions): LruParams {
-  const { dModel, dState, rMin, rMax, maxPhase, seed } = checkOptions(options);
+  const { dModel, dState, rMin, rMax, maxPhase, seed } = readOptions(options);
   const uniform = uniforms(seed);
   const normal = normals(uniform);
 
@@ -58,22 +57,16 @@ export function initLru(options: InitLruOptions): LruParams {
   return { nuLog, thetaLog, gammaLog: gammaLogOf(nuLog), BRe, BIm, CRe, CIm, D };
 }
 
-function checkOptions(options: InitLruOptions): Required<InitLruOptions> {
-  const unknown = Object.keys(options ?? {}).find((name) => !known.includes(name));
-  if (unknown !== undefined) throw invalid(`has no option "${unknown}"; its options are ${known.join(", ")}`);
-  const given = Object.entries(options ?? {}).filter(([, value]) => value !== undefined);
-  const result = { ...defaults, ...Object.fromEntries(given) } as Required<InitLruOptions>;
-  const { dModel, dState, rMin, rMax, maxPhase, seed } = result;
-  for (const name of ["dModel", "dState"] as const) {
-    const value = result[name];
-    if (!Number.isSafeInteger(value) || value < 1)
-      throw invalid(`needs ${name}, an integer of at least 1; got ${show(value)}`);
-  }
+function readOptions(options: InitLruOptions): Required<InitLruOptions> {
+  checkOptions("initLru's options", options, optionNames);
+  const { dModel, dState, rMin = 0, rMax = 1, maxPhase = 2 * Math.PI, seed = 0 } = options;
+  checkCount("dModel", dModel, 1);
+  checkCount("dState", dState, 1);
+  checkCount("seed", seed, 0);
   if (dModel * dState > 2 ** 30)
     throw invalid(`needs dModel x dState of at most 2^30; got ${dModel} x ${dState}`);
-  for (const name of ["rMin", "rMax", "maxPhase"] as const) {
-    if (typeof result[name] !== "number")
-      throw invalid(`needs a number for ${name}; got ${show(result[name])}`);
+  for (const [name, value] of Object.entries({ rMin, rMax, maxPhase })) {
+    if (typeof value !== "number") throw invalid(`needs a number for ${name}; got ${show(value)}`);
   }
   if (!(rMin >= 0 && rMin <= rMax && rMax <= 1 && rMin < 1)) {
     throw invalid(`needs 0 <= rMin <= rMax <= 1 and rMin < 1; got rMin ${rMin}, rMax ${rMax}`);
@@ -81,9 +74,7 @@ function checkOptions(options: InitLruOptions): Required<InitLruOptions> {
   if (!(maxPhase > 0 && maxPhase <= MAX_PHASE)) {
     throw invalid(`needs 0 < maxPhase <= ${MAX_PHASE} radians (its logarithm is stored); got ${maxPhase}`);
   }
-  if (!Number.isSafeInteger(seed) || seed < 0)
-    throw invalid(`needs a seed that is a non-negative integer; got ${show(seed)}`);
-  return result;
+  return { dModel, dState, rMin, rMax, maxPhase, seed };
 }
 
 function invalid(fault: string): LinrecError {

@@ -6,6 +6,8 @@ import type { State } from "./state.js";
 import { outputsOf } from "./timeline.js";
 import { checkCount, checkFinite, checkFloat32 } from "./validate.js";
 
+const REFUSED = 'the engine was created with nonFinite "reject". Mend the data, or use "propagate"';
+
 export class Inputs {
   readonly inputWidth: number;
   readonly outputWidth: number;
@@ -66,7 +68,7 @@ export class Inputs {
 
   /** Throws for infinities and NaN, if they are to be refused. */
   checkValues(name: string, x: Input, _seqLen: number, _lengths?: Int32Array): void {
-    if (this.#nonFinite === "reject") checkFinite(name, x as Float32Array);
+    if (this.#nonFinite === "reject") checkFinite(name, x as Float32Array, REFUSED);
   }
 
   /** x [steps, streams, inputWidth] as backends take it: of one step, unless there may be `many`. */

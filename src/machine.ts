@@ -1,16 +1,16 @@
 /** What this machine has: the backends that run here, why the others do not, and how fast they are. */
-import type { Backend, GpuRates, Passes } from "./backend.js";
+import type { Backend, Passes } from "./backend.js";
 import { openWasm, type WasmBackend } from "./cpu/backend.js";
 import type { Simd } from "./cpu/kernels.js";
 import { sharedMemorySupport, threadCount } from "./environment.js";
 import { isLinrecError, messageOf } from "./errors.js";
 import { findGpu } from "./findGpu.js";
+import type { Gpu, GpuHost } from "./gpu.js";
 import type { EngineOptions } from "./options.js";
 import { parts } from "./parts.js";
 import type { BackendName } from "./program.js";
 import type { runReference } from "./reference.js";
 import type { Hardware } from "./scheduler.js";
-import type { WebgpuBackend } from "./webgpu/backend.js";
 
 /** Whether a backend can run here. */
 export interface BackendStatus {
@@ -26,12 +26,6 @@ export interface BackendStatus {
   readonly software?: boolean;
 }
 
-/**
- * A GPU that fails again so soon after it was opened anew is given up. Browsers keep a page from its GPU after two resets
- * in two minutes, and one that hangs is noticed after four; a driver's update, or a laptop's sleep, comes hours apart.
- */
-const RENEWAL_MS = 10 * 60_000;
-
 /** The oracle, whose code is loaded when it first has something to do. An engine's end stops its forwards by their signals. */
 const reference: Backend = {
   name: "reference",
@@ -39,19 +33,15 @@ const reference: Backend = {
   dispose() {},
 };
 
-export class Machine {
+export class Machine implements GpuHost {
   readonly #options: EngineOptions;
   readonly #backends = new Map<BackendName, Backend>([["reference", reference]]);
   readonly #unavailable = new Map<BackendName, string>();
   /** Loaded before it can be needed for a step, which does not wait. */
   runReference: typeof runReference | undefined;
   #wasm: WasmBackend | undefined;
-  #webgpu: WebgpuBackend | undefined;
-  #gpuRates: GpuRates | undefined;
-  /** When the GPU was last opened anew, and the opening while it is under way. */
-  #renewed = Number.NEGATIVE_INFINITY;
-  #renewal: Promise<void> | undefined;
-  #disposed = false;
+  #gpu: Gpu | undefined;
+  disposed = false;
   /** What {@link hardware} said last of all backends, as long as that is so. */
   #hardware: Hardware | undefined;
 
@@ -94,12 +84,12 @@ export class Machine {
   }
 
   get gpuDevice(): object | undefined {
-    return this.#backends.has("webgpu") ? this.#webgpu?.handle : undefined;
+    return this.#backends.has("webgpu") ? this.#gpu?.handle : undefined;
   }
 
   /** What the price of a GPU is of, where there is one. */
-  passes(...work: Parameters<WebgpuBackend["passes"]>): Passes | undefined {
-    return this.#webgpu?.passes(...work);
+  passes(...work: Parameters<Gpu["passes"]>): Passes | undefined {
+    return this.#gpu?.passes(...work);
   }
 
   backend(name: BackendName): Backend | undefined {
@@ -114,7 +104,7 @@ export class Machine {
   status(name: BackendName): BackendStatus {
     if (!this.#backends.has(name)) return { available: false, reason: this.reason(name) };
     if (this.#wasm && name === "wasm") return wasmStatus(this.#wasm);
-    if (this.#webgpu && name === "webgpu") return webgpuStatus(this.#webgpu);
+    if (this.#gpu && name === "webgpu") return this.#gpu.status;
     return { available: true, reason: "float64, plain TypeScript: for checking" };
   }
 
@@ -136,10 +126,9 @@ export class Machine {
         hopMs: this.#wasm.hopMs,
         flopsPerMs: this.#wasm.measure(), // once it is asked for: a page that only steps starts without
       };
-    const webgpu = this.#webgpu && { software: this.#webgpu.software, rates: this.#gpuRates };
     const found = {
       wasm: wasm || undefined,
-      webgpu: here("webgpu") ? webgpu : undefined,
+      webgpu: here("webgpu") ? this.#gpu : undefined,
       unavailable,
     };
     if (!failed) this.#hardware = found;
@@ -154,35 +143,20 @@ export class Machine {
     this.#unavailable.set(name, reason);
   }
 
-  /**
-   * Opens the GPU anew after `failed` has failed, once for all who ask; gives it up if that was the second time within
-   * ten minutes. Fulfils with whether there is a GPU now.
-   */
+  /** Uses a GPU, from now on or with other rates. */
+  use(backend: Backend): void {
+    this.#backends.set("webgpu", backend);
+    this.#hardware = undefined;
+  }
+
+  /** After `failed`, a GPU, has failed -> whether there is one now. */
   async renew(failed: Backend, error: unknown): Promise<boolean> {
-    if (this.#backends.get("webgpu") === failed) {
-      this.#renewal ??= this.#reopen(error).finally(() => {
-        this.#renewal = undefined;
-      });
-      await this.#renewal;
-    }
+    if (this.#backends.get("webgpu") === failed) await this.#gpu?.renew(error);
     return this.#backends.has("webgpu");
   }
 
-  async #reopen(error: unknown): Promise<void> {
-    this.#webgpu?.fail(error); // the forwards that are still on it come here too
-    const now = performance.now();
-    if (now - this.#renewed < RENEWAL_MS) {
-      const help = "Create a new engine to try it again.";
-      this.giveUp("webgpu", `it failed twice within ten minutes: ${messageOf(error)} ${help}`);
-      return;
-    }
-    this.#renewed = now;
-    await this.#openWebgpu();
-    if (this.#disposed) this.#webgpu?.dispose();
-  }
-
   async dispose(): Promise<void> {
-    this.#disposed = true;
+    this.disposed = true;
     for (const backend of this.#backends.values()) await backend.dispose();
   }
 
@@ -199,37 +173,24 @@ export class Machine {
     }
   }
 
-  async #openWebgpu(found = findWebgpu(this.#options.gpu)): Promise<void> {
-    const opened = await (await found)();
+  async #openWebgpu(found: ReturnType<typeof findWebgpu>): Promise<void> {
+    const opened = await found;
     if ("reason" in opened) {
       this.giveUp("webgpu", opened.reason);
       return;
     }
-    this.#webgpu = opened.backend;
-    this.#backends.set("webgpu", opened.backend);
-    this.#hardware = undefined;
-    // A software adapter is never chosen for its speed, so there is nothing to measure.
-    if (opened.backend.software) return;
-    try {
-      this.#gpuRates = await opened.backend.measure();
-      this.#hardware = undefined;
-    } catch (error) {
-      await this.#reopen(error);
-    }
+    this.#gpu = new opened.Gpu(this, this.#options.gpu);
+    await this.#gpu.open(opened.gpu);
   }
 }
 
-type Opened = { backend: WebgpuBackend } | { reason: string };
-
-/** Loads what drives a GPU, where there may be one -> what opens it, or says why not. */
-async function findWebgpu(injected: unknown): Promise<() => Opened | Promise<Opened>> {
+/** Loads what drives a GPU, where there may be one; or says why there is none. */
+async function findWebgpu(injected: unknown) {
   const found = injected ? { gpu: injected } : await findGpu();
-  if ("reason" in found) return () => found;
+  if ("reason" in found) return found;
   return parts.webgpu().then(
-    ({ openWebgpu }) =>
-      () =>
-        openWebgpu(found.gpu),
-    (error) => () => ({ reason: messageOf(error) }),
+    ({ Gpu }) => ({ ...found, Gpu }),
+    (error) => ({ reason: messageOf(error) }),
   );
 }
 
@@ -240,9 +201,4 @@ function wasmStatus(wasm: WasmBackend): BackendStatus {
     noThreads ?? (threads === 0 ? "calling thread only" : `up to ${threads} worker threads; ${memory}`);
   const reason = `${compiled.simd} SIMD, ${(wasm.measure() / 1e6).toFixed(0)} GFLOP/s on one thread; ${pool}`;
   return { available: true, reason, simd: compiled.simd, threads, sharedMemory: compiled.shared };
-}
-
-function webgpuStatus({ adapter, software }: WebgpuBackend): BackendStatus {
-  const reason = software ? `${adapter} (software: never chosen for speed)` : adapter;
-  return { available: true, reason, adapter, software };
 }

@@ -2,7 +2,6 @@
  * What an LRU's parameters mean, derived once in float64 (DESIGN: no kernel and no shader derives lambda or a power of
  * it: a float32 power is up to 700 times less accurate than these).
  */
-import { LinrecError } from "./errors.js";
 import type { LruParams, StageParams } from "./program.js";
 
 /** Eigenvalues as rates: lambda^k = exp(-k nu) (cos k theta + i sin k theta), exact for every k without repeated products. */
@@ -18,17 +17,10 @@ export interface Eigenvalues {
 /** nuLog, thetaLog or theta [dState] float32 -> nu, theta [dState] float64 */
 export function eigenvalues(params: StageParams): Eigenvalues {
   const nu = Float64Array.from(params.nuLog, Math.exp);
-  const theta = params.theta
-    ? Float64Array.from(params.theta)
-    : Float64Array.from(params.thetaLog ?? missingPhase(), Math.exp);
+  const { theta: given, thetaLog } = params;
+  // One of them is there: `checkLruParams` has seen to that.
+  const theta = given ? Float64Array.from(given) : Float64Array.from(thetaLog as Float32Array, Math.exp);
   return { nu, theta, nuIm: params.nuLogIm && Float64Array.from(params.nuLogIm, Math.exp) };
-}
-
-function missingPhase(): never {
-  throw new LinrecError(
-    "invalid-argument",
-    "LruParams has neither thetaLog nor theta; give one of them, [dState].",
-  );
 }
 
 /** log sqrt(1 - |lambda|^2), the gamma of a fresh layer: with expm1, for 1 - |lambda|^2 cancels near 1. */

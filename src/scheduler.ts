@@ -2,7 +2,7 @@
  * Which backend runs what: a pure function of the work, the hardware that was found and a cost model measured on it.
  * It decides nothing in secret: a plan lists every candidate with its predicted cost, and the reason for the choice.
  */
-import type { GpuRates, Passes } from "./backend.js";
+import type { Passes } from "./backend.js";
 import { type BackendName, lruFlops } from "./program.js";
 
 export type Verb = "forward" | "step";
@@ -39,8 +39,8 @@ export interface WasmHardware {
 export interface GpuHardware {
   /** A software adapter computes on the CPU: right, but never the faster choice. */
   readonly software: boolean;
-  /** Undefined where nothing was measured: on software. */
-  readonly rates: GpuRates | undefined;
+  /** What some work takes there, in parts, in ms. */
+  price(work: Work): Readonly<Record<string, number>>;
 }
 
 export interface Hardware {
@@ -92,21 +92,6 @@ const FLOPS_PER_STATE = 30;
 const MEASURED = 1 + (64 * FLOPS_PER_STATE) / lruFlops(64, 64);
 /** The float64 oracle is plain JavaScript. */
 const REFERENCE_FLOPS_PER_MS = 5e5;
-/** What a software adapter reaches (SwiftShader on two cores); it is not measured. */
-const SOFTWARE: GpuRates = {
-  roundTripMs: 5,
-  dispatchMs: 0.2,
-  uploadBytesPerMs: 1e6,
-  readbackBytesPerMs: 1e6,
-  flopsPerMs: 4e5,
-  tokenMs: 0.005,
-  layerMs: 0,
-};
-/** What GpuRates.layerMs is of: dModel and dState of 256, and a single chunk. */
-const LAYER_FLOPS = lruFlops(256, 256);
-const LAYER_DISPATCHES = 2;
-/** A GPU computes whole chunks, however short a row. */
-const GPU_CHUNK = 32;
 /** Two threads are never quite two: memory and clocks are shared. */
 const THREAD_EFFICIENCY = 0.92;
 /**
@@ -235,30 +220,12 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
 function priceGpu(verb: Verb, work: Work, hardware: Hardware): Candidate {
   const gpu = hardware.webgpu;
   if (!gpu) return missing("webgpu", hardware);
-  const { batch, seqLen, flopsPerToken, dispatches = 0, roundTrips = 1 } = work;
-  const rates = gpu.rates ?? SOFTWARE;
-  const tokens = batch * seqLen;
-  const computed = batch * Math.ceil(seqLen / GPU_CHUNK) * GPU_CHUNK;
-  // However few the tokens: what a thread of a layer waits for grows with the width of its sums.
-  const waits = rates.layerMs * Math.sqrt(((dispatches / LAYER_DISPATCHES) * flopsPerToken) / LAYER_FLOPS);
-  const many = computed * (flopsPerToken / rates.flopsPerMs + dispatches * rates.tokenMs);
-  const parts = {
-    roundTrip: roundTrips * rates.roundTripMs,
-    upload: (tokens * work.bytesIn) / rates.uploadBytesPerMs,
-    dispatches: roundTrips * dispatches * rates.dispatchMs,
-    compute: tokens > 0 ? many + waits : 0,
-    readback: (tokens * work.bytesOut) / rates.readbackBytesPerMs,
-  };
   const slow =
     verb === "step"
       ? "its round trip is longer than a step"
       : "its round trip and copies cost more than it saves";
-  return candidate(
-    "webgpu",
-    0,
-    parts,
-    gpu.software ? "its adapter is software: the CPU under another name" : slow,
-  );
+  const reason = gpu.software ? "its adapter is software: the CPU under another name" : slow;
+  return candidate("webgpu", 0, gpu.price(work), reason);
 }
 
 function priceReference({ batch, seqLen, flopsPerToken }: Work, hardware: Hardware): Candidate {

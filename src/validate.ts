@@ -1,10 +1,14 @@
 /** The checks that stand before every side effect. Each error says what came, what was expected and what to do. */
 import { LinrecError } from "./errors.js";
-import { arrayClass, isDetached, typeName } from "./io/tensor.js";
+import { arrayClass, checkAttached, typeName } from "./io/tensor.js";
 
 /** A Float32Array of any realm, not detached. */
-export function checkFloat32(name: string, value: unknown): asserts value is Float32Array {
-  checkArray("Float32Array", "a Float32Array", name, value);
+export function checkFloat32(
+  name: string,
+  value: unknown,
+  what = "a Float32Array",
+): asserts value is Float32Array {
+  checkArray("Float32Array", what, name, value);
 }
 
 /** An Int32Array of any realm, not detached. */
@@ -19,22 +23,18 @@ function checkArray(type: string, what: string, name: string, value: unknown): v
       `${name} must be ${what}; got ${typeName(value)}. Use ${type}.from(...).`,
     );
   }
-  if (isDetached((value as Float32Array).buffer)) {
-    throw new LinrecError(
-      "detached",
-      `${name} is detached: its memory was transferred away. Pass a copy, or transfer a copy.`,
-    );
-  }
+  checkAttached(name, (value as Float32Array).buffer);
 }
 
-/** Refuses NaN and infinities, for those who asked for that. */
-export function checkFinite(name: string, values: Float32Array): void {
+/** Refuses NaN and infinities. */
+export function checkFinite(
+  name: string,
+  values: Float32Array,
+  help = "every parameter must be finite as float32",
+): void {
   for (let i = 0; i < values.length; i++) {
     if (!Number.isFinite(values[i])) {
-      throw new LinrecError(
-        "non-finite",
-        `${name}[${i}] is ${values[i]}, and the engine was created with nonFinite "reject". Mend the data, or use "propagate".`,
-      );
+      throw new LinrecError("non-finite", `${name}[${i}] is ${values[i]}; ${help}.`);
     }
   }
 }

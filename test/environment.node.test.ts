@@ -19,7 +19,7 @@ test("memory is shared where it may be", () => {
   vi.stubGlobal("crossOriginIsolated", false);
   expect(sharedMemorySupport()).toEqual({
     available: false,
-    reason: expect.stringMatching(/not cross-origin isolated \(COOP and COEP/),
+    reason: expect.stringMatching(/not cross-origin isolated.*same-origin.*messages/),
   });
   vi.stubGlobal("document", undefined);
   expect(sharedMemorySupport().available, "in a worker that has the constructor").toBe(true);

@@ -98,7 +98,7 @@ describe("an engine", () => {
 
   // biome-ignore format: a table, a line for each call
   const calls: Misuse<void>[] = [
-    ["lru(null)", "invalid-argument", /LruParams must be an object with nuLog.*got null/, () => engine.lru(wrong(null))],
+    ["lru(null)", "invalid-argument", /LruParams \(nuLog.*\) must be an object; got null/, () => engine.lru(wrong(null))],
     ["lru without D", "wrong-dtype", /D must be a Float32Array.*got undefined/, () => engine.lru(params({ D: undefined }))],
     ["lru in float64", "wrong-dtype", /BRe must be a Float32Array.*got Float64Array/, () => engine.lru(params({ BRe: new Float64Array(6) }))],
     ["lru, B of a wrong size", "shape-mismatch", /BIm has 5 values; \[dState, dModel\] needs 6/, () => engine.lru(params({ BIm: new Float32Array(5) }))],

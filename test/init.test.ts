@@ -169,7 +169,7 @@ describe("every allowed argument", () => {
     ["maxPhase infinite", { maxPhase: Infinity }, /maxPhase/],
     ["a seed below 0", { seed: -1 }, /seed.*-1/],
     ["half a seed", { seed: 0.5 }, /seed/],
-    ["an unknown option", { rmin: 0.5 }, /no option "rmin"; its options are dModel, dState, rMin/],
+    ["an unknown option", { rmin: 0.5 }, /no option "rmin".*dModel, dState, rMin/],
   ];
   test.each(cases)("and not: %s", (_, change, message) => {
     const options = { dModel: 2, dState: 2, ...change } as InitLruOptions;
@@ -181,7 +181,9 @@ describe("every allowed argument", () => {
   });
 
   test("nothing at all", () => {
-    expect(() => initLru(undefined as unknown as InitLruOptions)).toThrow(/dModel/);
+    expect(() => initLru(undefined as unknown as InitLruOptions)).toThrow(
+      /initLru's options must be an object; got undefined/,
+    );
   });
 });
 

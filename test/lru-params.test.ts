@@ -42,7 +42,7 @@ describe("lruProgram", () => {
   };
 
   const cases: [string, unknown, string, RegExp][] = [
-    ["null", null, "invalid-argument", /object with nuLog.*got null/],
+    ["null", null, "invalid-argument", /\(nuLog.*\) must be an object; got null/],
     ["both phases", change({ theta: new Float32Array(4) }), "invalid-argument", /both thetaLog and theta/],
     ["no phase", change({ thetaLog: undefined }), "invalid-argument", /neither thetaLog nor theta/],
     ["an array missing", change({ BIm: undefined }), "wrong-dtype", /BIm must be a Float32Array.*undefined/],

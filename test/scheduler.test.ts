@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import type { GpuRates } from "../src/backend.js";
 import { openWasm } from "../src/cpu/backend.js";
+import { gpuPrice } from "../src/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
 import { type BackendName, lruFlops } from "../src/program.js";
 import { type Hardware, type Preference, plan, type Work } from "../src/scheduler.js";
@@ -20,7 +21,11 @@ const rates: GpuRates = {
   ...{ roundTripMs: 0.5, dispatchMs: 0, uploadBytesPerMs: 5e6, readbackBytesPerMs: 5e6 },
   ...{ flopsPerMs: 1e9, tokenMs: 0, layerMs: 0 },
 };
-const webgpu = { software: false, rates };
+const gpuOf = (rates: GpuRates | undefined, software = false) => ({
+  software,
+  price: (work: Work) => gpuPrice(work, rates),
+});
+const webgpu = gpuOf(rates);
 const all: Hardware = { wasm, webgpu, unavailable: new Map() };
 
 function without(...names: BackendName[]): Hardware {
@@ -65,7 +70,7 @@ describe("what a candidate costs is the sum of its parts", () => {
       ...{ batch: 2, seqLen: 40, flopsPerToken: F, bytesIn: 100, bytesOut: 50, states: 7 },
       ...{ dispatches: 8, roundTrips: 3 },
     };
-    const hardware: Hardware = { ...all, webgpu: { software: false, rates: given } };
+    const hardware: Hardware = { ...all, webgpu: gpuOf(given) };
     const onGpu = (work: Work) => parts("forward", work, hardware)[2] as Record<string, number>;
     const price = onGpu(some);
     expect(price).toMatchObject({ roundTrip: 6, upload: 8, dispatches: 6, readback: 8 });
@@ -151,7 +156,7 @@ describe("auto", () => {
   test("a software adapter is never chosen, however fast it may look", () => {
     const software: Hardware = {
       ...all,
-      webgpu: { software: true, rates: { ...rates, roundTripMs: 0, flopsPerMs: 1e12 } },
+      webgpu: gpuOf({ ...rates, roundTripMs: 0, flopsPerMs: 1e12 }, true),
     };
     for (const piece of [small, middling, large]) {
       expect(choose("forward", piece, software, "auto")?.backend).toBe("wasm");
@@ -243,7 +248,7 @@ describe("with the figures of real machines", () => {
   });
   /** The first power of two for which the GPU is chosen; it must be chosen for all that are larger. */
   function crossover(verb: "forward" | "step", rates: GpuRates, of: (size: number) => Work): number {
-    const hardware: Hardware = { wasm: cpu, webgpu: { software: false, rates }, unavailable: new Map() };
+    const hardware: Hardware = { wasm: cpu, webgpu: gpuOf(rates), unavailable: new Map() };
     const sizes = Array.from({ length: 21 }, (_, power) => 2 ** power);
     const backends = sizes.map((size) => plan(verb, of(size), hardware, "auto")?.backend);
     const first = backends.indexOf("webgpu");
@@ -274,7 +279,7 @@ describe("with the figures of real machines", () => {
     const slowBus = { ...(gpus["a large GPU"] as GpuRates), uploadBytesPerMs: 1e5, readbackBytesPerMs: 1e5 };
     const hardware: Hardware = {
       wasm: cpu,
-      webgpu: { software: false, rates: slowBus },
+      webgpu: gpuOf(slowBus),
       unavailable: new Map(),
     };
     const { backend, candidates } = plan("forward", layer(64, 64, 2 ** 16), hardware, "auto") as Plan;
@@ -299,21 +304,23 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
       { nil: undefined },
     ),
     webgpu: fc.option(
-      fc.record({
-        software: fc.boolean(),
-        rates: fc.option(
-          fc.record({
-            roundTripMs: fc.double({ min: 0, max: 10, noNaN: true }),
-            dispatchMs: fc.double({ min: 0, max: 1, noNaN: true }),
-            uploadBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
-            readbackBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
-            flopsPerMs: fc.double({ min: 1e4, max: 1e11, noNaN: true }),
-            tokenMs: fc.double({ min: 0, max: 1, noNaN: true }),
-            layerMs: fc.double({ min: 0, max: 100, noNaN: true }),
-          }),
-          { nil: undefined },
-        ),
-      }),
+      fc
+        .record({
+          software: fc.boolean(),
+          rates: fc.option(
+            fc.record({
+              roundTripMs: fc.double({ min: 0, max: 10, noNaN: true }),
+              dispatchMs: fc.double({ min: 0, max: 1, noNaN: true }),
+              uploadBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
+              readbackBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
+              flopsPerMs: fc.double({ min: 1e4, max: 1e11, noNaN: true }),
+              tokenMs: fc.double({ min: 0, max: 1, noNaN: true }),
+              layerMs: fc.double({ min: 0, max: 100, noNaN: true }),
+            }),
+            { nil: undefined },
+          ),
+        })
+        .map(({ software, rates }) => gpuOf(rates, software)),
       { nil: undefined },
     ),
     unavailable: fc.constant(new Map()),

@@ -1,5 +1,5 @@
 import { LinrecError } from "../errors.js";
-import { isDetached, typeName } from "./tensor.js";
+import { checkAttached, typeName } from "./tensor.js";
 
 /**
  * The bytes of an ArrayBuffer, a SharedArrayBuffer or a view of one, of any realm, without a copy.
@@ -14,12 +14,7 @@ export function bytesOf(source: ArrayBufferLike | ArrayBufferView): Uint8Array {
     );
   }
   const buffer = isBuffer ? (source as ArrayBuffer) : (source as ArrayBufferView).buffer;
-  if (isDetached(buffer)) {
-    throw new LinrecError(
-      "detached",
-      "The bytes are detached: their memory was transferred away. Pass a copy.",
-    );
-  }
+  checkAttached("The array of bytes", buffer);
   if (isBuffer) return new Uint8Array(buffer);
   const view = source as ArrayBufferView;
   return new Uint8Array(buffer, view.byteOffset, view.byteLength);

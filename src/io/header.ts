@@ -89,7 +89,7 @@ class Scanner {
   /** Throws `malformed-file` with the byte of the file that reading has come to. */
   fail(fault: string): never {
     const byte = this.#offset + new TextEncoder().encode(this.#text.slice(0, this.#at)).length;
-    throw new LinrecError("malformed-file", `Not a valid .safetensors file: ${fault} (byte ${byte}).`);
+    return fail(`${fault} (byte ${byte})`);
   }
 
   /** Nothing but white space is left. */
@@ -185,6 +185,15 @@ class Scanner {
 /** " ", "\t", "\n", "\r" */
 function isSpace(code: number): boolean {
   return code === 32 || code === 9 || code === 10 || code === 13;
+}
+
+/** Throws `malformed-file`. */
+export function fail(fault: string, cause?: unknown): never {
+  throw new LinrecError(
+    "malformed-file",
+    `Not a valid .safetensors file: ${fault}.`,
+    cause ? { cause } : undefined,
+  );
 }
 
 /** A name from a file in a message: in quotes, escaped, cut short. */

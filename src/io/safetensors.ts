@@ -6,13 +6,13 @@
 import { allocating, LinrecError } from "../errors.js";
 import { checkObject, show } from "../validate.js";
 import { bytesOf } from "./bytes.js";
-import { type Header, type HeaderEntry, parseHeader, quote } from "./header.js";
+import { fail, type Header, type HeaderEntry, parseHeader, quote } from "./header.js";
 import {
   arrayClass,
+  checkAttached,
   type Dtype,
   dtypes,
   elementCount,
-  isDetached,
   otherDtypes,
   showShape,
   type Tensor,
@@ -123,14 +123,6 @@ function readTensor(name: string, entry: HeaderEntry, bytes: Uint8Array, dataSta
   return { dtype, shape, data: dtypes.get(dtype)?.create(buffer as ArrayBuffer) } as unknown as Tensor;
 }
 
-function fail(fault: string, cause?: unknown): never {
-  throw new LinrecError(
-    "malformed-file",
-    `Not a valid .safetensors file: ${fault}.`,
-    cause ? { cause } : undefined,
-  );
-}
-
 export type TensorsToWrite = Iterable<readonly [string, Tensor]> | Readonly<Record<string, Tensor>>;
 
 /**
@@ -203,12 +195,7 @@ function checkTensor(name: string, tensor: Tensor): void {
     );
   }
   const array = data as Tensor["data"];
-  if (isDetached(array.buffer)) {
-    throw new LinrecError(
-      "detached",
-      `The data of tensor ${quote(name)} is detached: its memory was transferred away.`,
-    );
-  }
+  checkAttached(`The data of tensor ${quote(name)}`, array.buffer);
   const sizes = Array.isArray(shape) ? (shape as number[]) : [Number.NaN];
   if (!sizes.every((size) => Number.isSafeInteger(size) && size >= 0)) {
     throw new LinrecError(

@@ -111,6 +111,15 @@ export function isDetached(buffer: ArrayBufferLike): boolean {
   }
 }
 
+/** Throws `detached`. */
+export function checkAttached(what: string, buffer: ArrayBufferLike): void {
+  if (!isDetached(buffer)) return;
+  throw new LinrecError(
+    "detached",
+    `${what} is detached: its memory was transferred away. Pass a copy, or transfer a copy.`,
+  );
+}
+
 /**
  * A tensor's values as a Float32Array of their own: F16 and BF16 widen exactly, F64 is rounded to nearest.
  * Throws `wrong-dtype` for integers and BOOL.

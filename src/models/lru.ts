@@ -1,7 +1,8 @@
 /** A bare LRU layer as a program, and its parameters under a checkpoint's names. */
 import { allocating, LinrecError } from "../errors.js";
-import { arrayClass, elementCount, isDetached, type Tensor, typeName } from "../io/tensor.js";
+import { elementCount, type Tensor } from "../io/tensor.js";
 import type { LruParams, Program } from "../program.js";
+import { checkFinite, checkFloat32, checkObject } from "../validate.js";
 import { type Size, TensorReader } from "./tensors.js";
 
 type ParamName = keyof LruParams;
@@ -50,13 +51,7 @@ export function programOf(params: LruParams, name: string): Program {
  * @param prefix stands before the arrays' names in messages: "encoder.layers_0.seq."
  */
 export function checkLruParams(params: LruParams, prefix = ""): void {
-  if (typeof params !== "object" || params === null) {
-    const names = "nuLog, thetaLog, gammaLog, BRe, BIm, CRe, CIm and D";
-    throw new LinrecError(
-      "invalid-argument",
-      `LruParams must be an object with ${names}; got ${typeName(params)}.`,
-    );
-  }
+  checkObject("LruParams (nuLog, thetaLog, gammaLog, BRe, BIm, CRe, CIm and D)", params);
   if ((params.theta === undefined) === (params.thetaLog === undefined)) {
     const came = params.theta === undefined ? "neither thetaLog nor theta" : "both thetaLog and theta";
     throw new LinrecError("invalid-argument", `LruParams has ${came}; give exactly one of them, [dState].`);
@@ -70,18 +65,7 @@ function checkArrays(params: LruParams, prefix: string): void {
   for (const name of paramShapes.keys()) {
     const values: unknown = params[name];
     if (values === undefined && (name === "theta" || name === "thetaLog")) continue;
-    if (arrayClass(values) !== "Float32Array") {
-      throw new LinrecError(
-        "wrong-dtype",
-        `${prefix}${name} must be a Float32Array, row-major; got ${typeName(values)}.`,
-      );
-    }
-    if (isDetached((values as Float32Array).buffer)) {
-      throw new LinrecError(
-        "detached",
-        `${prefix}${name} is detached: its memory was transferred away. Pass a copy.`,
-      );
-    }
+    checkFloat32(prefix + name, values, "a Float32Array, row-major");
   }
 }
 
@@ -104,13 +88,7 @@ function checkLengths(params: LruParams, prefix: string): void {
 
 function checkValues(params: LruParams, prefix: string): void {
   for (const [name, values] of arraysOf(params)) {
-    const bad = values.findIndex((value) => !Number.isFinite(value));
-    if (bad >= 0) {
-      throw new LinrecError(
-        "non-finite",
-        `${prefix}${name}[${bad}] is ${values[bad]}; every parameter must be finite.`,
-      );
-    }
+    checkFinite(prefix + name, values);
     if (name !== "thetaLog" && name !== "gammaLog") continue;
     const large = values.findIndex((value) => !Number.isFinite(Math.fround(Math.exp(value))));
     if (large >= 0) {

@@ -2,6 +2,7 @@
 import { LinrecError } from "../errors.js";
 import { elementCount, permute, showShape, type Tensor, toFloat32 } from "../io/tensor.js";
 import type { Origin } from "../program.js";
+import { checkFinite } from "../validate.js";
 
 /** Faults of one kind that a message spells out; it counts the rest. */
 const SHOWN = 6;
@@ -83,7 +84,8 @@ export class TensorReader {
     } else if (elementCount(tensor.shape) === 0) {
       this.#wrong.push(`${name} is empty`);
     } else {
-      const plain = this.#finite(name, toFloat32(tensor));
+      const plain = toFloat32(tensor);
+      checkFinite(name, plain);
       const values = axes ? permute(plain, tensor.shape, axes) : plain;
       // A double that is no float32 can only be given back by keeping it.
       const lost = tensor.dtype === "F64" && tensor.data.some((value, i) => value !== plain[i]);
@@ -96,15 +98,6 @@ export class TensorReader {
       return values;
     }
     return new Float32Array(0);
-  }
-
-  #finite(name: string, values: Float32Array): Float32Array {
-    const bad = values.findIndex((value) => !Number.isFinite(value));
-    if (bad < 0) return values;
-    throw new LinrecError(
-      "non-finite",
-      `${name} holds ${values[bad]} (as float32) at index ${bad}; every parameter must be finite.`,
-    );
   }
 
   /** Throws `unknown-model` if anything was missing or misshapen, or if tensors are left that nobody took. */

@@ -1,1 +1,2 @@
 export { halve } from "../halves.js";
+export { readShared, writeShared } from "../sharing.js";

@@ -1,3 +1,3 @@
+export { Gpu } from "../gpu.js";
 export { GpuCache } from "../gpuCache.js";
 export { restsOf } from "../rest.js";
-export { openWebgpu } from "../webgpu/backend.js";
