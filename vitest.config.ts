@@ -10,6 +10,8 @@ import { prepareSoftwareGpu } from "./tools/software-gpu.mjs";
 // Unpacked here, once, before processes start that would all do it at the same time.
 prepareSoftwareGpu();
 const { browser, reason } = findBrowser();
+/** As for Node: test/support/webgpu.ts says why. Pages under test (web.node.test.ts and its like) are in browsers without it. */
+const dawn = ["--enable-dawn-features=disable_workgroup_init"];
 const cores = availableParallelism();
 
 const node: TestProjectInlineConfiguration = {
@@ -53,7 +55,7 @@ const chromium: TestProjectInlineConfiguration = browser
           headless: true,
           fileParallelism: cores > 2, // else Node's files keep both busy
           screenshotFailures: false,
-          provider: playwright({ launchOptions: browser }),
+          provider: playwright({ launchOptions: { ...browser, args: [...browser.args, ...dawn] } }),
           instances: [{ browser: "chromium", name: "chromium" }],
         },
       },

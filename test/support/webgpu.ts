@@ -1,7 +1,7 @@
 // The npm package `webgpu` (Dawn) as test files in Node get it: without the zeros that Dawn writes into workgroup memory
 // before each kernel. On SwiftShader they are two thirds of the time that compiling takes, and most of what tests of the GPU
-// take; and what a kernel reads without having written it is seen here. Chromium, and whatever runs the built
-// package, have Dawn as it is.
+// take; and what a kernel reads without having written it is seen here. (vitest.config.ts tells Chromium the same.)
+// Whatever runs the built package, in processes and pages of its own, has Dawn as it is.
 const path = new URL("../../node_modules/webgpu/index.js", import.meta.url).href;
 const { create: createGpu } = (await import(path)) as typeof import("webgpu");
 
