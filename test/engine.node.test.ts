@@ -90,7 +90,7 @@ describe("memory", () => {
       const { createEngine, initLru } = await import(${JSON.stringify(dist.href)});
       const engine = await createEngine({ backend: "wasm", threads: 2, ...options });
       const params = initLru({ dModel: 512, dState: 512 });
-      const x = new Float32Array(512 * 256).fill(0.1);
+      const x = new Float32Array(512 * 96).fill(0.1);
       const round = async () => {
         const lru = await engine.lru(params);
         await lru.forward(x);

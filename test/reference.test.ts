@@ -7,6 +7,7 @@ import { lruProgram } from "../src/models/lru.js";
 import { inputWidth, outputWidth, type Program, poolOf } from "../src/program.js";
 import { ReferenceBackend, runReference } from "../src/reference.js";
 import { State, stateLayout } from "../src/state.js";
+import { expectSameBits } from "./support/bits.js";
 import { goldenNames, initialState, loadExample, loadGolden, relativeError } from "./support/golden.js";
 
 describe("agrees with the sources in float64", () => {
@@ -123,7 +124,7 @@ describe("ReferenceBackend", () => {
     const job = makeJob(program, x, seqLen);
     await new ReferenceBackend().prepare(program).forward(job);
     const expected = runReference(program, { x, batch: 1, seqLen });
-    expect(job.y).toEqual(Float32Array.from(expected.y));
+    expectSameBits(job.y, Float32Array.from(expected.y), "y");
     expect(job.state).toEqual(expected.state);
   });
 

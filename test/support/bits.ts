@@ -1,21 +1,25 @@
 /** Comparisons bit for bit: 0 is not -0, and a NaN is only the same NaN. */
 import { expect } from "vitest";
 import type { AnyCache } from "../../src/cache.js";
+import type { Tensor } from "../../src/io/tensor.js";
 
-type Values = Float32Array | Float64Array | Uint8Array;
+type Values = Tensor["data"];
 
 /** Fails unless both hold the same bits, naming the first value that differs. */
 export function expectSameBits(actual: Values, expected: Values, what: string): void {
   expect(actual.length, `${what}: length`).toBe(expected.length);
-  const [a, b] = [bytesOf(actual), bytesOf(expected)];
-  const byte = a.findIndex((value, i) => value !== b[i]);
-  if (byte < 0) return;
-  const i = Math.floor(byte / expected.BYTES_PER_ELEMENT);
+  // Word by word in a plain loop: some tests compare millions of values.
+  const isAligned = (actual.byteOffset | expected.byteOffset | expected.byteLength) % 4 === 0;
+  const [a, b] = [actual, expected].map(({ buffer, byteOffset, byteLength }) =>
+    isAligned
+      ? new Int32Array(buffer, byteOffset, byteLength / 4)
+      : new Uint8Array(buffer, byteOffset, byteLength),
+  ) as [Uint8Array, Uint8Array];
+  let at = 0;
+  while (at < b.length && a[at] === b[at]) at++;
+  if (at === b.length) return;
+  const i = Math.floor((at * b.BYTES_PER_ELEMENT) / expected.BYTES_PER_ELEMENT);
   expect.fail(`${what}: [${i}] of ${expected.length} is ${actual[i]}, expected ${expected[i]}`);
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Values): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 interface StateOwner<Cache> {
