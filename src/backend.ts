@@ -94,8 +94,8 @@ export interface Runner {
 
 /** A network whose rate changes, made ready to run as a whole: what is between its parts stays where they compute. */
 export interface Linked {
-  /** Tokens of each of so many rows to run at a time: in whole multiples of what the network pads rows to. */
-  segmentTokens(batch: number): number;
+  /** Tokens of each of so many rows to run at a time, with timesteps or without: in whole multiples of what the network pads rows to. */
+  segmentTokens(batch: number, timed: boolean): number;
   /**
    * Takes rows of x through all links, and advances `state`; if it rejects, that holds anything. What comes of them at
    * the end is as the network's plain loops give it. `links` are given: they are in another file of the package.
@@ -126,6 +126,8 @@ export interface Passes {
   readonly roundTrips: number;
   /** Between two of them, for all tokens together. */
   readonly dispatches: number;
+  /** Of the tables that tokens with timesteps need, in bytes. */
+  readonly tables: number;
 }
 
 /** What the scheduler wants to know of a GPU: how long the parts of a forward take there. */

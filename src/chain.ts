@@ -106,7 +106,7 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
     const { batch, seqLen, x, y, state, done, signal, timesteps } = job;
     const [inWidth, outWidth] = [inputWidth(this.#network), outputWidth(this.#network)];
     const { padding } = this.#rates;
-    const segment = (this.#linked ?? this.#rates).segmentTokens(batch);
+    const segment = (this.#linked ?? this.#rates).segmentTokens(batch, timesteps !== undefined);
     const buffers = new Buffers(this.#Floats);
     const padded = Int32Array.from(spans, ({ length }) => Math.ceil(length / padding) * padding);
     const longest = padded.reduce((most, length) => Math.max(most, length), 0);

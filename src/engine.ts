@@ -185,10 +185,9 @@ export class Engine {
     const { batch, seqLen, timed } = readSize(problem);
     const { dModel, dState, layers = 1 } = problem;
     for (const [name, value] of Object.entries({ dModel, dState, layers })) checkCount(name, value, 1);
-    const states = layers * dState;
     return this.#plan(verb, {
-      ...{ batch, seqLen, flopsPerToken: layers * lruFlops(dModel, dState), states },
-      ...{ timedStates: timed ? states : 0, bytesIn: 4 * dModel, bytesOut: 4 * dModel },
+      ...{ batch, seqLen, flopsPerToken: layers * lruFlops(dModel, dState), states: layers * dState },
+      ...{ timed, bytesIn: 4 * dModel, bytesOut: 4 * dModel },
       ...this.#machine.passes({ dModel, dState, layers }, batch, seqLen, timed),
     });
   }
@@ -255,7 +254,7 @@ export class Engine {
   ): Promise<void> | undefined {
     const { program } = prepared;
     const { batch, seqLen } = job;
-    const timed = job.timesteps !== undefined;
+    const timed = this.#machine.valuesOf(job.timesteps);
     const here = option === undefined ? this.#preference : toPreference(option);
     const preference: Preference = job.ports ? ["webgpu"] : here;
     const hardware = this.#machine.hardware();
@@ -265,10 +264,10 @@ export class Engine {
       asked.hardware !== hardware ||
       asked.work.batch !== batch ||
       asked.work.seqLen !== seqLen ||
-      asked.timed !== timed
+      asked.work.timed !== timed
     ) {
       const work = workOf(this.#machine, program, batch, seqLen, timed);
-      asked = { preference, hardware, work, timed, candidate: choose("forward", work, hardware, preference) };
+      asked = { preference, hardware, work, candidate: choose("forward", work, hardware, preference) };
       prepared.asked = asked;
     }
     const { candidate } = asked;
@@ -418,16 +417,15 @@ function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJo
   return plain && lengths.every((length) => length === 1);
 }
 
-function workOf(machine: Machine, whole: Network, batch: number, seqLen: number, timed = false): Work {
+function workOf(machine: Machine, whole: Network, batch: number, seqLen: number, timed = 0): Work {
   const program = halvesOf(whole)?.lean ?? whole;
-  const states = statesPerToken(program);
   const rates = ratesOf(program);
   return {
     batch,
     seqLen,
     flopsPerToken: flopsPerToken(program),
-    states,
-    timedStates: timed ? states : 0,
+    states: statesPerToken(program),
+    timed,
     bytesIn: 4 * inputWidth(program),
     bytesOut: poolOf(program) ? 0 : 4 * outputWidth(program),
     ...machine.passes(program, batch, seqLen, timed),

@@ -97,7 +97,7 @@ export interface ProblemSize {
   batch?: number;
   /** 1 */
   seqLen?: number;
-  /** Whether its tokens have timesteps (false): they cost more, on the CPU. */
+  /** Whether its tokens have timesteps (false), all of them different: they cost more. */
   integrationTimesteps?: boolean;
 }
 
@@ -106,12 +106,8 @@ export const sizeNames = ["batch", "seqLen", "integrationTimesteps"];
 export function readSize({ batch = 1, seqLen = 1, integrationTimesteps: timed = false }: ProblemSize) {
   checkCount("batch", batch, 0);
   checkCount("seqLen", seqLen, 0);
-  if (typeof timed !== "boolean")
-    throw new LinrecError(
-      "invalid-argument",
-      `integrationTimesteps must be true or false; got ${show(timed)}.`,
-    );
-  return { batch, seqLen, timed };
+  checkChoice("integrationTimesteps", timed, [true, false]);
+  return { batch, seqLen, timed: timed ? Number.POSITIVE_INFINITY : 0 };
 }
 
 export const forwardOptionNames = [

@@ -1,7 +1,7 @@
 /** The GPU in an engine's hands: opened, timed, and opened anew where it has failed. */
 import type { Backend, GpuRates } from "./backend.js";
 import { messageOf } from "./errors.js";
-import { gpuPrice } from "./gpuPrice.js";
+import { gpuPrice, valuesOf } from "./gpuPrice.js";
 import type { BackendStatus } from "./machine.js";
 import type { GpuHardware, Work } from "./scheduler.js";
 import { openWebgpu, type WebgpuBackend } from "./webgpu/backend.js";
@@ -53,6 +53,8 @@ export class Gpu implements GpuHardware {
   passes(...work: Parameters<WebgpuBackend["passes"]>) {
     return this.#backend?.passes(...work);
   }
+
+  readonly valuesOf = valuesOf;
 
   price(work: Work): Record<string, number> {
     return gpuPrice(work, this.#rates);

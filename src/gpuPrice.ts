@@ -18,10 +18,24 @@ const LAYER_FLOPS = lruFlops(256, 256);
 const LAYER_DISPATCHES = 2;
 /** A GPU computes whole chunks, however short a row. */
 const GPU_CHUNK = 32;
+/** Of the values of lambda^Delta that it is given, which the calling thread derives: 8 bytes in 50-70 ns. */
+const TABLE_BYTES_PER_MS = 130_000;
+const GOLDEN = (Math.sqrt(5) - 1) / 2;
+
+/** About how many values there are, for a price: few, or one for each token. */
+export function valuesOf(timesteps: Float32Array | undefined): number {
+  if (!timesteps) return 0;
+  const values = new Set<number>();
+  const { length } = timesteps;
+  const samples = Math.min(length, 1024);
+  // All over the sequence, and in step with no period that the values may have.
+  for (let i = 0; i < samples; i++) values.add(timesteps[Math.floor(length * ((GOLDEN * i) % 1))] as number);
+  return values.size > samples / 2 ? Number.POSITIVE_INFINITY : values.size;
+}
 
 /** What a forward or a step is the sum of there, in ms. */
 export function gpuPrice(work: Work, rates: GpuRates = SOFTWARE): Record<string, number> {
-  const { batch, seqLen, flopsPerToken, dispatches = 0, roundTrips = 1 } = work;
+  const { batch, seqLen, flopsPerToken, dispatches = 0, roundTrips = 1, tables = 0 } = work;
   const tokens = batch * seqLen;
   const computed = batch * Math.ceil(seqLen / GPU_CHUNK) * GPU_CHUNK;
   // However few the tokens: what a thread of a layer waits for grows with the width of its sums.
@@ -29,7 +43,8 @@ export function gpuPrice(work: Work, rates: GpuRates = SOFTWARE): Record<string,
   const many = computed * (flopsPerToken / rates.flopsPerMs + dispatches * rates.tokenMs);
   return {
     roundTrip: roundTrips * rates.roundTripMs,
-    upload: (tokens * work.bytesIn) / rates.uploadBytesPerMs,
+    upload: (tokens * work.bytesIn + tables) / rates.uploadBytesPerMs,
+    ...(tables && { timesteps: tables / TABLE_BYTES_PER_MS }),
     dispatches: roundTrips * dispatches * rates.dispatchMs,
     compute: tokens > 0 ? many + waits : 0,
     readback: (tokens * work.bytesOut) / rates.readbackBytesPerMs,

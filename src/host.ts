@@ -27,8 +27,6 @@ export interface Asked {
   readonly preference: Preference;
   readonly hardware: Hardware;
   readonly work: Work;
-  /** Whether the tokens have timesteps. */
-  readonly timed: boolean;
   readonly candidate: Candidate | undefined;
 }
 
@@ -41,7 +39,7 @@ export interface Stepper {
 export interface Host {
   readonly nonFinite: "propagate" | "reject";
   checkUsable(): void;
-  plan(verb: Verb, program: Network, batch: number, seqLen: number, timed?: boolean): Plan;
+  plan(verb: Verb, program: Network, batch: number, seqLen: number, timed?: number): Plan;
   /** Advances job.state where the plan says, and on what is next if that fails and may: at once, if nothing is returned. */
   forward(
     prepared: Prepared,

@@ -92,6 +92,11 @@ export class Machine implements GpuHost {
     return this.#gpu?.passes(...work);
   }
 
+  /** How many values timesteps have, as far as a price is of it: 0 where there are none. */
+  valuesOf(timesteps: Float32Array | undefined): number {
+    return this.#gpu?.valuesOf(timesteps) ?? (timesteps ? 1 : 0);
+  }
+
   backend(name: BackendName): Backend | undefined {
     return this.#backends.get(name);
   }

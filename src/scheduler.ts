@@ -17,8 +17,8 @@ export interface Work extends Partial<Passes> {
   readonly bytesOut: number;
   /** dState of all LRUs together, for a token: the CPU's scan costs more than its flops. */
   readonly states: number;
-  /** States that an LRU of tokens with timesteps scans for each of them (0: the tokens have none). */
-  readonly timedStates?: number;
+  /** Values that the tokens' timesteps have, as far as a price depends on it: 0 where there are none. */
+  readonly timed?: number;
   /** How often the workers are called: more than once where the rate changes on the way (1 if left out). */
   readonly calls?: number;
 }
@@ -184,8 +184,8 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
   const tokens = work.batch * work.seqLen;
   const flops = tokens * (work.flopsPerToken + FLOPS_PER_STATE * work.states);
   const compute = ((work.seqLen > 1 ? 1 : ALONE) * flops) / (wasm.flopsPerMs * MEASURED);
-  const timesteps = (tokens * (work.timedStates ?? 0) * TIMED_STATE_FLOPS) / wasm.flopsPerMs;
-  const timed = (share: number) => (timesteps > 0 ? { timesteps: timesteps / share } : {});
+  const timesteps = work.timed && (tokens * work.states * TIMED_STATE_FLOPS) / wasm.flopsPerMs;
+  const timed = (share: number) => timesteps && { timesteps: timesteps / share };
   const copies = (tokens * (work.bytesIn + work.bytesOut)) / COPY_BYTES_PER_MS;
   const call = work.seqLen > 1 ? CALL_MS : STEP_MS;
   const calling = (reason: string, available = true) =>

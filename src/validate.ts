@@ -67,11 +67,11 @@ export function checkOptions(what: string, options: unknown, known: readonly str
   }
 }
 
-export function checkChoice(name: string, value: unknown, choices: readonly string[]): void {
-  if (!choices.includes(value as string)) {
+export function checkChoice(name: string, value: unknown, choices: readonly unknown[]): void {
+  if (!choices.includes(value)) {
     throw new LinrecError(
       "invalid-argument",
-      `${name} must be one of ${choices.map((c) => `"${c}"`).join(", ")}; got ${show(value)}.`,
+      `${name} must be one of ${choices.map(show).join(", ")}; got ${show(value)}.`,
     );
   }
 }

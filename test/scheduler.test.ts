@@ -117,16 +117,34 @@ describe("what a candidate costs is the sum of its parts", () => {
 test("timesteps cost time for each state, which the rows of a batch share among the threads and one row does not", () => {
   const ms = (work: Work) => plan("forward", work, without("webgpu"), "auto")?.candidates.map(({ ms }) => ms);
   for (const batch of [1, 8]) {
-    const [plain, timed] = [ms(work(1000, batch)), ms({ ...work(1000, batch), timedStates: 64 })];
+    const given = { ...work(1000, batch), states: 64 };
+    const [plain, timed] = [ms(given), ms({ ...given, timed: 3 })];
     const more = (timed ?? []).map((value, i) => value - (plain?.[i] as number));
     const alone = (1000 * batch * 64 * 300) / wasm.flopsPerMs;
     expect(more[0]).toBeCloseTo(alone);
     expect(more[1]).toBeCloseTo(batch === 1 ? alone : alone / 2);
   }
-  expect(choose("forward", { ...work(40), timedStates: 5000 }, all, "auto")).toMatchObject({
+  expect(choose("forward", { ...work(40), states: 5000, timed: 1 }, all, "auto")).toMatchObject({
     backend: "webgpu",
   });
   expect(choose("forward", work(40), all, "auto")).toMatchObject({ backend: "wasm", threads: 0 });
+});
+
+test("of timesteps, a GPU is given what the calling thread derives: where all differ that takes longer than the CPU for all", () => {
+  const states = 64;
+  const tables = 1e5 * (4 + 8 * states);
+  const timed = { ...work(1e5), states, timed: 1e5 };
+  const parts = (work: Work) => plan("forward", work, all, ["webgpu"])?.parts as Record<string, number>;
+  const [few, many] = [parts(timed), parts({ ...timed, tables })];
+  expect(few).not.toHaveProperty("timesteps");
+  expect(many.timesteps).toBeCloseTo(tables / 130_000, 9);
+  expect((many.upload as number) - (few.upload as number)).toBeCloseTo(tables / rates.uploadBytesPerMs, 9);
+  expect(choose("forward", timed, all, "auto")).toMatchObject({ backend: "webgpu" });
+  const heavy = { ...timed, flopsPerToken: 1e4 };
+  expect(choose("forward", { ...heavy, tables }, all, "auto")).toMatchObject({ backend: "wasm" });
+  expect(choose("forward", { ...timed, flopsPerToken: 1e6, tables }, all, "auto")).toMatchObject({
+    backend: "webgpu",
+  });
 });
 
 describe("auto", () => {

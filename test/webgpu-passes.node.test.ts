@@ -1,6 +1,9 @@
 /** The dispatches and round trips that a plan's price is of are those that the GPU is asked for. */
 import { afterAll, expect, test, vi } from "vitest";
+import { valuesOf } from "../src/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
+import { programOf } from "../src/models/lru.js";
+import { passesOf } from "../src/webgpu/passes.js";
 import { loadGolden } from "./support/golden.js";
 import { type Counts, count, seen, shrink, standInGpu } from "./support/gpus.js";
 import { randomClassifier, randomUnet } from "./support/lrnnx.js";
@@ -11,10 +14,15 @@ const engines: Engine[] = [];
 afterAll(() => Promise.all(engines.map((engine) => engine.dispose())));
 
 async function open(context: { skip(reason: string): never }, bytes: number) {
-  const counts: Counts = { submits: 0, maps: 0, dispatches: 0 };
+  const counts = { submits: 0, maps: 0, dispatches: 0, uploaded: 0 };
   const changed = await standInGpu((handle) => {
     shrink(handle, bytes);
     count(handle, counts);
+    const write = handle.queue.writeBuffer.bind(handle.queue);
+    handle.queue.writeBuffer = (...given: Parameters<typeof write>) => {
+      counts.uploaded += given[2].byteLength;
+      return write(...given);
+    };
   });
   if ("reason" in changed) return context.skip(changed.reason);
   const engine = await createEngine({ backend: ["webgpu", "wasm"], threads: 0, gpu: changed.gpu });
@@ -54,19 +62,65 @@ test.for([
   expect(priced(engine, stack).dispatches).toBe(5 * dispatches);
 });
 
-test.for([
+test.for<{
+  name: string;
+  made: ReturnType<typeof randomUnet>;
+  bytes: number;
+  batch: number;
+  seqLen: number;
+  timed?: boolean;
+}>([
   { name: "a classifier", made: randomClassifier(2), bytes: 2 ** 27, batch: 2, seqLen: 4 ** 3 * 3 ** 3 },
   { name: "a U-Net", made: randomUnet(3), bytes: 2 ** 27, batch: 2, seqLen: 192 },
   { name: "a U-Net in groups of rows", made: randomUnet(1), bytes: 2 ** 14, batch: 50, seqLen: 48 },
-])("$name, whose rate changes", async ({ made, bytes, batch, seqLen }, context) => {
+  {
+    ...{ name: "a U-Net of tokens with timesteps", made: randomUnet(1), bytes: 2 ** 14 },
+    ...{ batch: 50, seqLen: 48, timed: true },
+  },
+])("$name, whose rate changes", async ({ made, bytes, batch, seqLen, timed = false }, context) => {
   const { engine, counts } = await open(context, bytes);
   const model = await engine.model(writeSafetensors(made.checkpoint), made.spec);
   const width = made.x.length / (made.batch * made.seqLen);
   const x = Float32Array.from({ length: batch * seqLen * width }, (_, i) => Math.sin(i));
-  const taken = await seen(counts, () => model.forward(x, { batch, backend: "webgpu" }));
-  const price = priced(engine, model.explain("forward", { batch, seqLen }));
+  const integrationTimesteps = timed
+    ? Float32Array.from({ length: batch * seqLen }, (_, i) => i / 1000)
+    : undefined;
+  const options = { batch, backend: "webgpu", integrationTimesteps } as const;
+  const taken = await seen(counts, () => model.forward(x, options));
+  const price = priced(engine, model.explain("forward", { batch, seqLen, integrationTimesteps: timed }));
   expect(price).toEqual(taken);
   if (bytes < 2 ** 20) expect(taken.submits).toBeGreaterThan(1);
+});
+
+test("what is uploaded for timesteps is what their price is of; values that are there are not uploaded again", async (context) => {
+  const { engine, counts } = await open(context, 2 ** 27);
+  const params = initLru({ dModel: 3, dState: 24 });
+  const layer = await engine.lru(params);
+  const x = new Float32Array(120).fill(1);
+  const uploaded = async (values: (i: number) => number) => {
+    const before = counts.uploaded;
+    const integrationTimesteps = Float32Array.from({ length: 40 }, (_, i) => values(i));
+    await layer.forward(x, { backend: "webgpu", integrationTimesteps });
+    return counts.uploaded - before;
+  };
+  await uploaded((i) => i % 8);
+  const again = await uploaded((i) => 7 - (i % 8));
+  const [few, many] = [await uploaded((i) => 10 + (i % 8)), await uploaded((i) => 20 + i)];
+  const own = (timed: number) =>
+    passesOf(programOf(params, "lru"), 1, 40, timed, { maxBinding: 2 ** 27, flopsPerMs: 1 }, 2 ** 26).tables;
+  const indices = 4 * 40;
+  expect(few - again).toBe(own(8) - indices);
+  expect(many - again).toBe(own(Number.POSITIVE_INFINITY) - indices);
+  expect(own(0)).toBe(0);
+});
+
+test("few values, or one for each token", () => {
+  const of = (length: number, values: (i: number) => number) =>
+    valuesOf(Float32Array.from({ length }, (_, i) => values(i)));
+  expect(of(50_000, (i) => i % 7)).toBe(7);
+  expect(of(50_000, () => 0.5)).toBe(1);
+  for (const length of [1, 3, 1000, 50_001]) expect(of(length, (i) => i)).toBe(Number.POSITIVE_INFINITY);
+  expect(of(50_000, (i) => Math.floor(i / 1000))).toBe(50);
 });
 
 test.for([

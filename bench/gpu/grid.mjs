@@ -113,7 +113,7 @@ async function measureGpu() {
   for (const shape of software ? gridOf([1, 64, 512, 2048], 6e7) : gridOf([1, 64, 512, 4096, 65536], 1e12)) {
     const { batch, seqLen } = shape;
     const predict = ({ program }) => {
-      const work = { ...workOf(shape), ...backend.passes(program, batch, seqLen, false) };
+      const work = { ...workOf(shape), ...backend.passes(program, batch, seqLen, 0) };
       return plan("forward", work, hardware, ["webgpu"]);
     };
     await measure(engine, shape, software ? "webgpu (software)" : "webgpu", predict);

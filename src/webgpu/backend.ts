@@ -54,8 +54,8 @@ export class WebgpuBackend implements Backend {
     return prepareLinked(this.#device, this.#pipelines, network, scratchBytes);
   }
 
-  /** What a forward's price is of. */
-  passes(work: Network | Layers, batch: number, seqLen: number, timed: boolean): Passes {
+  /** What a forward's price is of: of timesteps, how many values they have, 0 where there are none. */
+  passes(work: Network | Layers, batch: number, seqLen: number, timed: number): Passes {
     return passesOf(work, batch, seqLen, timed, this.#device, SCRATCH_BYTES);
   }
 

@@ -127,17 +127,17 @@ class GpuLinked implements Linked {
     this.#loadTimed = loadTimed;
   }
 
-  segmentTokens(batch: number): number {
-    return this.#segment(batch).tokens;
+  segmentTokens(batch: number, timed: boolean): number {
+    return this.#segment(batch, timed).tokens;
   }
 
-  #segment(batch: number): { rows: number; tokens: number } {
-    return togetherOf(this.#network, this.#plain, batch, this.#device, this.#scratchBytes);
+  #segment(batch: number, timed: boolean): { rows: number; tokens: number } {
+    return togetherOf(this.#network, timed, batch, this.#device, this.#scratchBytes);
   }
 
   run(...[rows, state, signal, links]: Parameters<Linked["run"]>): Promise<Rows> {
     return this.#device.enqueue(async () => {
-      const { rows: most } = this.#segment(state.batch);
+      const { rows: most } = this.#segment(state.batch, rows.times !== undefined);
       let all: Rows | undefined;
       for (let first = 0; first < state.batch; first += most) {
         const mine = (count: number, row: number) => (row >= first && row < first + most ? count : 0);

@@ -3,12 +3,20 @@
  * that the scheduler's price is of, counted from the plans that run, made without their weights.
  */
 import type { Passes } from "../backend.js";
-import { inputWidth, type LruStage, type Network, outputWidth, type Program, slotWidth } from "../program.js";
+import {
+  inputWidth,
+  type LruStage,
+  type Network,
+  outputWidth,
+  type Program,
+  slotWidth,
+  statesPerToken,
+} from "../program.js";
 import { type Link, type Rates, ratesOf } from "../rates.js";
 import type { Device } from "./device.js";
 import { lruWeights, noWeights, scheduled } from "./dispatches.js";
 import { segmentOf } from "./pipelines.js";
-import { areaBytes, type Layout, makePlan, noBytes, type Plan } from "./plan.js";
+import { areaBytes, makePlan, noBytes, type Plan } from "./plan.js";
 import { SUBMIT_MS } from "./runner.js";
 import { T } from "./tiles.js";
 
@@ -20,21 +28,22 @@ export function makeLinkedPlan(program: Program, timed: boolean, weights = lruWe
   return { ...plan, areas: plan.areas.map((area, i) => (i === plan.readback ? noBytes : area)) };
 }
 
-/** A link, and the layout of a part. */
+/** A link, and the plan of a part. */
 interface Stop {
   readonly link: Link;
-  readonly layout: Layout | undefined;
+  readonly layout: Plan | undefined;
 }
 
 /** Rows that go together, and tokens of each. One token, or as many as rows are padded to, goes whatever it takes. */
 export function togetherOf(
   network: Network,
-  stops: readonly Stop[],
+  timed: boolean,
   batch: number,
   { maxBinding, flopsPerMs }: Bounds,
   scratchBytes: number,
 ): { rows: number; tokens: number } {
   let [rows, tokens] = [batch, (ratesOf(network) as Rates).padding];
+  const stops = stopsOf(network, timed);
   const fits = (rows: number, tokens: number) => {
     const { widest, bytes, flops } = sizeOf(network, stops, rows, tokens);
     return widest <= maxBinding && bytes <= scratchBytes && flops <= SUBMIT_MS * flopsPerMs;
@@ -71,14 +80,10 @@ function sizeOf(network: Network, stops: readonly Stop[], rows: number, tokens: 
   return { widest, bytes, flops };
 }
 
-interface CountedStop extends Stop {
-  readonly layout: Plan | undefined;
-}
-
 /** Of networks that have been counted: plain, and with timesteps. */
-const known = new WeakMap<Network, [CountedStop[]?, CountedStop[]?]>();
+const known = new WeakMap<Network, [Stop[]?, Stop[]?]>();
 
-function stopsOf(network: Network, timed: boolean): CountedStop[] {
+function stopsOf(network: Network, timed: boolean): Stop[] {
   const own = known.get(network) ?? [];
   known.set(network, own);
   const links = ratesOf(network)?.links ?? [{ kind: "part", src: 0, dst: 0, program: network as Program }];
@@ -86,7 +91,7 @@ function stopsOf(network: Network, timed: boolean): CountedStop[] {
     link,
     layout: link.kind === "part" ? makeLinkedPlan(link.program, timed, noWeights) : undefined,
   }));
-  return own[Number(timed)] as CountedStop[];
+  return own[Number(timed)] as Stop[];
 }
 
 /** LRUs that are no network yet. */
@@ -109,21 +114,22 @@ export function passesOf(
   work: Network | Layers,
   batch: number,
   seqLen: number,
-  timed: boolean,
+  timed: number,
   bounds: Bounds,
   scratchBytes: number,
 ): Passes {
   const [network, times] = "stages" in work ? [work, 1] : [layerOf(work), work.layers];
   let [rows, tokens, dispatches, roundTrips] = [batch, seqLen, 0, 1];
+  const tables = timed && 4 * rows * tokens + 8 * statesPerToken(network) * Math.min(timed, rows * tokens);
   const rates = ratesOf(network);
   if (rates && batch > 0) {
-    const most = togetherOf(network, stopsOf(network, false), batch, bounds, scratchBytes);
+    const most = togetherOf(network, timed > 0, batch, bounds, scratchBytes);
     const padded = Math.ceil(seqLen / rates.padding) * rates.padding;
     roundTrips = Math.ceil(batch / most.rows) * Math.ceil(padded / most.tokens);
     rows = most.rows;
     tokens = Math.min(padded, most.tokens);
   }
-  for (const { link, layout } of stopsOf(network, timed)) {
+  for (const { link, layout } of stopsOf(network, timed > 0)) {
     if (tokens === 0) break;
     if (layout) dispatches += [...scheduled(layout.dispatches, segmentOf(rows, tokens), true, false)].length;
     else if (link.kind === "add") dispatches++;
@@ -133,5 +139,5 @@ export function passesOf(
       tokens = Math[link.mode === "stride" ? "ceil" : "floor"](tokens / link.factor);
     }
   }
-  return { dispatches: times * dispatches, roundTrips };
+  return { dispatches: times * dispatches, roundTrips, tables: times * tables };
 }
