@@ -69,6 +69,8 @@ export interface ResidentJob {
   readonly fresh: Uint8Array;
   /** [steps, streams] tokens since the state's origin, this one included */
   readonly counts: Float32Array;
+  /** [steps, streams] how far each token is from the one before it; 1 if left out */
+  readonly timesteps: Float32Array | undefined;
 }
 
 /** The states of some streams, kept where the backend computes. Calls may overlap; they take effect in their order. */

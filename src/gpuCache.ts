@@ -90,7 +90,16 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
   }
 
   /** @internal */
-  async advance({ x, y, ports, steps, streams, rows, reset }: Steps): Promise<Float32Array | GpuBuffer> {
+  async advance({
+    x,
+    y,
+    ports,
+    steps,
+    streams,
+    rows,
+    timesteps,
+    reset,
+  }: Steps): Promise<Float32Array | GpuBuffer> {
     const all = this.#rows(rows);
     const [fresh, counts] = [new Uint8Array(steps * streams), new Float32Array(steps * streams)];
     for (let i = 0; i < counts.length; i++) {
@@ -102,7 +111,7 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
       counts[i] = this.#tokens[row] as number;
     }
     if (counts.length > 0)
-      await this.#resident.step({ x, y, ports, steps, streams, rows: all, fresh, counts });
+      await this.#resident.step({ x, y, ports, steps, streams, rows: all, fresh, counts, timesteps });
     return ports?.y ?? y;
   }
 

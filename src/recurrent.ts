@@ -329,10 +329,9 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const onGpu = isGpuCache(cache);
     if (!onGpu || cache.owner !== this) checkCache<Cache>("cache", cache, this);
     const steps = checkSteps(this.#inputs, x, cache.batch, options, many);
-    const cannot = onGpu ? steps.timesteps && "integrationTimesteps" : steps.ports && "a GPUBuffer";
-    if (cannot) {
-      const help = onGpu ? "read() the cache and step with what it gives" : "use a cache of allocateGpuCache";
-      throw new LinrecError("unsupported", `A step of this cache cannot take ${cannot}: ${help}.`);
+    if (steps.ports && !onGpu) {
+      const help = "use a cache of allocateGpuCache";
+      throw new LinrecError("unsupported", `A step of this cache cannot take a GPUBuffer: ${help}.`);
     }
     return steps;
   }

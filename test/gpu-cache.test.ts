@@ -40,7 +40,7 @@ describe.each(names.filter((name, i) => isOneRate(name) && i % 2 === 0))("%s", (
     const { engine } = poisoned as Watched;
     const layer = await loadLayer(engine, name);
     const onGpu = layer as unknown as Stepper;
-    const calls = callsOf(layer, 5, false);
+    const calls = callsOf(layer, 5, true);
     const expected = alone(await loadLayer(cpu, name), calls);
     const cache = await onGpu.allocateGpuCache(SLOTS);
     const pending = calls.map(({ x, steps, options }) =>
@@ -135,6 +135,8 @@ describe("a layer", () => {
     const cache = await lru.allocateGpuCache(4);
     const xs = upload(device, x);
     const out = device.createBuffer({ size: x.byteLength, usage: COPY_SRC | COPY_DST });
+    await lru.stepMany(x, cache); // the first makes room
+    cache.reset();
     const before = { ...traffic };
     const y = await lru.stepMany(xs as GpuBuffer, cache, { out: out as GpuBuffer });
     expect(y).toBe(out);
@@ -146,6 +148,34 @@ describe("a layer", () => {
     const array: Float32Array = await lru.stepMany(xs, cache); // where out says nothing, y is an array
     expect(relativeError(array, expected)).toBeLessThan(2e-6);
     cache.dispose();
+  });
+
+  gpuTest("timesteps that all differ, in turns with none, = the CPU", async () => {
+    const layer = await cpu.lru(params);
+    const [cache, own] = [await lru.allocateGpuCache(4), layer.allocateInferenceCache(4)];
+    let [rows, value] = [0, 0];
+    for (const [steps, timed] of [
+      [1, true],
+      [2, false],
+      [2, true],
+      [1, true],
+      [6, false],
+      [6, true],
+      [3, true],
+      [5, false],
+    ] as const) {
+      const part = floats(steps * 4 * dModel, 20 + rows++);
+      const integrationTimesteps = timed
+        ? Float32Array.from({ length: 4 * steps }, () => ++value / 16)
+        : undefined;
+      const given = integrationTimesteps?.slice();
+      const pending = lru.stepMany(part, cache, { integrationTimesteps });
+      integrationTimesteps?.fill(9); // it is the caller's again
+      const expected = await layer.stepMany(part, own, { integrationTimesteps: given });
+      expect(relativeError(await pending, expected), `call ${rows}`).toBeLessThan(2e-6);
+    }
+    cache.dispose();
+    layer.dispose();
   });
 
   gpuTest("write, read and reset: a state goes in and out, by rows", async () => {
@@ -197,7 +227,7 @@ describe("a layer", () => {
       [/one GPUBuffer/, "invalid-argument", () => { const both = buffer(xt.byteLength, COPY_SRC | COPY_DST); return lru.step(both, cache, { out: both }); }],
       [/xt has 2 values/, "shape-mismatch", () => lru.step(buffer(8, COPY_SRC), cache)],
       [/out has 21 values/, "shape-mismatch", () => lru.step(xt, cache, { out: buffer(84, COPY_DST) })],
-      [/cannot take integrationTimesteps/, "unsupported", () => lru.step(xt, cache, { integrationTimesteps: new Float32Array(4) })],
+      [/integrationTimesteps\[3\] is -1/, "invalid-argument", () => lru.step(xt, cache, { integrationTimesteps: Float32Array.of(1, 1, 1, -1) })],
       [/cannot take a GPUBuffer.*allocateGpuCache/, "unsupported", () => lru.step(xs, ordinary)],
       [/reset must be an array/, "shape-mismatch", () => lru.step(xt, cache, { reset: [true] })],
     ];

@@ -96,7 +96,7 @@ function stepsFor(program: Program, rows: number, steps: number) {
   const places = new Uint32Array(2 * segment.tokens).map((_, i) => (i % 2 ? 0 : rows - 1 - ((i / 2) % rows)));
   const ids = new Uint32Array(segment.tokens * plan.inputWidth).map((_, i) => i % 3);
   const given = new Map([[plan.input, ids] as const, [plan.places, places] as const]);
-  return { plan, segment, given, table: undefined };
+  return { plan, segment, given, table: plan.states[0]?.table };
 }
 
 /** A window of every so many of as many tokens. */

@@ -5,13 +5,13 @@ import type { Program } from "../program.js";
 import { State, type StateLayout, stateLayout } from "../state.js";
 import type { Device } from "./device.js";
 import { FRESH } from "./pieces.js";
-import { type Pipelines, type Segment, segmentOf, segmentWords, spread } from "./pipelines.js";
+import { type Pipelines, type Segment, segmentOf } from "./pipelines.js";
 import { areaBytes } from "./plan.js";
 import { blamePorts } from "./ports.js";
+import { isTable, Room } from "./room.js";
 import { makeStepPlan, type StepLayout, type StepState } from "./stepPlan.js";
 import { LOWEST } from "./transfer.js";
 import {
-  bindGroup,
   COPY_DST,
   COPY_SRC,
   type LoadedKernels,
@@ -19,7 +19,6 @@ import {
   MAP_READ,
   STORAGE,
   SUBMIT_DEADLINE_MS,
-  UNIFORM,
   upload,
 } from "./workspace.js";
 
@@ -130,10 +129,12 @@ class GpuResident implements Resident {
   }
 
   step(job: ResidentJob): Promise<void> {
-    const places = placesOf(job); // now: `rows` may change
+    const [places, timesteps] = [placesOf(job), job.timesteps?.slice()]; // now: they may change
     return this.#run(() => {
       const reads = this.#partsOf(job).map((part) => {
-        const { value, clean } = this.#device.scoped("stepping", () => this.#submit(job, places, part));
+        const { value, clean } = this.#device.scoped("stepping", () =>
+          this.#submit(job, places, timesteps, part),
+        );
         return blamePorts(job.ports, Promise.all([value, clean])).then(([take]) => take?.());
       });
       return { reads, flops: job.steps * job.streams * this.#plan.flopsPerToken };
@@ -217,9 +218,9 @@ class GpuResident implements Resident {
   }
 
   /** As many tokens at a time as the GPU takes: whole steps, or of one step some of the rows. */
-  #partsOf({ steps, streams }: ResidentJob): Part[] {
+  #partsOf({ steps, streams, timesteps }: ResidentJob): Part[] {
     const { areas, flopsPerToken } = this.#plan;
-    const perToken = areas.map((area) => area.perToken);
+    const perToken = areas.map((area, i) => (timesteps || !isTable(this.#plan, i) ? area.perToken : 0));
     const total = perToken.reduce((sum, bytes) => sum + bytes, 0);
     const most = Math.max(
       1,
@@ -248,11 +249,13 @@ class GpuResident implements Resident {
   #submit(
     { x, y, ports }: ResidentJob,
     places: Uint32Array,
+    timesteps: Float32Array | undefined,
     { first, segment }: Part,
   ): Promise<(() => void) | undefined> {
     const { inputWidth, outputWidth, input, output } = this.#plan;
     const { tokens } = segment;
-    const room = this.#roomFor(segment);
+    const room = this.#roomFor(segment, timesteps !== undefined);
+    room.place(timesteps?.subarray(first, first + tokens));
     const xRange = [first * inputWidth, tokens * inputWidth] as const;
     const yRange = [first * outputWidth, tokens * outputWidth] as const;
     upload(this.#device, room.area(this.#plan.places), 0, places, 2 * first, 2 * tokens);
@@ -269,10 +272,10 @@ class GpuResident implements Resident {
     return this.#map(readback, 4 * yRange[1], (values) => y.set(values, yRange[0]));
   }
 
-  #roomFor(segment: Segment): Room {
-    if (!this.#room?.fits(segment)) {
+  #roomFor(segment: Segment, timed: boolean): Room {
+    if (!this.#room?.fits(segment, timed)) {
       this.#room?.destroy();
-      this.#room = new Room(this.#device, this.#plan, this.#loaded, this.#states, segment);
+      this.#room = new Room(this.#device, this.#plan, this.#loaded, this.#states, segment, timed);
     }
     return this.#room;
   }
@@ -310,66 +313,6 @@ class GpuResident implements Resident {
   #destroy(): void {
     for (const buffer of [...this.#states.values(), ...this.#readbacks]) buffer.destroy();
     this.#room?.destroy();
-  }
-}
-
-/** The areas of a step's activations, and bind groups, for segments of up to a size. */
-class Room {
-  readonly #device: Device;
-  readonly #loaded: LoadedKernels;
-  readonly #tokens: number;
-  readonly #buffers: readonly GPUBuffer[];
-  readonly #states: ReadonlyMap<number, GPUBuffer>;
-  readonly #segment: GPUBuffer;
-  readonly #groups: readonly GPUBindGroup[];
-  #words: Uint32Array | undefined;
-
-  /** Within `Device.scoped`. */
-  constructor(
-    device: Device,
-    { areas }: StepLayout,
-    loaded: LoadedKernels,
-    states: ReadonlyMap<number, GPUBuffer>,
-    { tokens }: Segment,
-  ) {
-    this.#device = device;
-    this.#loaded = loaded;
-    this.#states = states;
-    this.#tokens = tokens;
-    const usage = STORAGE | COPY_SRC | COPY_DST;
-    this.#buffers = areas.map(({ perToken }) =>
-      device.handle.createBuffer({ size: Math.max(4, perToken * tokens), usage }),
-    );
-    this.#segment = device.handle.createBuffer({ size: 16, usage: UNIFORM | COPY_DST });
-    this.#groups = loaded.kernels.map(({ pipeline, sizes, arrays }) => {
-      const bound = arrays.map((array) => (typeof array === "number" ? this.area(array) : array));
-      return bindGroup(device, pipeline, [this.#segment, sizes, ...bound]);
-    });
-  }
-
-  fits({ tokens }: Segment): boolean {
-    return tokens <= this.#tokens;
-  }
-
-  area(index: number): GPUBuffer {
-    return this.#states.get(index) ?? (this.#buffers[index] as GPUBuffer);
-  }
-
-  encode(encoder: GPUCommandEncoder, segment: Segment): void {
-    const words = segmentWords(segment, false);
-    if (words.some((word, i) => word !== this.#words?.[i])) upload(this.#device, this.#segment, 0, words);
-    this.#words = words;
-    const pass = encoder.beginComputePass();
-    this.#loaded.kernels.forEach(({ pipeline, workgroups }, i) => {
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, this.#groups[i] as GPUBindGroup);
-      pass.dispatchWorkgroups(...spread(workgroups(segment)));
-    });
-    pass.end();
-  }
-
-  destroy(): void {
-    for (const buffer of [...this.#buffers, this.#segment]) buffer.destroy();
   }
 }
 

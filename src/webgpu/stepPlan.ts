@@ -3,7 +3,7 @@
  * own. What is local in time is as in a forward. An LRU is two matrix products over all tokens with a scan of each stream
  * between them: a forward's chunks would be all but empty. Plain data, made without a GPU.
  */
-import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
+import { normalizedB } from "../params.js";
 import {
   flopsPerToken,
   inputWidth,
@@ -30,6 +30,8 @@ export interface StepLayout {
   readonly input: number;
   readonly output: number;
   readonly places: number;
+  /** The area of [tokens] uint32: each token's timestep, as a row of the tables. */
+  readonly times: number;
   readonly inputWidth: number;
   readonly outputWidth: number;
   /** The area of each slot of the state's layout, [slots, floats]. */
@@ -42,6 +44,8 @@ export interface StepState {
   readonly area: number;
   /** Float32 values of a row: h as (re, im), or a pool's sum or maximum. */
   readonly floats: number;
+  /** Of an LRU the area of lambda^Delta [values, size]: as many values as tokens, at most. */
+  readonly table: number | undefined;
 }
 
 /** The arrays must be uploaded before the caller can change them. */
@@ -49,17 +53,20 @@ export function makeStepPlan(program: Program): StepPlan {
   const areas: Area[] = [];
   const addArea = (perToken: number): number => areas.push({ ...noBytes, perToken }) - 1;
   const dState = Math.max(0, ...program.stages.map((stage) => (stage.kind === "lru" ? stage.dState : 0)));
-  const [h, places] = [addArea(8 * dState), addArea(8)];
+  const [h, places, times] = [addArea(8 * dState), addArea(8), addArea(4)];
   const states = stateLayout(program).slots.map((slot): StepState => {
-    return { slot, area: addArea(0), floats: slot.stage.kind === "lru" ? 2 * slot.size : slot.size };
+    const isLru = slot.stage.kind === "lru";
+    const floats = isLru ? 2 * slot.size : slot.size;
+    return { slot, area: addArea(0), floats, table: isLru ? addArea(4 * floats) : undefined };
   });
   const slots = new SlotAreas(program, areas);
   const input = slots.take(0, "perToken");
   const dispatches = program.stages.flatMap((stage, index): Dispatch[] => {
     const [x, other] = readsOf(stage).map((slot) => slots.areaOf(slot)) as [number, number?];
     const y = slots.write(index, "perToken");
-    const state = states.find(({ slot }) => slot.stage === stage)?.area ?? addArea(0);
-    if (stage.kind === "lru") return lruSteps(stage, { y, u: x, h, state, places });
+    const { area: state = addArea(0), table } = states.find(({ slot }) => slot.stage === stage) ?? {};
+    if (stage.kind === "lru")
+      return lruSteps(stage, { y, u: x, h, state, table: table as number, times, places });
     if (stage.kind === "pool") return [poolSteps(stage, { y, sum: state, x, places })];
     return [localDispatch(stage, y, x, other)];
   });
@@ -69,6 +76,7 @@ export function makeStepPlan(program: Program): StepPlan {
     input,
     output: slots.areaOf(program.output),
     places,
+    times,
     inputWidth: inputWidth(program),
     outputWidth: outputWidth(program),
     states,
@@ -79,17 +87,14 @@ export function makeStepPlan(program: Program): StepPlan {
 /** bu = u B_norm^T, its scan, y = Re(C h), + D * u. */
 function lruSteps(
   stage: LruStage,
-  { y, u, h, state, places }: { y: number; u: number; h: number; state: number; places: number },
+  area: Record<"y" | "u" | "h" | "state" | "table" | "times" | "places", number>,
 ): Dispatch[] {
+  const { y, u, h, state, table, times, places } = area;
   const { dModel, dState, params, name } = stage;
-  const eigen = eigenvalues(params);
   const B = normalizedB(params);
-  const lambda = new Float32Array(2 * dState);
   const intoH = new Float32Array(2 * dModel * dState); // [dModel, dState] of (re, im)
   const outOfH = new Float32Array(2 * dModel * dState); // [dState, (re, im), dModel]
   for (let n = 0; n < dState; n++) {
-    lambda[2 * n] = powerRe(eigen, n, 1);
-    lambda[2 * n + 1] = powerIm(eigen, n, 1);
     for (let j = 0; j < dModel; j++) {
       intoH[2 * (j * dState + n)] = B.re[n * dModel + j] as number;
       intoH[2 * (j * dState + n) + 1] = B.im[n * dModel + j] as number;
@@ -108,7 +113,7 @@ function lruSteps(
       kernel: "slotScan",
       real: params.nuLogIm !== undefined,
       sizes: [dState],
-      arrays: [h, state, lambda, places],
+      arrays: [h, state, table, times, places],
       workgroups: ({ rows }) => rows * Math.ceil(dState / 64),
     },
     product(outOfH, 2 * dState, y, h),

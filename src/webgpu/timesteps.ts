@@ -1,6 +1,8 @@
 /** Integration timesteps as the GPU takes them: WGSL derives no lambda, so each value that occurs has a row in a table. */
 import { eigenvalues, powerIm, powerRe } from "../params.js";
 import type { StageParams } from "../program.js";
+import type { Device } from "./device.js";
+import { upload } from "./workspace.js";
 
 /**
  * The row that each token's timestep has in tables of so many rows, as many as tokens at least; and the values that have none
@@ -31,8 +33,28 @@ export function placeTimesteps(
   return { indices, first, values };
 }
 
+/**
+ * Uploads which row of the tables each token takes, and the rows that are new. Each table is of one LRU, and all of them are of
+ * as many values. Within `Device.scoped`.
+ */
+export function uploadTimesteps(
+  device: Device,
+  known: Map<number, number>,
+  timesteps: Float32Array,
+  times: GPUBuffer,
+  tables: readonly { readonly buffer: GPUBuffer; readonly params: StageParams }[],
+): void {
+  if (tables.length === 0) return;
+  const rowBytes = (params: StageParams) => 8 * params.nuLog.length;
+  const most = Math.min(...tables.map(({ buffer, params }) => Math.floor(buffer.size / rowBytes(params))));
+  const { indices, first, values } = placeTimesteps(known, timesteps, most);
+  upload(device, times, 0, indices);
+  for (const { buffer, params } of values.length > 0 ? tables : [])
+    upload(device, buffer, first * rowBytes(params), timedTable(params, values));
+}
+
 /** lambda^Delta as [values, dState] of (re, im): derived in float64 and rounded once. */
-export function timedTable(params: StageParams, values: readonly number[]): Float32Array {
+function timedTable(params: StageParams, values: readonly number[]): Float32Array {
   const eigen = eigenvalues(params);
   const table = new Float32Array(2 * values.length * params.nuLog.length);
   let at = 0;

@@ -148,7 +148,8 @@ function touchesOf(
       return [
         touch(8, values, values, values),
         touch(8, states, states, states),
-        touch(8, width, states),
+        touch(8, width, values),
+        touch(4, tokens, values),
         touch(8, tokens, states + values),
       ];
     }

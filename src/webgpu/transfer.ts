@@ -7,7 +7,7 @@ import type { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
 import { type Part, type Piece, tablesOf } from "./pieces.js";
 import type { Layout } from "./plan.js";
-import { placeTimesteps, timedTable } from "./timesteps.js";
+import { uploadTimesteps } from "./timesteps.js";
 import { upload, type Workspace } from "./workspace.js";
 
 /** A forward on its way through the GPU. */
@@ -31,26 +31,14 @@ export function uploadPiece(device: Device, passage: Passage, workspace: Workspa
   if (!job.ports?.x && !inPlace) {
     upload(device, workspace.area(layout.input), 0, pieceOf(job.x, layout.inputWidth));
   }
-  if (job.timesteps) uploadTimesteps(device, passage, workspace, pieceOf(job.timesteps, 1));
-}
-
-/** Of values that the tables have from before, only where they are in them. */
-function uploadTimesteps(
-  device: Device,
-  { layout, job }: Passage,
-  workspace: Workspace,
-  timesteps: Float32Array,
-): void {
-  const tables = layout.states.flatMap(({ table, floats }, index) => {
-    const { params } = slotOf(job, index).stage as LruStage;
-    return table === undefined ? [] : [{ buffer: workspace.area(table), bytes: 4 * floats, params }];
-  });
-  if (tables.length === 0) return;
-  const rows = Math.min(...tables.map(({ buffer, bytes }) => Math.floor(buffer.size / bytes)));
-  const { indices, first, values } = placeTimesteps(workspace.timesteps, timesteps, rows);
-  upload(device, workspace.area(layout.times), 0, indices);
-  for (const { buffer, bytes, params } of values.length > 0 ? tables : [])
-    upload(device, buffer, first * bytes, timedTable(params, values));
+  if (job.timesteps) {
+    const tables = layout.states.flatMap(({ table }, index) => {
+      const { params } = slotOf(job, index).stage as LruStage;
+      return table === undefined ? [] : [{ buffer: workspace.area(table), params }];
+    });
+    const times = workspace.area(layout.times);
+    uploadTimesteps(device, workspace.timesteps, pieceOf(job.timesteps, 1), times, tables);
+  }
 }
 
 /** Some tokens of values [batch, seqLen, width]: a part of them, or a copy if there is something between their rows. */

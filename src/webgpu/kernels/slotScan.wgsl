@@ -1,4 +1,4 @@
-// h[t] = lambda h[t-1] + bu[t] of many streams, step after step: the tokens are [steps, rows], and each row has a slot.
+// h[t] = lambda^dt[t] h[t-1] + bu[t] of many streams, step after step: the tokens are [steps, rows], and each row has a slot.
 // Each thread takes one state of one row.
 
 struct Sizes { dState: u32 }
@@ -6,8 +6,9 @@ struct Sizes { dState: u32 }
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> h: array<vec2f>;     // [tokens, dState], bu on entry, h on return
 @group(0) @binding(3) var<storage, read_write> state: array<vec2f>; // [slots, dState], in: h before, out: h after
-@group(0) @binding(4) var<storage, read> lambda: array<vec2f>;      // [dState]
-@group(0) @binding(5) var<storage, read> places: array<vec2u>;      // [tokens], slot | FRESH, ...
+@group(0) @binding(4) var<storage, read> lambda: array<vec2f>;      // [values of dt, dState]
+@group(0) @binding(5) var<storage, read> dt: array<u32>;            // [tokens] which of the values
+@group(0) @binding(6) var<storage, read> places: array<vec2u>;      // [tokens], slot | FRESH, ...
 
 @compute @workgroup_size(64)
 fn slotScan(
@@ -20,12 +21,11 @@ fn slotScan(
   let n = own.y;
   if (row >= segment.rows || n >= sizes.dState) { return; }
   let at = (places[row].x & ~FRESH) * sizes.dState + n;
-  let factor = lambda[n];
   var last = state[at];
   for (var token = row; token < segment.tokens; token += segment.rows) {
     if ((places[token].x & FRESH) != 0) { last = vec2f(0); }
     let i = token * sizes.dState + n;
-    last = multiply(factor, last) + h[i];
+    last = multiply(lambda[dt[token] * sizes.dState + n], last) + h[i];
     h[i] = last;
   }
   state[at] = last;
