@@ -130,21 +130,26 @@ export interface Passes {
   readonly dispatches: number;
   /** Of the tables that tokens with timesteps need, in bytes. */
   readonly tables: number;
+  /** Multiplications and additions in all, of tokens that only fill a chunk too. */
+  readonly flops: number;
+  /** Bytes that threads load in all. */
+  readonly loads: number;
+  /** The same of one workgroup of each dispatch: however few workgroups there are, this comes one after the other. */
+  readonly waits: number;
 }
 
 /** What the scheduler wants to know of a GPU: how long the parts of a forward take there. */
 export interface GpuRates {
   /** From the call to the result when there is next to nothing to compute. */
   readonly roundTripMs: number;
-  /** Each dispatch, however small. */
+  /** Each dispatch, beyond what its workgroups take. */
   readonly dispatchMs: number;
   /** Copies from the CPU's memory to the GPU's, and back into an array. */
   readonly uploadBytesPerMs: number;
   readonly readbackBytesPerMs: number;
-  /** Multiplications and additions of wide layers, over many tokens. */
-  readonly flopsPerMs: number;
-  /** What a token takes in each dispatch beyond its flops: memory, and lanes that narrow layers leave idle. */
-  readonly tokenMs: number;
-  /** What an LRU of 256 features and states takes beyond its flops, of however few tokens: one wait after the other. */
-  readonly layerMs: number;
+  /** A multiplication or an addition, and a byte that is loaded, among very many. */
+  readonly flopMs: number;
+  readonly loadMs: number;
+  /** A byte that a workgroup loads, beyond that: what it waits for while others cannot take its turn. */
+  readonly waitMs: number;
 }

@@ -7,6 +7,8 @@ import { gpuPrice } from "../src/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
 import { type BackendName, lruFlops } from "../src/program.js";
 import { type Hardware, type Preference, plan, type Work } from "../src/scheduler.js";
+import { passesOf } from "../src/webgpu/passes.js";
+import { plainTiles } from "../src/webgpu/tiles.js";
 import { loadGolden } from "./support/golden.js";
 
 /** Two threads; a GPU 50 times as fast as one thread, half a millisecond away. */
@@ -19,7 +21,7 @@ const wasm = {
 };
 const rates: GpuRates = {
   ...{ roundTripMs: 0.5, dispatchMs: 0, uploadBytesPerMs: 5e6, readbackBytesPerMs: 5e6 },
-  ...{ flopsPerMs: 1e9, tokenMs: 0, layerMs: 0 },
+  ...{ flopMs: 1e-9, loadMs: 0, waitMs: 0 },
 };
 const gpuOf = (rates: GpuRates | undefined, software = false) => ({
   software,
@@ -42,6 +44,7 @@ const work = (seqLen: number, batch = 1, flopsPerToken = 1e5): Work => ({
   seqLen,
   flopsPerToken,
   ...{ bytesIn: 256, bytesOut: 256, states: 0, dispatches: 3 },
+  flops: batch * seqLen * flopsPerToken,
 });
 const small = work(8);
 const middling = work(400);
@@ -53,7 +56,6 @@ const choose = (...args: Parameters<typeof plan>) => {
 };
 
 describe("what a candidate costs is the sum of its parts", () => {
-  const F = lruFlops(256, 256);
   const parts = (verb: "forward" | "step", work: Work, hardware: Hardware) =>
     plan(verb, work, hardware, "auto")?.candidates.map(({ parts, ms }) => {
       const sum = Object.values(parts).reduce((total, part) => total + part, 0);
@@ -61,22 +63,21 @@ describe("what a candidate costs is the sum of its parts", () => {
       return parts;
     }) ?? [];
 
-  test("on a GPU: bytes, dispatches, whole chunks of 32 tokens, and what each call waits for", () => {
+  test("on a GPU: bytes there and back, dispatches, flops, and loads, of which one workgroup's come one after the other", () => {
     const given = {
       ...{ roundTripMs: 2, dispatchMs: 0.25, uploadBytesPerMs: 1000, readbackBytesPerMs: 500 },
-      ...{ flopsPerMs: 1e6, tokenMs: 0.001, layerMs: 3 },
+      ...{ flopMs: 1e-3, loadMs: 2e-3, waitMs: 5e-3 },
     };
     const some: Work = {
-      ...{ batch: 2, seqLen: 40, flopsPerToken: F, bytesIn: 100, bytesOut: 50, states: 7 },
-      ...{ dispatches: 8, roundTrips: 3 },
+      ...{ batch: 2, seqLen: 40, flopsPerToken: 1e9, bytesIn: 100, bytesOut: 50, states: 7 },
+      ...{ dispatches: 8, roundTrips: 3, flops: 7000, loads: 5500, waits: 400 },
     };
     const hardware: Hardware = { ...all, webgpu: gpuOf(given) };
     const onGpu = (work: Work) => parts("forward", work, hardware)[2] as Record<string, number>;
     const price = onGpu(some);
     expect(price).toMatchObject({ roundTrip: 6, upload: 8, dispatches: 6, readback: 8 });
-    // Four times the dispatches of the layer that layerMs is of: twice its wait.
-    expect(price.compute).toBeCloseTo(2 * 64 * (F / 1e6 + 8 * 0.001) + 3 * 2, 9);
-    expect(onGpu({ ...some, batch: 0 })).toMatchObject({ upload: 0, compute: 0, readback: 0 });
+    expect(price.compute).toBeCloseTo(7 + 11 + 2, 9);
+    expect(onGpu({ ...some, batch: 0 })).toMatchObject({ upload: 0, readback: 0 });
     const { roundTrips: _, ...once } = some;
     expect(onGpu(once)).toMatchObject({ roundTrip: 2, dispatches: 2 });
   });
@@ -174,7 +175,7 @@ describe("auto", () => {
   test("a software adapter is never chosen, however fast it may look", () => {
     const software: Hardware = {
       ...all,
-      webgpu: gpuOf({ ...rates, roundTripMs: 0, flopsPerMs: 1e12 }, true),
+      webgpu: gpuOf({ ...rates, roundTripMs: 0, flopMs: 1e-12 }, true),
     };
     for (const piece of [small, middling, large]) {
       expect(choose("forward", piece, software, "auto")?.backend).toBe("wasm");
@@ -253,16 +254,18 @@ describe("with the figures of real machines", () => {
   const gpus: Record<string, GpuRates> = {
     "a large GPU": {
       ...{ roundTripMs: 0.15, dispatchMs: 0.005, uploadBytesPerMs: 1e7, readbackBytesPerMs: 1e7 },
-      ...{ flopsPerMs: 3e10, tokenMs: 5e-8, layerMs: 0.06 },
+      ...{ flopMs: 3e-11, loadMs: 1e-10, waitMs: 1e-7 },
     },
     "an integrated GPU": {
       ...{ roundTripMs: 0.4, dispatchMs: 0.02, uploadBytesPerMs: 8e6, readbackBytesPerMs: 6e6 },
-      ...{ flopsPerMs: 8e8, tokenMs: 2e-6, layerMs: 0.4 },
+      ...{ flopMs: 1e-9, loadMs: 5e-9, waitMs: 8e-7 },
     },
   };
+  const bounds = { maxBinding: 2 ** 27, flopsPerMs: 1e9 };
   const layer = (dModel: number, dState: number, seqLen: number, batch = 1): Work => ({
-    ...{ batch, seqLen, flopsPerToken: lruFlops(dModel, dState), states: dState, dispatches: 3 },
+    ...{ batch, seqLen, flopsPerToken: lruFlops(dModel, dState), states: dState },
     ...{ bytesIn: 4 * dModel, bytesOut: 4 * dModel },
+    ...passesOf({ dModel, dState, layers: 1 }, batch, seqLen, 0, bounds, 2 ** 26, plainTiles),
   });
   /** The first power of two for which the GPU is chosen; it must be chosen for all that are larger. */
   function crossover(verb: "forward" | "step", rates: GpuRates, of: (size: number) => Work): number {
@@ -331,9 +334,9 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
               dispatchMs: fc.double({ min: 0, max: 1, noNaN: true }),
               uploadBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
               readbackBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
-              flopsPerMs: fc.double({ min: 1e4, max: 1e11, noNaN: true }),
-              tokenMs: fc.double({ min: 0, max: 1, noNaN: true }),
-              layerMs: fc.double({ min: 0, max: 100, noNaN: true }),
+              flopMs: fc.double({ min: 0, max: 1e-4, noNaN: true }),
+              loadMs: fc.double({ min: 0, max: 1e-3, noNaN: true }),
+              waitMs: fc.double({ min: 0, max: 1e-2, noNaN: true }),
             }),
             { nil: undefined },
           ),
@@ -351,6 +354,9 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
     bytesOut: fc.integer({ min: 0, max: 1e5 }),
     states: fc.integer({ min: 0, max: 1e4 }),
     dispatches: fc.integer({ min: 0, max: 1000 }),
+    flops: fc.integer({ min: 0, max: 1e15 }),
+    loads: fc.integer({ min: 0, max: 1e15 }),
+    waits: fc.integer({ min: 0, max: 1e9 }),
   });
   const names = fc.constantFrom<BackendName>("reference", "wasm", "webgpu");
   const preferences = fc.oneof(fc.constant("auto" as const), fc.uniqueArray(names, { minLength: 1 }));

@@ -1,9 +1,17 @@
-/** The dispatches and round trips that a plan's price is of are those that the GPU is asked for. */
+/** What a plan's price is of: dispatches and round trips are those that the GPU is asked for, loads about those of the shaders. */
 import { afterAll, expect, test, vi } from "vitest";
 import { valuesOf } from "../src/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
+import type { Program } from "../src/program.js";
+import { noWeights } from "../src/webgpu/dispatches.js";
+import { loadsOf } from "../src/webgpu/loads.js";
+import { costsOf } from "../src/webgpu/measure.js";
 import { passesOf } from "../src/webgpu/passes.js";
+import { segmentOf } from "../src/webgpu/pipelines.js";
+import { makePlan } from "../src/webgpu/plan.js";
+import { plainTiles, softwareTiles, T } from "../src/webgpu/tiles.js";
+import { trafficOf } from "../src/webgpu/traffic.js";
 import { loadGolden } from "./support/golden.js";
 import { type Counts, count, seen, shrink, standInGpu } from "./support/gpus.js";
 import { randomClassifier, randomUnet } from "./support/lrnnx.js";
@@ -107,7 +115,15 @@ test("what is uploaded for timesteps is what their price is of; values that are 
   const again = await uploaded((i) => 7 - (i % 8));
   const [few, many] = [await uploaded((i) => 10 + (i % 8)), await uploaded((i) => 20 + i)];
   const own = (timed: number) =>
-    passesOf(programOf(params, "lru"), 1, 40, timed, { maxBinding: 2 ** 27, flopsPerMs: 1 }, 2 ** 26).tables;
+    passesOf(
+      programOf(params, "lru"),
+      1,
+      40,
+      timed,
+      { maxBinding: 2 ** 27, flopsPerMs: 1 },
+      2 ** 26,
+      plainTiles,
+    ).tables;
   const indices = 4 * 40;
   expect(few - again).toBe(own(8) - indices);
   expect(many - again).toBe(own(Number.POSITIVE_INFINITY) - indices);
@@ -134,4 +150,76 @@ test.for([
   const taken = await seen(counts, () => model.forward(input, { batch, backend: "webgpu" }));
   expect(taken.dispatches).toBeGreaterThan(2);
   expect(priced(engine, model.explain("forward", { batch, seqLen }))).toEqual(taken);
+});
+
+const tile = { rows: 8, cols: 4, lanes: 32, chunks: 4, slab: 32 };
+const large = { ...plainTiles, projectScan: tile, output: tile, liftedOutput: tile, dense: tile };
+
+test.for([
+  ["softwareTiles", softwareTiles],
+  ["plainTiles", plainTiles],
+  ["large tiles", large],
+] as const)("what threads load is about what the shaders do: %s", ([, tiles]) => {
+  for (const [H, N] of [
+    [16, 16],
+    [64, 64],
+    [256, 256],
+    [64, 256],
+    [256, 64],
+  ] as const)
+    for (const lift of [1, 4])
+      for (const [batch, seqLen] of [
+        [1, 1],
+        [8, 1],
+        [1, 64],
+        [3, 5000],
+      ] as const) {
+        const program = programOf(initLru({ dModel: H, dState: N }), "lru");
+        const { dispatches } = makePlan(program, false, lift, noWeights);
+        const tokens = Math.ceil(seqLen / lift) * lift;
+        const chunks = batch * Math.ceil(tokens / lift / T);
+        const segment = { ...segmentOf(batch, tokens), chunks };
+        const counted = trafficOf({ dispatches, lift }, segment, true, tiles);
+        const loads = counted.kernels
+          .flatMap(({ touches }) => touches)
+          .reduce((sum, { loads }) => sum + loads, 0);
+        const own = loadsOf(dispatches, segment, tiles);
+        expect(own.dispatches).toBe(counted.dispatches);
+        expect(own.loads / loads, `H=${H} N=${N} lift ${lift}, ${batch} x ${tokens}`).toBeGreaterThan(0.8);
+        expect(own.loads / loads, `H=${H} N=${N} lift ${lift}, ${batch} x ${tokens}`).toBeLessThan(1.25);
+        expect(own.waits).toBeLessThanOrEqual(own.loads);
+      }
+});
+
+test("what a network's stages load is about what their shaders do, and its flops are those of whole chunks", async () => {
+  const { checkpoint, spec } = await loadGolden("ml_seq_04_batchnorm_eval");
+  const engine = await createEngine({ backend: "reference" });
+  engines.push(engine);
+  const { program } = (await engine.model(writeSafetensors(checkpoint), spec)) as unknown as {
+    program: Program;
+  };
+  const segment = segmentOf(3, 50);
+  const plan = makePlan(program);
+  const { kernels } = trafficOf(plan, segment, true, plainTiles);
+  const loads = kernels.flatMap(({ touches }) => touches).reduce((sum, { loads }) => sum + loads, 0);
+  const bounds = { maxBinding: 2 ** 27, flopsPerMs: 1e9 };
+  const passes = passesOf(program, 3, 50, 0, bounds, 2 ** 26, plainTiles);
+  expect(passes.loads / loads).toBeGreaterThan(0.8);
+  expect(passes.loads / loads).toBeLessThan(1.25);
+  expect(passes.flops).toBe(3 * 64 * plan.flopsPerToken);
+});
+
+test("what things cost is found from what sums of them took; nothing costs less than nothing", () => {
+  const expectCosts = (rows: number[][], costs: number[]) => {
+    for (const [i, cost] of costsOf(rows).entries()) expect(cost).toBeCloseTo(costs[i] as number, 6);
+  };
+  const [both, first, second] = [
+    [1, 2],
+    [3, 1],
+    [3, 2],
+  ] as [number[], number[], number[]];
+  expectCosts([both, first], [0.2, 0.4]);
+  // Exactly, the first would cost -1 and the second 2.
+  expectCosts([[1, 1], second], [0, 0.6]);
+  expectCosts([[0, 4]], [0, 0.25]);
 });

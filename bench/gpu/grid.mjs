@@ -1,8 +1,9 @@
 /**
  * What the scheduler predicts beside what it takes, over a grid of shapes: the CPU on the calling thread, one and two
  * workers, and the GPU, whose rates are measured for this even where it is software. `node bench/gpu/grid.mjs [--only cpu|gpu]
- * [--rounds N] [--out FOLDER]`; prints a table, and how many of the predictions are within 30 %. A machine that others use
- * too wants rounds: the least of each figure over as many processes.
+ * [--rounds N] [--out FOLDER]`; prints a table, how many of the predictions are within 30 %, and their median ratio to what was
+ * measured; FOLDER has them as grid.json and grid.md. A machine that others use too wants rounds: the least of each figure over as
+ * many processes.
  */
 import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -40,7 +41,13 @@ else {
   console.log(markdown);
   if (values.out) {
     mkdirSync(values.out, { recursive: true });
-    writeFileSync(resolve(values.out, "grid.json"), `${JSON.stringify(rows, null, 1)}\n`);
+    const facts = {
+      date: new Date().toISOString(),
+      node: process.versions.node,
+      rounds: Number(values.rounds),
+    };
+    const sums = waysOf(rows).map(sumUp);
+    writeFileSync(resolve(values.out, "grid.json"), `${JSON.stringify({ ...facts, sums, rows }, null, 1)}\n`);
     writeFileSync(resolve(values.out, "grid.md"), `${markdown}\n`);
   }
 }
@@ -99,7 +106,7 @@ async function measureCpu() {
 }
 
 async function measureGpu() {
-  const { plan, openWebgpu } = await loadInternals();
+  const { gpuPrice, openWebgpu } = await loadInternals();
   const { gpu, software, adapter } = await openGpu();
   const { backend } = await openWebgpu(gpu);
   const start = performance.now();
@@ -109,12 +116,11 @@ async function measureGpu() {
   );
   backend.dispose();
   const engine = await createEngine({ backend: "webgpu", gpu });
-  const hardware = { wasm: undefined, webgpu: { software: false, rates }, unavailable: new Map() };
   for (const shape of software ? gridOf([1, 64, 512, 2048], 6e7) : gridOf([1, 64, 512, 4096, 65536], 1e12)) {
     const { batch, seqLen } = shape;
     const predict = ({ program }) => {
-      const work = { ...workOf(shape), ...backend.passes(program, batch, seqLen, 0) };
-      return plan("forward", work, hardware, ["webgpu"]);
+      const parts = gpuPrice({ ...workOf(shape), ...backend.passes(program, batch, seqLen, 0) }, rates);
+      return { parts, ms: Object.values(parts).reduce((sum, part) => sum + part) };
     };
     await measure(engine, shape, software ? "webgpu (software)" : "webgpu", predict);
   }
@@ -158,15 +164,34 @@ async function measure(engine, shape, way, predict) {
   });
 }
 
+function ratio({ predicted, measured }) {
+  return predicted / measured;
+}
+
+function isWithin(row) {
+  return ratio(row) <= 1 + WITHIN && ratio(row) >= 1 / (1 + WITHIN);
+}
+
+function waysOf(rows) {
+  return [...new Set(rows.map(({ way }) => way))];
+}
+
+function sumUp(way) {
+  const own = rows.filter((row) => row.way === way);
+  const worst = own.reduce((a, b) => (Math.abs(Math.log(ratio(b))) > Math.abs(Math.log(ratio(a))) ? b : a));
+  return {
+    way,
+    shapes: own.length,
+    within: own.filter(isWithin).length,
+    medianRatio: median(own.map(ratio)),
+    worst: { shape: worst.shape, ratio: ratio(worst) },
+  };
+}
+
 function report() {
-  const ratio = ({ predicted, measured }) => predicted / measured;
-  const isWithin = (row) => ratio(row) <= 1 + WITHIN && ratio(row) >= 1 / (1 + WITHIN);
-  const ways = [...new Set(rows.map(({ way }) => way))];
-  const sums = ways.map((way) => {
-    const own = rows.filter((row) => row.way === way);
-    const good = own.filter(isWithin).length;
-    const worst = own.reduce((a, b) => (Math.abs(Math.log(ratio(b))) > Math.abs(Math.log(ratio(a))) ? b : a));
-    return `${way}: ${good} of ${own.length} within ${percent(WITHIN)}; the worst ${ratio(worst).toFixed(2)} times what was measured, at ${name(worst)}`;
+  const sums = waysOf(rows).map((way) => {
+    const { shapes, within, medianRatio, worst } = sumUp(way);
+    return `${way}: ${within} of ${shapes} (${percent(within / shapes)}) within ${percent(WITHIN)}; predictions are ${medianRatio.toFixed(2)} times what was measured in the median, ${worst.ratio.toFixed(2)} times at the worst, ${name(worst)}`;
   });
   const lines = rows.map((row) => [
     row.way,

@@ -3,8 +3,8 @@
  * bundles this file.
  */
 
+export { gpuPrice } from "../../src/gpuPrice.js";
 export { toLruParams } from "../../src/models/lru.js";
-export { plan } from "../../src/scheduler.js";
 export { linearLimit } from "../../src/selfTest.js";
 export { openWebgpu } from "../../src/webgpu/backend.js";
 export { goldenNames, initialState, loadGolden, relativeError } from "../../test/support/golden.js";
@@ -14,6 +14,7 @@ import type { Network, Program } from "../../src/program.js";
 import { isLifted, liftingOf } from "../../src/webgpu/lifting.js";
 import { segmentOf } from "../../src/webgpu/pipelines.js";
 import { makePlan } from "../../src/webgpu/plan.js";
+import { T } from "../../src/webgpu/tiles.js";
 import { trafficOf } from "../../src/webgpu/traffic.js";
 import cases from "../../test/fixtures/lrnnx/cases.json" with { type: "json" };
 
@@ -23,9 +24,9 @@ export const lrnnxNames = cases.map(({ name }) => name);
 export function trafficByKernel(network: Network, batch: number, seqLen: number) {
   const program = network as Program;
   const lifting = liftingOf(program);
-  const job = { lengths: new Int32Array(batch).fill(seqLen) } as Parameters<typeof isLifted>[0];
-  const lift = isLifted(job, lifting) ? lifting.lift : 1;
-  const { kernels } = trafficOf(makePlan(program, false, lift), segmentOf(batch, seqLen));
+  const lift = isLifted({ lengths: new Int32Array(batch).fill(seqLen) }, lifting) ? lifting.lift : 1;
+  const segment = { ...segmentOf(batch, seqLen), chunks: batch * Math.ceil(seqLen / lift / T) };
+  const { kernels } = trafficOf(makePlan(program, false, lift), segment);
   const sums = new Map<string, { dispatches: number; bytes: number }>();
   for (const { kernel, touches } of kernels) {
     const { dispatches = 0, bytes = 0 } = sums.get(kernel) ?? {};

@@ -1,14 +1,14 @@
 /** WebGPU as a backend. Its states are float32: a split of a sequence may change the last bits (DESIGN section 2). */
-import type { Backend, Linked, Passes, Runner } from "../backend.js";
+import type { Backend, GpuRates, Linked, Passes, Runner } from "../backend.js";
 import type { Network, Program } from "../program.js";
 import { asGpuError, type Device, openDevice } from "./device.js";
 import type { Lifting } from "./lifting.js";
 import { prepareLinked } from "./linked.js";
-import { type Measurement, measureDevice } from "./measure.js";
+import { measureDevice } from "./measure.js";
 import { type Layers, passesOf } from "./passes.js";
 import { Pipelines } from "./pipelines.js";
 import { prepareRunner, SCRATCH_BYTES } from "./runner.js";
-import type { Tiles } from "./tiles.js";
+import { softwareTiles, type Tiles } from "./tiles.js";
 
 /**
  * Opens `gpu` (a `GPU`, as `navigator.gpu` is one), else the browser's, else in Node that of the optional npm package
@@ -56,15 +56,14 @@ export class WebgpuBackend implements Backend {
 
   /** What a forward's price is of: of timesteps, how many values they have, 0 where there are none. */
   passes(work: Network | Layers, batch: number, seqLen: number, timed: number): Passes {
-    return passesOf(work, batch, seqLen, timed, this.#device, SCRATCH_BYTES);
+    // Where nothing has been run, and so no tile been tried, it is software.
+    const { tiles = softwareTiles } = this.#pipelines;
+    return passesOf(work, batch, seqLen, timed, this.#device, SCRATCH_BYTES, tiles);
   }
 
   /** Times the parts of a forward: a few milliseconds on a GPU, seconds on a CPU that plays one. When nothing else runs. */
-  async measure(): Promise<Measurement> {
-    const rates = await measureDevice(this.#device, this.#pipelines, (program) => this.prepare(program));
-    // A power of two, so that the next engine on this machine cuts its forwards at the same places, most likely.
-    this.#device.flopsPerMs = 2 ** Math.floor(Math.log2(rates.flopsPerMs));
-    return rates;
+  measure(): Promise<GpuRates> {
+    return measureDevice(this.#device, this.#pipelines, (program) => this.prepare(program));
   }
 
   /** Ends it: whoever waits for it, and whoever comes later, gets the error. */

@@ -100,7 +100,10 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
 }
 
 /** Whether lifting pays for a job: its tokens have no times, no resets, all give an output, and are many. */
-export function isLifted(job: ForwardJob, { lift: P, leastChunks }: Lifting): boolean {
+export function isLifted(
+  job: Pick<ForwardJob, "lengths" | "timesteps" | "every" | "resets">,
+  { lift: P, leastChunks }: Lifting,
+): boolean {
   if (P === 1 || job.timesteps || (job.every ?? 1) > 1 || job.resets?.some(({ length }) => length > 0))
     return false;
   const chunks = job.lengths.reduce((sum, length) => sum + Math.floor(length / P / T), 0);

@@ -2,18 +2,16 @@
 import type { GpuRates, Runner } from "../backend.js";
 import { initLru } from "../init.js";
 import { programOf } from "../models/lru.js";
-import { lruFlops, type Program } from "../program.js";
+import type { Program } from "../program.js";
 import { State, stateLayout } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
-import { scheduled } from "./dispatches.js";
+import { loadsOf } from "./loads.js";
 import { tablesOf } from "./pieces.js";
 import { type Pipelines, segmentOf } from "./pipelines.js";
 import { makePlan } from "./plan.js";
-import { T } from "./tiles.js";
+import { T, type Tiles } from "./tiles.js";
 import { loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
-
-export type Measurement = GpuRates;
 
 const WIDE = 256;
 const NARROW = 16;
@@ -37,25 +35,46 @@ export async function measureDevice(
   device: Device,
   pipelines: Pipelines,
   prepare: (program: Program) => Promise<Runner>,
-): Promise<Measurement> {
+): Promise<GpuRates> {
   const wide = await measureLayer(device, pipelines, WIDE);
   const narrow = await measureLayer(device, pipelines, NARROW);
-  const flopsPerMs = lruFlops(WIDE, WIDE) / wide.tokenMs;
-  const dispatchMs = narrow.leastMs / narrow.least;
+  const [dispatchMs, flopMs, loadMs, waitMs] = costsOf([
+    ...[wide.many, wide.least, narrow.many, narrow.least].map(({ ms, dispatches, flops, loads, waits }) =>
+      [dispatches, flops, loads, waits].map((count) => count / ms),
+    ),
+  ]) as [number, number, number, number];
+  // A power of two, so that the next engine on this machine cuts its forwards at the same places, most likely.
+  device.flopsPerMs = 2 ** Math.floor(Math.log2(wide.many.flops / wide.many.ms));
   const { uploadMs, readbackMs } = await measureCopies(device);
   const forwardMs = await measureForward(prepare);
   return {
-    roundTripMs: Math.max(forwardMs / 2, forwardMs - narrow.leastMs),
-    dispatchMs,
+    roundTripMs: Math.max(forwardMs / 2, forwardMs - narrow.least.ms),
+    ...{ dispatchMs, flopMs, loadMs, waitMs },
     uploadBytesPerMs: COPIED_BYTES / uploadMs,
     readbackBytesPerMs: COPIED_BYTES / readbackMs,
-    flopsPerMs,
-    tokenMs: Math.max(0, narrow.tokenMs - lruFlops(NARROW, NARROW) / flopsPerMs) / narrow.most,
-    layerMs: Math.max(0, wide.leastMs - T * wide.tokenMs), // a chunk is computed whole
   };
 }
 
-/** An LRU of `width` features and states: ms of one token, and of each among many; and the dispatches of either. */
+/**
+ * What each of some things costs, none of them less than nothing, that makes of each row of counts a sum of 1, as nearly as can be:
+ * least squares, one unknown after the other.
+ */
+export function costsOf(rows: readonly (readonly number[])[]): number[] {
+  const costs = new Array<number>(rows[0]?.length ?? 0).fill(0);
+  for (let round = 0; round < 10_000; round++)
+    for (const i of costs.keys()) {
+      let [along, square] = [0, 0];
+      for (const row of rows) {
+        const own = row[i] as number;
+        along += own * (1 - row.reduce((sum, count, j) => sum + count * (costs[j] as number), 0));
+        square += own ** 2;
+      }
+      if (square > 0) costs[i] = Math.max(0, (costs[i] as number) + along / square);
+    }
+  return costs;
+}
+
+/** An LRU of `width` features and states: ms of one token, and of many together; and what they are of. */
 async function measureLayer(device: Device, pipelines: Pipelines, width: number) {
   const program = layerOf(width);
   const plan = makePlan(program);
@@ -81,25 +100,28 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
   };
   const time = async (tokens: number) => {
     const once = await best(() => submit(tokens, 1));
-    return Math.max(0, (await best(() => submit(tokens, 1 + REPEATS))) - once) / REPEATS;
+    const segment = segmentOf(1, tokens);
+    return {
+      // What is lost in the clock's noise is taken to be as long as its tick.
+      ms: Math.max(1e-3, (await best(() => submit(tokens, 1 + REPEATS))) - once) / REPEATS,
+      flops: segment.chunks * T * plan.flopsPerToken,
+      ...loadsOf(plan.dispatches, segment, pipelines.tiles as Tiles),
+    };
   };
   try {
     await room.clean;
     await submit(1, 1); // the driver's first time is not like the others
-    const leastMs = await time(1);
+    const least = await time(1);
     let tokens = MOST_TOKENS / GROWTH ** 3;
     let before = Number.POSITIVE_INFINITY;
-    let ms = await time(tokens);
-    const isEnough = () => ms > LONG_MS || (ms * REPEATS > ENOUGH_MS && ms > NEARLY * before);
+    let many = await time(tokens);
+    const isEnough = () => many.ms > LONG_MS || (many.ms * REPEATS > ENOUGH_MS && many.ms > NEARLY * before);
     while (tokens < MOST_TOKENS && !isEnough()) {
-      before = ms;
+      before = many.ms;
       tokens *= GROWTH;
-      ms = await time(tokens);
+      many = await time(tokens);
     }
-    // What is lost in the clock's noise is taken to be as long as its tick.
-    const count = (tokens: number) =>
-      [...scheduled(plan.dispatches, segmentOf(1, tokens), true, false)].length;
-    return { leastMs, tokenMs: Math.max(ms, 1e-3) / tokens, least: count(1), most: count(tokens) };
+    return { least, many };
   } finally {
     workspace.destroy();
     destroy();

@@ -14,24 +14,27 @@ import {
 } from "../program.js";
 import { type Link, type Rates, ratesOf } from "../rates.js";
 import type { Device } from "./device.js";
-import { lruWeights, noWeights, scheduled } from "./dispatches.js";
+import { type Dispatch, localDispatch, lruWeights, noWeights, windowDispatch } from "./dispatches.js";
+import { isLifted, liftingOf } from "./lifting.js";
+import { loadsOf } from "./loads.js";
 import { segmentOf } from "./pipelines.js";
-import { areaBytes, makePlan, noBytes, type Plan } from "./plan.js";
+import { areaBytes, type Layout, makePlan, noBytes, type Plan } from "./plan.js";
 import { SUBMIT_MS } from "./runner.js";
-import { T } from "./tiles.js";
+import { T, type Tiles } from "./tiles.js";
 
 type Bounds = Pick<Device, "maxBinding" | "flopsPerMs">;
 
 /** A part of a network whose rate changes: all of them share what is read by the CPU. */
-export function makeLinkedPlan(program: Program, timed: boolean, weights = lruWeights): Plan {
-  const plan = makePlan(program, timed, 1, weights);
+export function makeLinkedPlan(program: Program, timed: boolean, lift = 1, weights = lruWeights): Plan {
+  const plan = makePlan(program, timed, lift, weights);
   return { ...plan, areas: plan.areas.map((area, i) => (i === plan.readback ? noBytes : area)) };
 }
 
-/** A link, and the plan of a part. */
+/** A link with its dispatches, and the layout of a part. */
 interface Stop {
   readonly link: Link;
-  readonly layout: Plan | undefined;
+  readonly dispatches: readonly Dispatch[];
+  readonly layout: Layout | undefined;
 }
 
 /** Rows that go together, and tokens of each. One token, or as many as rows are padded to, goes whatever it takes. */
@@ -43,7 +46,7 @@ export function togetherOf(
   scratchBytes: number,
 ): { rows: number; tokens: number } {
   let [rows, tokens] = [batch, (ratesOf(network) as Rates).padding];
-  const stops = stopsOf(network, timed);
+  const stops = stopsOf(network, timed, 1);
   const fits = (rows: number, tokens: number) => {
     const { widest, bytes, flops } = sizeOf(network, stops, rows, tokens);
     return widest <= maxBinding && bytes <= scratchBytes && flops <= SUBMIT_MS * flopsPerMs;
@@ -80,18 +83,26 @@ function sizeOf(network: Network, stops: readonly Stop[], rows: number, tokens: 
   return { widest, bytes, flops };
 }
 
-/** Of networks that have been counted: plain, and with timesteps. */
-const known = new WeakMap<Network, [Stop[]?, Stop[]?]>();
+/** Of networks that have been counted: by what they lift, and with timesteps (0). */
+const known = new WeakMap<Network, Map<number, Stop[]>>();
 
-function stopsOf(network: Network, timed: boolean): Stop[] {
-  const own = known.get(network) ?? [];
+function stopsOf(network: Network, timed: boolean, lift: number): Stop[] {
+  const own = known.get(network) ?? new Map<number, Stop[]>();
   known.set(network, own);
   const links = ratesOf(network)?.links ?? [{ kind: "part", src: 0, dst: 0, program: network as Program }];
-  own[Number(timed)] ??= links.map((link) => ({
-    link,
-    layout: link.kind === "part" ? makeLinkedPlan(link.program, timed, noWeights) : undefined,
-  }));
-  return own[Number(timed)] as Stop[];
+  const stops =
+    own.get(timed ? 0 : lift) ??
+    links.map((link): Stop => {
+      if (link.kind === "part") {
+        const { dispatches, ...layout } = makeLinkedPlan(link.program, timed, lift, noWeights);
+        return { link, dispatches, layout };
+      }
+      const between =
+        link.kind === "window" ? windowDispatch(link) : link.kind === "add" && localDispatch(link, 0, 1, 2);
+      return { link, dispatches: between ? [between] : [], layout: undefined };
+    });
+  own.set(timed ? 0 : lift, stops);
+  return stops;
 }
 
 /** LRUs that are no network yet. */
@@ -117,27 +128,43 @@ export function passesOf(
   timed: number,
   bounds: Bounds,
   scratchBytes: number,
+  tiles: Tiles,
 ): Passes {
   const [network, times] = "stages" in work ? [work, 1] : [layerOf(work), work.layers];
-  let [rows, tokens, dispatches, roundTrips] = [batch, seqLen, 0, 1];
+  let [rows, tokens, roundTrips, segments, lift] = [batch, seqLen, 1, 1, 1];
   const tables = timed && 4 * rows * tokens + 8 * statesPerToken(network) * Math.min(timed, rows * tokens);
   const rates = ratesOf(network);
   if (rates && batch > 0) {
     const most = togetherOf(network, timed > 0, batch, bounds, scratchBytes);
     const padded = Math.ceil(seqLen / rates.padding) * rates.padding;
-    roundTrips = Math.ceil(batch / most.rows) * Math.ceil(padded / most.tokens);
     rows = most.rows;
     tokens = Math.min(padded, most.tokens);
+    roundTrips = Math.ceil(batch / rows) * Math.ceil(padded / most.tokens);
+    segments = tokens > 0 ? (batch * padded) / (rows * tokens) : 0;
+  } else if (!rates && !timed) {
+    const lifting = liftingOf(network as Program);
+    if (isLifted({ lengths: new Int32Array(batch).fill(seqLen) }, lifting)) lift = lifting.lift;
   }
-  for (const { link, layout } of stopsOf(network, timed > 0)) {
+  const sum = { dispatches: 0, flops: 0, loads: 0, waits: 0 };
+  for (const { link, dispatches, layout } of stopsOf(network, timed > 0, lift)) {
     if (tokens === 0) break;
-    if (layout) dispatches += [...scheduled(layout.dispatches, segmentOf(rows, tokens), true, false)].length;
-    else if (link.kind === "add") dispatches++;
-    else if (link.kind === "reshape") tokens *= link.inWidth / link.outWidth;
-    else if (link.kind === "window") {
-      dispatches++;
-      tokens = Math[link.mode === "stride" ? "ceil" : "floor"](tokens / link.factor);
-    }
+    let given = tokens;
+    if (link.kind === "reshape") given *= link.inWidth / link.outWidth;
+    else if (link.kind === "window") given = Math.ceil(tokens / link.factor);
+    const segment = { ...segmentOf(rows, given), chunks: rows * Math.ceil(given / lift / T) };
+    const own = loadsOf(dispatches, segment, tiles);
+    sum.dispatches += own.dispatches;
+    sum.loads += own.loads;
+    sum.waits += own.waits;
+    if (layout) sum.flops += segment.chunks * T * lift * layout.flopsPerToken; // a short chunk costs a whole one
+    tokens = link.kind === "window" && link.mode !== "stride" ? Math.floor(tokens / link.factor) : given;
   }
-  return { dispatches: times * dispatches, roundTrips, tables: times * tables };
+  return {
+    roundTrips,
+    tables: times * tables,
+    dispatches: times * sum.dispatches,
+    flops: times * segments * sum.flops,
+    loads: times * segments * sum.loads,
+    waits: times * roundTrips * sum.waits,
+  };
 }

@@ -152,8 +152,8 @@ export function entryPointOf(kernel: KernelName): string {
 
 /** Compiles each kernel once for a device, when it is first needed. */
 export class Pipelines {
-  /** Those to use in place of the fastest. */
-  readonly tiles: Tiles | undefined;
+  /** Those that are used: the fastest, once they have been found, unless others are given. */
+  tiles: Tiles | undefined;
   readonly #device: Device;
   readonly #compiled = new Map<string, Promise<GPUComputePipeline>>();
 

@@ -64,7 +64,8 @@ export async function loadKernels(
   };
   try {
     await device.wait(clean, SUBMIT_DEADLINE_MS);
-    const tiles = pipelines.tiles ?? (await tunedTiles(device, pipelines));
+    pipelines.tiles ??= await tunedTiles(device, pipelines);
+    const { tiles } = pipelines;
     const kernels = dispatches.map(
       async ({ kernel, workgroups, over, single, into, epilogue, real, back }, i) => {
         const tile = tileOf(tiles, kernel);
