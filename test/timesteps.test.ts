@@ -14,6 +14,7 @@ import { placeTimesteps } from "../src/webgpu/timesteps.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
+import { onSubmit, shrink, standInGpu } from "./support/gpus.js";
 import { randomClassifier } from "./support/lrnnx.js";
 import { detached, errorOf, expectLinrecError, wrong } from "./support/misuse.js";
 import { floats, hardParams, problem, random, sizes } from "./support/problems.js";
@@ -416,6 +417,30 @@ describe("where there is a GPU", () => {
       lru.dispose();
     },
   );
+
+  test("lost between two pieces: the next device has tables of its own, and the same bits", async (context) => {
+    let [submits, lost] = [0, -1];
+    const changed = await standInGpu((handle) => {
+      shrink(handle, 2 ** 16);
+      onSubmit(handle, () => {
+        if (submits++ === lost) handle.destroy();
+      });
+    });
+    if ("reason" in changed) return context.skip(changed.reason);
+    const engine = await createEngine({ backend: ["webgpu", "wasm"], threads: 0, gpu: changed.gpu });
+    const lru = await engine.lru(hardParams(3, 9, 4));
+    const x = floats(3000 * 3, 2);
+    // Of which the first third comes again.
+    const integrationTimesteps = Float32Array.from({ length: 3000 }, (_, i) => (i % 2000) / 1000);
+    const { y, state } = await lru.forward(x, { integrationTimesteps });
+    expect(submits).toBeGreaterThan(3);
+    lost = submits + 2;
+    const again = await lru.forward(x, { integrationTimesteps });
+    expect(submits).toBeGreaterThan(lost);
+    expectSameBits(again.y, y, "y");
+    expectSameState([lru, again.state], [lru, state], "state");
+    await engine.dispose();
+  });
 });
 
 test("rows in tables of timesteps: those that are known stay, and full tables start anew", () => {
