@@ -12,8 +12,8 @@ const SOFTWARE: GpuRates = {
   loadMs: 4e-5,
   waitMs: 0,
 };
-/** Of the values of lambda^Delta that it is given, which the calling thread derives: 8 bytes in 50-70 ns. */
-const TABLE_BYTES_PER_MS = 130_000;
+/** Of the values of lambda^Delta that it is given, which the calling thread derives: 8 bytes in 40-60 ns. */
+const TABLE_BYTES_PER_MS = 160_000;
 const GOLDEN = (Math.sqrt(5) - 1) / 2;
 
 /** About how many values there are, for a price: few, or one for each token. */

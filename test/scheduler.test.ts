@@ -138,7 +138,7 @@ test("of timesteps, a GPU is given what the calling thread derives: where all di
   const parts = (work: Work) => plan("forward", work, all, ["webgpu"])?.parts as Record<string, number>;
   const [few, many] = [parts(timed), parts({ ...timed, tables })];
   expect(few).not.toHaveProperty("timesteps");
-  expect(many.timesteps).toBeCloseTo(tables / 130_000, 9);
+  expect(many.timesteps).toBeCloseTo(tables / 160_000, 9);
   expect((many.upload as number) - (few.upload as number)).toBeCloseTo(tables / rates.uploadBytesPerMs, 9);
   expect(choose("forward", timed, all, "auto")).toMatchObject({ backend: "webgpu" });
   const heavy = { ...timed, flopsPerToken: 1e4 };
