@@ -56,6 +56,12 @@ async function main(args: string[]): Promise<number> {
   return commands[name as keyof typeof commands](rest);
 }
 
+// Who reads what is printed may stop: `linrec check | head -1`.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
+});
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {

@@ -1,5 +1,6 @@
 /** NumPy's .npy files, read and written piece by piece (numpy.org/doc/stable/reference/generated/numpy.lib.format). */
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import type { Stats } from "node:fs";
+import { type FileHandle, open, realpath, rename, rm, stat } from "node:fs/promises";
 import { fileError } from "./usage.js";
 
 /** float32, or int32 for a model that reads token ids. */
@@ -46,6 +47,8 @@ export class NpyFile {
       throw fileError(path, error);
     });
     try {
+      const stats = await file.stat();
+      checkPlain(path, stats);
       const prefix = Buffer.alloc(12);
       await file.read(prefix, 0, 12, 0);
       if (prefix.toString("latin1", 0, 6) !== "\x93NUMPY")
@@ -53,7 +56,9 @@ export class NpyFile {
       const long = (prefix[6] as number) > 1;
       const length = long ? prefix.readUInt32LE(8) : prefix.readUInt16LE(8);
       if (length > LONGEST_HEADER)
-        throw new Error(`${path} is damaged: its header says it is ${length} bytes long.`);
+        throw new Error(
+          `${path} is damaged: its header says it is ${length} bytes long. Save it again with numpy.save(path, array).`,
+        );
       const start = (long ? 12 : 10) + length;
       const header = Buffer.alloc(length);
       await file.read(header, 0, length, start - length);
@@ -63,11 +68,11 @@ export class NpyFile {
         throw new Error(
           `${path} holds ${descr}; expected ${[...types.keys()].join(", ")}. Save array.astype("float32").`,
         );
-      const { size } = await file.stat();
+      const { size } = stats;
       const needed = start + found.BYTES_PER_ELEMENT * shape.reduce((product, n) => product * n, 1);
       if (size < needed)
         throw new Error(
-          `${path} is cut short: [${shape}] of ${descr} needs ${needed} bytes, it has ${size}.`,
+          `${path} is cut short: [${shape}] of ${descr} needs ${needed} bytes, it has ${size}. Copy it again, whole.`,
         );
       return new NpyFile(path, file, shape, found, start);
     } catch (error) {
@@ -124,6 +129,12 @@ function parseHeader(path: string, header: string): { descr: string; shape: numb
   };
 }
 
+/** Throws for folders, pipes and devices: files are read and written at any place, and renamed. */
+function checkPlain(path: string, stats: Stats): void {
+  if (stats.isDirectory()) throw fileError(path, { code: "EISDIR" });
+  if (!stats.isFile()) throw new Error(`${path}: it is a pipe or a device. Name a file.`);
+}
+
 /** A float32 file in the making: under another name until it is whole, so that no half of one is taken for it. */
 export class NpyWriter {
   readonly #path: string;
@@ -137,7 +148,10 @@ export class NpyWriter {
   }
 
   static async create(path: string, shape: readonly number[]): Promise<NpyWriter> {
-    const part = `${path}.part`;
+    const target = await realpath(path).catch(() => path); // a link stays one
+    const there = await stat(target).catch(() => undefined);
+    if (there) checkPlain(path, there); // not when all is done
+    const part = `${target}.part`;
     const file = await open(part, "w").catch((error) => {
       throw fileError(path, error);
     });
@@ -147,7 +161,7 @@ export class NpyWriter {
     const prefix = Buffer.from("\x93NUMPY\x01\x00\0\0", "latin1");
     prefix.writeUInt16LE(padded.length, 8);
     await file.write(Buffer.concat([prefix, Buffer.from(padded, "latin1")]));
-    return new NpyWriter(path, part, file);
+    return new NpyWriter(target, part, file);
   }
 
   async write({ buffer, byteOffset, byteLength }: Float32Array): Promise<void> {
@@ -162,7 +176,9 @@ export class NpyWriter {
 
   async finish(): Promise<void> {
     await this.#file.close();
-    await rename(this.#part, this.#path);
+    await rename(this.#part, this.#path).catch((error) => {
+      throw fileError(this.#path, error);
+    });
   }
 
   async discard(): Promise<void> {

@@ -1,4 +1,5 @@
 /** `linrec run`: a model over a file, in constant memory. */
+import { stat } from "node:fs/promises";
 import type { Model } from "linrec";
 import { NpyFile, NpyWriter, type Values } from "./npy.js";
 import { Progress } from "./progress.js";
@@ -25,6 +26,9 @@ export async function run(args: string[]): Promise<number> {
   try {
     const model = await openModel(engine, modelPath, values.spec);
     input = await NpyFile.open(inputPath);
+    for (const path of files)
+      if (await isSameFile(path, values.output))
+        throw new UsageError(`${values.output} would be written over ${path}. Name another output.`);
     const job = layOut(inputPath, input, model);
     output = await NpyWriter.create(values.output, job.outShape);
     const progress = new Progress(job.batch * job.seqLen, values.quiet !== true);
@@ -44,6 +48,11 @@ export async function run(args: string[]): Promise<number> {
     await input?.close();
     await engine.dispose();
   }
+}
+
+async function isSameFile(...paths: [string, string]): Promise<boolean> {
+  const [a, b] = await Promise.all(paths.map((path) => stat(path).catch(() => undefined)));
+  return a !== undefined && a.ino === b?.ino && a.dev === b.dev;
 }
 
 interface Job {

@@ -23,7 +23,7 @@ export async function serve(args: string[]): Promise<number> {
   // Only these are served, so no path leads out of the folder.
   const files = new Set(await readdir(folder));
   const server = createServer(({ url = "/", method }, response) => {
-    const name = new URL(url, "http://localhost").pathname.slice(1) || "index.html";
+    const name = url.replace(/[?#].*/s, "").slice(1) || "index.html"; // not as a URL: "//" is none
     const known = files.has(name) && (method === "GET" || method === "HEAD");
     response.writeHead(known ? 200 : 404, {
       "Content-Type": known ? (types[extname(name)] ?? "application/octet-stream") : "text/plain",

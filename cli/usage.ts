@@ -1,7 +1,15 @@
 /** Reading the command line, and what commands share: opening an engine, a checkpoint, a table on the terminal. */
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
-import { type BackendOption, createEngine, type Engine, type Model, type ModelSpec } from "linrec";
+import {
+  type BackendOption,
+  createEngine,
+  type Engine,
+  isLinrecError,
+  type LinrecErrorCode,
+  type Model,
+  type ModelSpec,
+} from "linrec";
 
 /** The command line is wrong: exit code 2. */
 export class UsageError extends Error {}
@@ -33,6 +41,8 @@ export function parse(
       `\`linrec ${command}\` takes ${wanted}; got ${files.length === 0 ? "none" : files.join(" ")}.`,
     );
   }
+  if ([...files, (values as Values).output].includes("-"))
+    throw new UsageError("`-` would be a pipe, and files are read and written at any place. Name a file.");
   return { values: values as Values, files };
 }
 
@@ -58,8 +68,22 @@ export function wholeNumber(name: string, text: string, most: number): number {
 }
 
 export async function openModel(engine: Engine, path: string, spec: string | undefined): Promise<Model> {
-  return engine.model(await readBytes(path), spec === undefined ? undefined : parseSpec(spec));
+  const given = spec === undefined ? undefined : parseSpec(spec);
+  const bytes = await readBytes(path);
+  try {
+    return await engine.model(bytes, given);
+  } catch (error) {
+    if (!isLinrecError(error)) throw error;
+    throw new Error(`${path}: ${error.message}${remedies[error.code] ?? ""}`, { cause: error });
+  }
 }
+
+/** What helps on a command line, where the library cannot know of one. */
+const remedies: { readonly [code in LinrecErrorCode]?: string } = {
+  "malformed-file":
+    " Save one with safetensors, such as safetensors.torch.save_file(model.state_dict(), path).",
+  "unknown-model": ` A spec is given with --spec '{"architecture": "…"}'.`,
+};
 
 function parseSpec(text: string): ModelSpec {
   try {

@@ -90,8 +90,9 @@ const ALONE = 1.5;
 const FLOPS_PER_STATE = 30;
 /** What the CPU's rate is of, in src/cpu/backend.ts: a layer of 64 features and states, those of its states not counted. */
 const MEASURED = 1 + (64 * FLOPS_PER_STATE) / lruFlops(64, 64);
-/** The float64 oracle is plain JavaScript. */
-const REFERENCE_FLOPS_PER_MS = 5e5;
+/** The float64 oracle is plain JavaScript, and each token takes it as long as so many flops beyond its own. */
+const REFERENCE_FLOPS_PER_MS = 1.5e6;
+const REFERENCE_TOKEN_FLOPS = 300;
 /** Two threads are never quite two: memory and clocks are shared. */
 const THREAD_EFFICIENCY = 0.92;
 /**
@@ -230,7 +231,7 @@ function priceGpu(verb: Verb, work: Work, hardware: Hardware): Candidate {
 
 function priceReference({ batch, seqLen, flopsPerToken }: Work, hardware: Hardware): Candidate {
   if (hardware.unavailable.has("reference")) return missing("reference", hardware);
-  const compute = (batch * seqLen * flopsPerToken) / REFERENCE_FLOPS_PER_MS;
+  const compute = (batch * seqLen * (flopsPerToken + REFERENCE_TOKEN_FLOPS)) / REFERENCE_FLOPS_PER_MS;
   return candidate("reference", 0, { compute }, "it is the slow float64 oracle, for checking");
 }
 

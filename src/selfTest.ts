@@ -103,7 +103,7 @@ function cases(): Case[] {
     const limit = (_: BackendName, x: Float32Array) =>
       linearLimit(params, x, batch, seqLen, undefined, timesteps);
     const apart = timesteps ? ", timesteps" : "";
-    const name = `layer, |lambda| up to ${rMax}, ${dModel} features, ${dState} states${apart}`;
+    const name = `layer, |lambda| up to ${rMax}, ${dModel} features, ${dState} state${dState === 1 ? "" : "s"}${apart}`;
     return { name, program: programOf(params, "lru"), batch, seqLen, timesteps, limit };
   };
   const model = (mode: "mean" | "max"): Case => ({

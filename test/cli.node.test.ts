@@ -1,7 +1,16 @@
 /** The command `linrec`, as built: what it writes, what it says, its exit codes. */
-import { execFile, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  lstatSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -164,6 +173,41 @@ describe("run", () => {
     expect(existsSync(file("long-y.npy")) || existsSync(file("long-y.npy.part"))).toBe(false);
   });
 
+  test("writes over nothing that it reads, through a link into what it names, and to no folder, pipe or device", async () => {
+    const [model, input] = [file("layer.safetensors"), file("safe.npy")];
+    writeFileSync(input, npy("<f4", [4, 3], new Float32Array(12)));
+    symlinkSync(input, file("link.npy"));
+    for (const out of [input, model, file("link.npy")]) {
+      const before = readFileSync(out);
+      const { code, stderr } = await linrec("run", model, input, "-o", out);
+      expect([code, stderr]).toEqual([
+        2,
+        expect.stringMatching(/would be written over .* Name another output/),
+      ]);
+      expect(readFileSync(out)).toEqual(before);
+    }
+    execFileSync("mkfifo", [file("pipe.npy")]);
+    for (const [out, says] of [
+      [folder, /it is a folder\. Name a file/],
+      [file("pipe.npy"), /it is a pipe or a device\. Name a file/],
+    ] as const) {
+      const { code, stderr } = await linrec("run", model, input, "-o", out);
+      expect([code, stderr]).toEqual([1, expect.stringMatching(says)]);
+      expect(existsSync(`${out}.part`)).toBe(false);
+    }
+    writeFileSync(file("old.npy"), "");
+    symlinkSync(file("old.npy"), file("to-old.npy"));
+    expect((await linrec("run", model, input, "-o", file("to-old.npy"))).code).toBe(0);
+    expect(readNpy(file("old.npy")).shape).toBe("4, 3");
+    expect(lstatSync(file("to-old.npy")).isSymbolicLink()).toBe(true);
+  });
+
+  test("says which file is no checkpoint, and how one is made", async () => {
+    const { code, stderr } = await linrec("inspect", command);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/cli\.js: Not a valid \.safetensors file: .*Save one with/);
+  });
+
   test("names a file that is not there", async () => {
     const { code, stderr } = await linrec("run", file("none.safetensors"), "x.npy", "-o", "y.npy");
     expect(code).toBe(1);
@@ -177,6 +221,7 @@ test.each<[string[], RegExp]>([
   [["run", "a.safetensors", "-o", "y.npy"], /takes MODEL.safetensors INPUT.npy; got a.safetensors/],
   [["run", "a.safetensors", "b.npy"], /-o OUTPUT/],
   [["inspect", digits, "--bckend", "wasm"], /bckend/],
+  [["run", "a.safetensors", "-", "-o", "y.npy"], /`-` would be a pipe/],
   [["check", "--backend", "cuda"], /auto, wasm, webgpu or reference; got "cuda"/],
   [["check", "--threads", "many"], /--threads is a whole number/],
   [["inspect", digits, "--spec", "lru"], /JSON/],
@@ -201,6 +246,17 @@ test("inspect shows the stages and how long each layer remembers", async () => {
   expect(stdout).toMatch(/^minimal-lru\/classification: x \[batch, seqLen, 1\] -> y \[batch, 10\]/);
   expect(stdout).toMatch(/\nlogSoftmax +logSoftmax +10 /);
   expect(stdout).toMatch(/encoder\.layers_2\.seq +64 +0\.99\d+ /);
+});
+
+test("a reader that has had enough ends it without a word", async () => {
+  const child = spawn(process.execPath, [command, "check", "--backend", "wasm", "--threads", "0"]);
+  let stderr = "";
+  child.stderr.on("data", (data) => {
+    stderr += data;
+  });
+  child.stdout.once("data", () => child.stdout.destroy());
+  expect(await once(child, "exit")).toEqual([0, null]);
+  expect(stderr).toBe("");
 });
 
 test("check tests every backend that is asked for", async () => {

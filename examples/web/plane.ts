@@ -6,6 +6,8 @@ const UNIT = 172;
 /** In the stretched view, the half-lives (in tokens) of the centre and of the circle. */
 const [SHORTEST, LONGEST] = [0.5, 5000];
 const HALF_LIVES = [1, 10, 100, 1000];
+/** Of the outermost ring, which has room to say what it is. */
+const LONG = 1000;
 
 export interface Plane {
   /** Draws the layers, with `layer` in front and its state `n` chosen. */
@@ -43,7 +45,9 @@ export function makePlane(host: HTMLElement, choose: (n: number) => void): Plane
         });
       const rings = (
         stretched
-          ? HALF_LIVES.map((tokens) => [stretch(tokens), `${tokens}`] as const)
+          ? HALF_LIVES.map(
+              (tokens) => [stretch(tokens), `${tokens < LONG ? "" : "half-life "}${tokens}`] as const,
+            )
           : [0.25, 0.5, 0.75].map((r) => [r, String(r)] as const)
       ).flatMap(([r, text]) => [
         svg("circle", { class: "grid", cx: CENTRE, cy: CENTRE, r: r * UNIT }),
