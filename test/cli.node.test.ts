@@ -1,5 +1,5 @@
 /** The command `linrec`, as built: what it writes, what it says, its exit codes. */
-import { execFile, execFileSync, spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
@@ -11,6 +11,7 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -186,7 +187,8 @@ describe("run", () => {
       ]);
       expect(readFileSync(out)).toEqual(before);
     }
-    execFileSync("mkfifo", [file("pipe.npy")]);
+    const pipe = createServer().listen(file("pipe.npy")); // a socket: neither can be written at any place
+    await once(pipe, "listening");
     for (const [out, says] of [
       [folder, /it is a folder\. Name a file/],
       [file("pipe.npy"), /it is a pipe or a device\. Name a file/],
@@ -195,6 +197,7 @@ describe("run", () => {
       expect([code, stderr]).toEqual([1, expect.stringMatching(says)]);
       expect(existsSync(`${out}.part`)).toBe(false);
     }
+    pipe.close();
     writeFileSync(file("old.npy"), "");
     symlinkSync(file("old.npy"), file("to-old.npy"));
     expect((await linrec("run", model, input, "-o", file("to-old.npy"))).code).toBe(0);
