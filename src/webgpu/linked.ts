@@ -11,8 +11,7 @@ import { throwIfAborted } from "../signal.js";
 import { carryOf, type State } from "../state.js";
 import { Timeline } from "../timeline.js";
 import { asGpuError, type Device } from "./device.js";
-import { localDispatch, windowDispatch } from "./dispatches.js";
-import { makeLinkedPlan, togetherOf } from "./passes.js";
+import { betweenOf, makeLinkedPlan, togetherOf } from "./passes.js";
 import { piecesOf } from "./pieces.js";
 import { type Pipelines, segmentOf, segmentWords, spread } from "./pipelines.js";
 import type { Layout } from "./plan.js";
@@ -78,13 +77,7 @@ export async function prepareLinked(
         const loaded = await loadKernels(device, pipelines, dispatches);
         return { link, loaded, layout, workspace: undefined };
       }
-      const dispatches =
-        link.kind === "window"
-          ? [windowDispatch(link)]
-          : link.kind === "add"
-            ? [localDispatch(link, 0, 1, 2)]
-            : [];
-      const loaded = await loadKernels(device, pipelines, dispatches);
+      const loaded = await loadKernels(device, pipelines, betweenOf(link));
       return { link, loaded, layout: undefined, workspace: undefined };
     });
     try {

@@ -28,7 +28,7 @@ const REPEATS = 4;
 const COPIED_BYTES = 2 ** 21;
 /** The best of so many, or of fewer that take so long. */
 const TURNS = 3;
-const TURNS_MS = 20;
+const TURNS_MS = 100;
 
 /** To be run when nothing else runs on the device: a few milliseconds on a GPU, seconds on a CPU that plays one. */
 export async function measureDevice(
@@ -38,17 +38,17 @@ export async function measureDevice(
 ): Promise<GpuRates> {
   const wide = await measureLayer(device, pipelines, WIDE);
   const narrow = await measureLayer(device, pipelines, NARROW);
-  const [dispatchMs, flopMs, loadMs, waitMs] = costsOf([
-    ...[wide.many, wide.least, narrow.many, narrow.least].map(({ ms, dispatches, flops, loads, waits }) =>
-      [dispatches, flops, loads, waits].map((count) => count / ms),
-    ),
-  ]) as [number, number, number, number];
+  const [many, least] = [wide.at(-1) as Run, narrow[0] as Run];
+  const counts = [...wide, ...narrow].map(({ ms, dispatches, flops, loads, waits }) =>
+    [dispatches, flops, loads, waits].map((count) => count / ms),
+  );
+  const [dispatchMs, flopMs, loadMs, waitMs] = costsOf(counts) as [number, number, number, number];
   // A power of two, so that the next engine on this machine cuts its forwards at the same places, most likely.
-  device.flopsPerMs = 2 ** Math.floor(Math.log2(wide.many.flops / wide.many.ms));
+  device.flopsPerMs = 2 ** Math.floor(Math.log2(many.flops / many.ms));
   const { uploadMs, readbackMs } = await measureCopies(device);
   const forwardMs = await measureForward(prepare);
   return {
-    roundTripMs: Math.max(forwardMs / 2, forwardMs - narrow.least.ms),
+    roundTripMs: Math.max(forwardMs / 2, forwardMs - least.ms),
     ...{ dispatchMs, flopMs, loadMs, waitMs },
     uploadBytesPerMs: COPIED_BYTES / uploadMs,
     readbackBytesPerMs: COPIED_BYTES / readbackMs,
@@ -74,8 +74,16 @@ export function costsOf(rows: readonly (readonly number[])[]): number[] {
   return costs;
 }
 
-/** An LRU of `width` features and states: ms of one token, and of many together; and what they are of. */
-async function measureLayer(device: Device, pipelines: Pipelines, width: number) {
+interface Run {
+  readonly ms: number;
+  readonly flops: number;
+  readonly dispatches: number;
+  readonly loads: number;
+  readonly waits: number;
+}
+
+/** An LRU of `width` features and states: of one token, and of more and more. */
+async function measureLayer(device: Device, pipelines: Pipelines, width: number): Promise<Run[]> {
   const program = layerOf(width);
   const plan = makePlan(program);
   const timeline = new Timeline({ state: new State(stateLayout(program), 1) });
@@ -111,17 +119,15 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
   try {
     await room.clean;
     await submit(1, 1); // the driver's first time is not like the others
-    const least = await time(1);
-    let tokens = MOST_TOKENS / GROWTH ** 3;
+    const runs = [await time(1)];
     let before = Number.POSITIVE_INFINITY;
-    let many = await time(tokens);
-    const isEnough = () => many.ms > LONG_MS || (many.ms * REPEATS > ENOUGH_MS && many.ms > NEARLY * before);
-    while (tokens < MOST_TOKENS && !isEnough()) {
-      before = many.ms;
-      tokens *= GROWTH;
-      many = await time(tokens);
+    for (let tokens = MOST_TOKENS / GROWTH ** 3; tokens <= MOST_TOKENS; tokens *= GROWTH) {
+      const run = await time(tokens);
+      runs.push(run);
+      if (run.ms > LONG_MS || (run.ms * REPEATS > ENOUGH_MS && run.ms > NEARLY * before)) break;
+      before = run.ms;
     }
-    return { least, many };
+    return runs;
   } finally {
     workspace.destroy();
     destroy();

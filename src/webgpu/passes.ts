@@ -30,6 +30,12 @@ export function makeLinkedPlan(program: Program, timed: boolean, lift = 1, weigh
   return { ...plan, areas: plan.areas.map((area, i) => (i === plan.readback ? noBytes : area)) };
 }
 
+/** What runs between parts. */
+export function betweenOf(link: Link): Dispatch[] {
+  if (link.kind === "window") return [windowDispatch(link)];
+  return link.kind === "add" ? [localDispatch(link, 0, 1, 2)] : [];
+}
+
 /** A link with its dispatches, and the layout of a part. */
 interface Stop {
   readonly link: Link;
@@ -97,9 +103,7 @@ function stopsOf(network: Network, timed: boolean, lift: number): Stop[] {
         const { dispatches, ...layout } = makeLinkedPlan(link.program, timed, lift, noWeights);
         return { link, dispatches, layout };
       }
-      const between =
-        link.kind === "window" ? windowDispatch(link) : link.kind === "add" && localDispatch(link, 0, 1, 2);
-      return { link, dispatches: between ? [between] : [], layout: undefined };
+      return { link, dispatches: betweenOf(link), layout: undefined };
     });
   own.set(timed ? 0 : lift, stops);
   return stops;
