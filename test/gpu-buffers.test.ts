@@ -135,28 +135,31 @@ describe("a layer", () => {
     await own.engine.dispose();
   });
 
-  test("in pieces: rows together, and rows cut", async (context) => {
+  test.for([
+    { what: "in pieces: rows together", scratchBytes: 60_000 },
+    { what: "in pieces: rows cut", scratchBytes: 12_000 },
+    { what: "four timesteps as one", lift: 4, lengths: [68, 12, 48] },
+    { what: "not so where something is left of rows", lift: 4, usual: 1 },
+  ])("$what", async ({ scratchBytes, lift = 1, usual = lift, lengths = [70, 12, 50] }, context) => {
     const opened = await openWebgpu();
     if ("reason" in opened) return context.skip(opened.reason);
     const { backend } = opened;
     const program = programOf(params, "lru");
-    for (const scratchBytes of [12_000, 60_000]) {
-      const runner = await backend.prepare(program, scratchBytes);
-      const run = async (ports?: ForwardJob["ports"]) => {
-        const y = new Float32Array(ports ? 0 : x.length);
-        const job = { batch, seqLen, lengths: Int32Array.of(70, 12, 50), threads: 0, ports, y };
-        const state = new State(stateLayout(program), batch);
-        const rest = { signal: undefined, onProgress: undefined };
-        await runner.forward({ ...job, ...rest, x: ports ? new Float32Array(0) : x, state });
-        return { y, state };
-      };
-      const expected = await run();
-      const out = room(backend.handle, x.length);
-      const actual = await run({ x: upload(backend.handle, x), y: out });
-      expectSameBits(await download(backend.handle, out), expected.y, `y, ${scratchBytes}`);
-      expectSameBits(actual.state.bytes, expected.state.bytes, `state, ${scratchBytes}`);
+    const run = async (lift: number, ports?: ForwardJob["ports"]) => {
+      const runner = await backend.prepare(program, scratchBytes, { lift, leastChunks: 0 });
+      const y = new Float32Array(ports ? 0 : x.length);
+      const job = { batch, seqLen, lengths: Int32Array.from(lengths), threads: 0, ports, y };
+      const state = new State(stateLayout(program), batch);
+      const rest = { signal: undefined, onProgress: undefined };
+      await runner.forward({ ...job, ...rest, x: ports ? new Float32Array(0) : x, state });
       runner.dispose();
-    }
+      return { y, state };
+    };
+    const expected = await run(usual);
+    const out = room(backend.handle, x.length);
+    const actual = await run(lift, { x: upload(backend.handle, x), y: out });
+    expectSameBits(await download(backend.handle, out), expected.y, "y");
+    expectSameBits(actual.state.bytes, expected.state.bytes, "state");
     backend.dispose();
   });
 });

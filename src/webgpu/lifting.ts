@@ -99,16 +99,20 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
   return lifted;
 }
 
-/** Whether lifting pays for a job: its tokens have no times, no resets, all give an output, and are many. */
+/**
+ * Whether lifting pays for a job: its tokens have no times, no resets, all give an output, and are many. What is left of rows is not cut
+ * out of a GPUBuffer.
+ */
 export function isLifted(
-  job: Pick<ForwardJob, "lengths" | "timesteps" | "every" | "resets">,
+  job: Pick<ForwardJob, "lengths" | "timesteps" | "every" | "resets" | "ports">,
   { lift: P, leastChunks }: Lifting,
 ): boolean {
   if (P === 1 || job.timesteps || (job.every ?? 1) > 1 || job.resets?.some(({ length }) => length > 0))
     return false;
+  const hasRest = job.lengths.some((length) => length % P > 0);
   const chunks = job.lengths.reduce((sum, length) => sum + Math.floor(length / P / T), 0);
   // What is left of the rows costs another way to the GPU and back.
-  return chunks >= leastChunks * (job.lengths.some((length) => length % P > 0) ? 4 : 1);
+  return !(hasRest && job.ports) && chunks >= leastChunks * (hasRest ? 4 : 1);
 }
 
 /** Runs what whole groups of P there are by `lifted`, and then what is left by `plain`. */
