@@ -49,11 +49,9 @@ async function measure(
   const where =
     backend === "wasm" ? (threads > 0 ? `wasm, ${threads} threads` : "wasm, calling thread") : backend;
   const perSecond = Math.round((1000 * batch * seqLen) / fastest).toLocaleString("en");
-  return [
-    `${batch} x ${seqLen}, ${width}`,
-    where,
-    `${ms.toPrecision(3)} ms`,
-    `${fastest.toPrecision(3)} ms`,
-    perSecond,
-  ];
+  return [`${batch} x ${seqLen}, ${width}`, where, showMs(ms), showMs(fastest), perSecond];
+}
+
+function showMs(ms: number): string {
+  return `${ms < 1000 ? ms.toPrecision(3) : Math.round(ms)} ms`;
 }

@@ -8,6 +8,9 @@ import { open, openModel, parse, UsageError } from "./usage.js";
 /** Rows shorter than this are read several at a time, so that threads have something to share. */
 const GROUP_VALUES = 1 << 20;
 
+/** What asks a process to end: no part of an output is left. */
+const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
 export async function run(args: string[]): Promise<number> {
   const { values, files } = parse(
     "run",
@@ -20,7 +23,7 @@ export async function run(args: string[]): Promise<number> {
   const engine = await open(values);
   const stop = new AbortController();
   const interrupt = () => stop.abort();
-  process.once("SIGINT", interrupt);
+  for (const signal of signals) process.once(signal, interrupt);
   let input: NpyFile | undefined;
   let output: NpyWriter | undefined;
   try {
@@ -44,7 +47,7 @@ export async function run(args: string[]): Promise<number> {
     await output?.discard();
     throw error;
   } finally {
-    process.off("SIGINT", interrupt);
+    for (const signal of signals) process.off(signal, interrupt);
     await input?.close();
     await engine.dispose();
   }

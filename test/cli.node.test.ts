@@ -156,23 +156,26 @@ describe("run", () => {
     expect(existsSync(out) || existsSync(`${out}.part`)).toBe(false);
   });
 
-  test("Ctrl+C: exit code 130, and nothing is left of the output", async () => {
-    const tokens = 50_000_000; // half a minute's work, in a file that takes no room on the disk
-    const header = npy("<f4", [tokens, 3], new Float32Array());
-    writeFileSync(file("long.npy"), header);
-    truncateSync(file("long.npy"), header.length + 12 * tokens);
-    const args = ["run", file("layer.safetensors"), file("long.npy"), "-o", file("long-y.npy")];
-    const child = spawn(process.execPath, [command, ...args, "--backend", "reference"]);
-    let stderr = "";
-    child.stderr.on("data", (data) => {
-      stderr += data;
-    });
-    await expect.poll(() => existsSync(file("long-y.npy.part")), { timeout: 30_000 }).toBe(true);
-    child.kill("SIGINT");
-    expect(await once(child, "exit")).toEqual([130, null]);
-    expect(stderr).toBe("linrec: interrupted; nothing was written.\n");
-    expect(existsSync(file("long-y.npy")) || existsSync(file("long-y.npy.part"))).toBe(false);
-  });
+  test.each(["SIGINT", "SIGTERM"] as const)(
+    "%s: exit code 130, and nothing is left of the output",
+    async (signal) => {
+      const tokens = 50_000_000; // half a minute's work, in a file that takes no room on the disk
+      const header = npy("<f4", [tokens, 3], new Float32Array());
+      writeFileSync(file("long.npy"), header);
+      truncateSync(file("long.npy"), header.length + 12 * tokens);
+      const args = ["run", file("layer.safetensors"), file("long.npy"), "-o", file("long-y.npy")];
+      const child = spawn(process.execPath, [command, ...args, "--backend", "reference"]);
+      let stderr = "";
+      child.stderr.on("data", (data) => {
+        stderr += data;
+      });
+      await expect.poll(() => existsSync(file("long-y.npy.part")), { timeout: 30_000 }).toBe(true);
+      child.kill(signal);
+      expect(await once(child, "exit")).toEqual([130, null]);
+      expect(stderr).toBe("linrec: interrupted; nothing was written.\n");
+      expect(existsSync(file("long-y.npy")) || existsSync(file("long-y.npy.part"))).toBe(false);
+    },
+  );
 
   test("writes over nothing that it reads, through a link into what it names, and to no folder, pipe or device", async () => {
     const [model, input] = [file("layer.safetensors"), file("safe.npy")];
