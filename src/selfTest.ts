@@ -177,7 +177,7 @@ function classifier(mode: "mean" | "max"): Program {
 function input(program: Program, tokens: number): Float32Array {
   const ids = vocabularyOf(program);
   if (ids === undefined) return wave(tokens * inputWidth(program));
-  return new Float32Array(Int32Array.from({ length: tokens }, (_, i) => (i * i) % ids).buffer);
+  return new Float32Array(Int32Array.from({ length: tokens }, (_, i) => i % ids).buffer);
 }
 
 /** A signal with slow and fast parts, the same everywhere: no generator, no randomness. */

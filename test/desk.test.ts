@@ -2,7 +2,7 @@
  * Jobs pass between the calling thread and workers that share its memory over desks (src/cpu/desk.ts). In a short forward the
  * calling thread takes part, and takes back what a worker has not begun with.
  */
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { Desk } from "../src/cpu/desk.js";
 import type { SharedJob } from "../src/cpu/protocol.js";
 import { createEngine, type Engine } from "../src/index.js";
@@ -42,6 +42,23 @@ test("a job is begun by the worker or taken back by the caller, never both", () 
   expect(caller.put(job)).toBe(false);
   expect(worker.take()).toBe(true);
   expect(caller.number).toBe(4);
+});
+
+test("of a short forward the calling thread does the share of a worker; of a long one it does none", async () => {
+  const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 2 });
+  const lru = await engine.lru(hardParams(64, 256, 2));
+  await lru.forward(new Float32Array(6500 * 64)); // the workers are there
+  const calls = vi.spyOn(Desk.prototype, "put");
+  for (const [seqLen, workers] of [
+    [1000, 1],
+    [6500, 2],
+  ] as const) {
+    await lru.forward(new Float32Array(seqLen * 64)); // one window
+    expect(calls, `${seqLen} tokens`).toHaveBeenCalledTimes(workers);
+    calls.mockClear();
+  }
+  calls.mockRestore();
+  await engine.dispose();
 });
 
 test("short forwards one after the other, with pauses of all lengths: the same bits on any number of threads", async () => {

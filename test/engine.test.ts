@@ -3,7 +3,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { kernelBytes } from "../src/cpu/kernels.js";
 import { createEngine, type Engine, type Lru, type Progress, writeSafetensors } from "../src/index.js";
 import { lruProgram } from "../src/models/lru.js";
+import { vocabularyOf } from "../src/program.js";
 import { runReference } from "../src/reference.js";
+import { runSelfTest } from "../src/selfTest.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
@@ -209,6 +211,19 @@ describe("the self-test", () => {
     ).toContain(2);
     for (const { error, limit } of report.results) expect(error).toBeLessThanOrEqual(limit);
     await engine.dispose();
+  });
+
+  test("reads every id that there is", async () => {
+    const read = new Set<number>();
+    const report = await runSelfTest(
+      ["reference"],
+      async (program, { x }) => {
+        if (vocabularyOf(program) !== undefined) for (const id of new Int32Array(x.buffer)) read.add(id);
+      },
+      0,
+    );
+    expect([...read].sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    expect(report.passed).toBe(false); // y was left zero
   });
 
   describe.each(builds)("finds kernels that are wrong (%s)", (build) => {

@@ -4,6 +4,7 @@
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { createEngine, type Engine, type EngineOptions, type Lru, type LruParams } from "../src/index.js";
+import { parts } from "../src/parts.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { createPrivateEngine } from "./support/engines.js";
 import { type Fault, faultyWorkerUrl, isNode, moduleUrl } from "./support/faultyWorker.js";
@@ -115,6 +116,14 @@ describe.each(memories)("%s", (memory) => {
     const calls = [lru, second, lru, second, lru, second];
     await Promise.all(calls.map((layer, i) => expectRight(layer, `forward ${i}`)));
   });
+});
+
+test("what starts workers cannot be loaded: the calling thread, with the reason", async () => {
+  const load = vi.spyOn(parts, "threads").mockRejectedValue(new Error("no such file"));
+  const { lru, told } = await open("shared memory", {});
+  await expectRight(lru, "calling thread");
+  load.mockRestore();
+  expect(told).toEqual([expect.stringMatching(/no such file/)]);
 });
 
 test("an unusable workerUrl is an error at once, or the calling thread: never a hang", async () => {

@@ -1,5 +1,5 @@
 /** Caches on the GPU: each stream gives what it gives alone, and nothing crosses but what must. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { createEngine, type Engine, type GpuBuffer, type GpuCache, initLru, type Lru } from "../src/index.js";
 import { paired } from "./support/conjugates.js";
 import { relativeError } from "./support/golden.js";
@@ -242,6 +242,25 @@ describe("a layer", () => {
     const pending = errorOf(() => other.step(xt.subarray(0, 2 * dModel), orphan));
     other.dispose();
     expectLinrecError(await pending, "disposed", /disposed of/);
+  });
+
+  gpuTest("a cache that is being made while its layer is disposed of is, too", async ({ engine }) => {
+    const layer = await engine.lru(params);
+    const making = layer.allocateGpuCache(2);
+    layer.dispose();
+    const error = await errorOf(async () => (await making).read());
+    expectLinrecError(error, "disposed", /disposed of/);
+  });
+
+  gpuTest("steps after the first make no buffers", async ({ device }) => {
+    const cache = await lru.allocateGpuCache(4);
+    const xt = x.slice(0, 4 * dModel);
+    await lru.step(xt, cache);
+    const createBuffer = vi.spyOn(device, "createBuffer");
+    for (let i = 0; i < 3; i++) await lru.step(xt, cache);
+    expect(createBuffer).not.toHaveBeenCalled();
+    createBuffer.mockRestore();
+    cache.dispose();
   });
 
   gpuTest(

@@ -2,7 +2,8 @@
  * Networks whose rate changes, on every backend: lrnnx's classifier and U-Net against their source, run in float64
  * (test/fixtures/lrnnx), and networks made at random against a float64 oracle that shares nothing with the chain.
  */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { Chain } from "../src/chain.js";
 import {
   createEngine,
   type Engine,
@@ -235,6 +236,21 @@ describe("what it costs", () => {
     const cost = (calls: number) => plan("forward", { ...work, calls }, hardware, ["wasm"])?.ms as number;
     expect((cost(6) - cost(1)) / (cost(2) - cost(1))).toBeCloseTo(5);
     expect(cost(2) - cost(1)).toBeGreaterThan(wasm.hopMs / 2);
+  });
+
+  test("a chain that is disposed of disposes of its parts", () => {
+    const network = withRates({
+      ...{ architecture: "", slots: [2, 2], output: 1 },
+      stages: [0, 1].flatMap((src) => [
+        { kind: "gelu", name: "", src, dst: 1, width: 2 } as const,
+        { kind: "window", name: "", src: 1, dst: 1, mode: "max", width: 2, factor: 2 } as const,
+      ]),
+    });
+    const parts = partsOf(network).map(() => ({ dispose: vi.fn() }));
+    const linked = { dispose: vi.fn() };
+    new Chain(network, parts, false, linked as unknown as ConstructorParameters<typeof Chain>[3]).dispose();
+    expect(parts.length).toBeGreaterThan(1);
+    for (const { dispose } of [...parts, linked]) expect(dispose).toHaveBeenCalledOnce();
   });
 
   const wasm = { threads: 2, threadsReason: undefined, threadsDemanded: true, hopMs: 3, flopsPerMs: 1e7 };

@@ -224,6 +224,8 @@ describe("refuses", () => {
     ["a field twice", fileOf('{"a":{"dtype":"U8","dtype":"U8"}}', []), /"dtype" twice/],
     ["a dtype nobody knows", one({ dtype: '"F128"' }), /dtype "F128"/],
     ["a dtype of a prototype", one({ dtype: '"constructor"' }), /dtype "constructor"/],
+    ["a long name", fileOf(`{"${"n".repeat(80)}":1}`, []), /tensor "n{80}"/],
+    ["a name too long to be shown", fileOf(`{"${"n".repeat(81)}":1}`, []), /tensor "n{77}\.\.\."/],
     ["a dtype that is a number", one({ dtype: "8" }), /dtype of tensor "a"/],
     ["a negative size", one({ shape: "[-4]" }), /integers.*"-4"/],
     ["negative zero", one({ shape: "[-0]" }), /integers.*"-0"/],

@@ -125,6 +125,14 @@ describe("a GPU that fails", () => {
     }
   });
 
+  test("what is disposed of leaves no device behind", async (context) => {
+    const devices: GPUDevice[] = [];
+    const opened = await openChanged((handle) => devices.push(handle));
+    if ("reason" in opened) return context.skip(opened.reason);
+    opened.backend.dispose();
+    expect(await devices[0]?.lost).toMatchObject({ reason: "destroyed" });
+  });
+
   test("disposed of during a forward", async (context) => {
     const opened = await openChanged(() => undefined);
     if ("reason" in opened) return context.skip(opened.reason);

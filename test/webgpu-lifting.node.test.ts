@@ -168,6 +168,19 @@ test("bytes fall as computed: 12H + 16N / P a timestep", () => {
   }
 });
 
+test("a norm of rows is a dispatch of its own behind timesteps as one, and a part of the layer behind single ones", () => {
+  const { stages, ...program } = lruProgram(hardParams(4, 6, 1));
+  const ones = new Float32Array(4).fill(1);
+  const norm: Stage = {
+    ...{ kind: "rmsNorm", name: "norm", src: 1, dst: 1, width: 4, scale: ones, epsilon: 1e-6 },
+  };
+  const dispatches = (lift: number) => {
+    const plan = makePlan({ ...program, stages: [...stages, norm] }, false, lift);
+    return trafficOf(plan, { ...segmentOf(2, lift * T * 100), chunks: 200 }).dispatches;
+  };
+  expect([dispatches(1), dispatches(4)]).toEqual([3, 4]);
+});
+
 test("wide layers of few states are not lifted, layers of many states and small ones are", () => {
   const lift = (H: number, N: number) =>
     liftOf(lruProgram({ ...hardParams(1, 1, 1), D: new Float32Array(H), nuLog: new Float32Array(N) }));

@@ -1,12 +1,13 @@
 /** How a program is laid out in GPU memory and cut into segments: plain arithmetic, tested without a GPU. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { lruProgram } from "../src/models/lru.js";
 import type { Program, Stage } from "../src/program.js";
 import { State } from "../src/state.js";
 import { Timeline } from "../src/timeline.js";
 import type { Dispatch } from "../src/webgpu/dispatches.js";
 import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
-import { type Segment, spread } from "../src/webgpu/pipelines.js";
+import { type Segment, segmentOf, spread } from "../src/webgpu/pipelines.js";
 import { areaBytes, makePlan, READBACKS } from "../src/webgpu/plan.js";
 import { T } from "../src/webgpu/tiles.js";
 import { hardParams } from "./support/problems.js";
@@ -44,6 +45,12 @@ test("a stage never reads what it writes, and nothing that is needed later is ov
   }
   expect(areas.get(plan.output)).toBe(slots[0]);
   expect(new Set(everyOutput.map(({ arrays }) => arrays[0])).size).toBeLessThanOrEqual(3);
+});
+
+test("a scan with timesteps has a workgroup for 64 states of a row", () => {
+  const plan = makePlan(lruProgram(hardParams(3, 70, 1)), true);
+  const scan = plan.dispatches.find(({ kernel }) => kernel === "timedScan") as Dispatch;
+  expect(scan.workgroups(segmentOf(3, 100))).toBe(3 * 2);
 });
 
 test("what works element by element becomes a part of the matrix product before it, where nobody else needs that", () => {

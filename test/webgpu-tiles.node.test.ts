@@ -249,6 +249,12 @@ describe("tuning", () => {
     expect(tiles.dense).toBe(tilesFor("dense", device)[4]);
   });
 
+  test("two tiles are enough to choose from", async () => {
+    const { device, pipelines } = fakeGpu((_, tile) => (tile === plainTile ? 2 : 1), "", 128);
+    expect(tilesFor("dense", device).length).toBe(2);
+    expect((await tune(device, pipelines, 8, 2)).dense).toBe(tilesFor("dense", device)[1]);
+  });
+
   test("stops where every answer takes long", async () => {
     const { device, pipelines } = fakeGpu((_, tile) => (tile === plainTile ? 110 : 1), "");
     expect(await tune(device, pipelines, 8, 2)).toEqual(plainTiles);

@@ -1,0 +1,53 @@
+/** How much of a forward is in the CPU engine's memory at a time: windows, on a host that computes nothing. */
+import { expect, test } from "vitest";
+import type { ForwardJob } from "../src/backend.js";
+import { Arena } from "../src/cpu/arena.js";
+import { packProgram } from "../src/cpu/packed.js";
+import { forwardInWindows } from "../src/cpu/windows.js";
+import { lruProgram } from "../src/models/lru.js";
+import { State, stateLayout } from "../src/state.js";
+import { hardParams } from "./support/problems.js";
+
+/** The most tokens that are done at a time of a row of [seqLen, 5]. */
+async function longest(extra: Partial<ForwardJob>, flopsPerToken: number): Promise<number> {
+  const seqLen = 250_000;
+  const lru = lruProgram(hardParams(5, 1, 1));
+  const host = {
+    program: packProgram(lru),
+    arena: new Arena(new WebAssembly.Memory({ initial: 1, maximum: 1000 })),
+    flopsPerToken,
+    addressOf: () => undefined,
+    execute: async () => undefined,
+  };
+  const heard = [0];
+  await forwardInWindows(host, {
+    ...{ batch: 1, seqLen, lengths: Int32Array.of(seqLen), threads: 1, signal: undefined },
+    ...{
+      x: new Float32Array(5 * seqLen),
+      y: new Float32Array(5 * seqLen),
+      state: new State(stateLayout(lru), 1),
+    },
+    onProgress: (done) => heard.push(done),
+    ...extra,
+  });
+  expect(heard.at(-1)).toBe(seqLen);
+  return Math.max(...heard.slice(1).map((done, i) => done - (heard[i] as number)));
+}
+
+/** x and y, timesteps, what a sum is added to. */
+const copied: [string, number, Partial<ForwardJob>][] = [
+  ["x and y", 40, {}],
+  ["timesteps, too", 44, { timesteps: new Float32Array(250_000) }],
+  ["what y is added to, too", 60, { onto: new Float32Array(5 * 250_000) } as Partial<ForwardJob>],
+];
+test.each(copied)("a window has all that fits into 4 MiB, and no more: %s", async (_, bytes, extra) => {
+  const most = await longest(extra, 1);
+  expect(most).toBeLessThanOrEqual(2 ** 22 / bytes);
+  expect(most).toBeGreaterThan(2 ** 22 / bytes - 48);
+});
+
+test("a calling thread hears of all that is 0.4 GFLOP, and of no more at a time", async () => {
+  const most = await longest({ threads: 0 }, 30_000);
+  expect(30_000 * most).toBeLessThanOrEqual(4e8);
+  expect(30_000 * (most + 48)).toBeGreaterThan(4e8);
+});
