@@ -117,7 +117,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * x Int32Array [batch, seqLen], checked as far as each row is read.
    *
    * x and `out` may be GPUBuffers of `engine.gpuDevice`, of just these sizes and with the usage COPY_SRC and COPY_DST: then it
-   * runs on the GPU, and they stay there. Their values are not checked; an id that is none reads the vocabulary's last row.
+   * runs on the GPU, and they stay there; of usage STORAGE too, they are read and written in place, where they can be. Their values are not checked; an id that is none reads the vocabulary's last row.
    *
    * Rejects with `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite`, `foreign-cache` before
    * any work is done, and with `aborted`, `disposed`, `backend-unavailable`, `gpu-failed`, `worker-failed`, `timeout`,

@@ -19,13 +19,29 @@ import { floats } from "./support/problems.js";
 import { download, upload, useWatchedEngine, watchedEngine } from "./support/watched-gpu.js";
 
 /** GPUBufferUsage by value: Node has no such global. */
-const [COPY_SRC, COPY_DST] = [4, 8];
+const [COPY_SRC, COPY_DST, STORAGE] = [4, 8, 128];
 
 const gpu = useWatchedEngine();
 const { gpuTest } = gpu;
 
 function room(device: GPUDevice, floats: number): GPUBuffer {
   return upload(device, new Float32Array(floats).fill(Number.NaN)); // whatever is not written shows
+}
+
+/** Counts copies from and to some buffers. */
+function copiesOf(device: GPUDevice, buffers: readonly GPUBuffer[]): () => number {
+  let copies = 0;
+  const create = device.createCommandEncoder.bind(device);
+  device.createCommandEncoder = (...args) => {
+    const encoder = create(...args);
+    const copy = encoder.copyBufferToBuffer.bind(encoder) as (...args: unknown[]) => void;
+    encoder.copyBufferToBuffer = (...args: unknown[]) => {
+      if (args.some((arg) => buffers.includes(arg as GPUBuffer))) copies++;
+      copy(...args);
+    };
+    return encoder;
+  };
+  return () => copies;
 }
 
 describe("a layer", () => {
@@ -109,9 +125,10 @@ describe("a layer", () => {
     async (own) => {
       const stranger = await watchedEngine();
       if ("reason" in stranger) throw new Error(stranger.reason);
-      const destroyed = upload(own.device, x);
-      destroyed.destroy();
-      for (const buffer of [destroyed, upload(stranger.device, x)]) {
+      const usages = [COPY_SRC, COPY_SRC | STORAGE].map((usage) => usage | COPY_DST);
+      const destroyed = usages.map((usage) => upload(own.device, x, usage));
+      for (const buffer of destroyed) buffer.destroy();
+      for (const buffer of [...destroyed, ...usages.map((usage) => upload(stranger.device, x, usage))]) {
         const says = /must be of engine.gpuDevice, and not destroyed/;
         expectLinrecError(await errorOf(() => lru.forward(buffer, { batch })), "invalid-argument", says);
       }
@@ -140,7 +157,17 @@ describe("a layer", () => {
     { what: "in pieces: rows cut", scratchBytes: 12_000 },
     { what: "four timesteps as one", lift: 4, lengths: [68, 12, 48] },
     { what: "not so where something is left of rows", lift: 4, usual: 1 },
-  ])("$what", async ({ scratchBytes, lift = 1, usual = lift, lengths = [70, 12, 50] }, context) => {
+    { what: "in place: all rows", lengths: [70, 70, 50], copies: 0 },
+    { what: "in place: four timesteps as one", lift: 4, lengths: [68, 0, 0], copies: 0 },
+    // Of three pieces of a row, the second begins 640 bytes into it: no multiple of 256.
+    {
+      what: "in place: pieces that begin where a binding may",
+      scratchBytes: 6_000,
+      lengths: [70, 0, 0],
+      copies: 2,
+    },
+    { what: "copied: rows with something between them", copies: 4 },
+  ])("$what", async ({ scratchBytes, lift = 1, usual = lift, lengths = [70, 12, 50], copies }, context) => {
     const opened = await openWebgpu();
     if ("reason" in opened) return context.skip(opened.reason);
     const { backend } = opened;
@@ -156,8 +183,12 @@ describe("a layer", () => {
       return { y, state };
     };
     const expected = await run(usual);
-    const out = room(backend.handle, x.length);
-    const actual = await run(lift, { x: upload(backend.handle, x), y: out });
+    const usage = COPY_SRC | COPY_DST | (copies === undefined ? 0 : STORAGE);
+    const out = upload(backend.handle, new Float32Array(x.length).fill(Number.NaN), usage);
+    const given = upload(backend.handle, x, usage);
+    const copied = copiesOf(backend.handle, [given, out]);
+    const actual = await run(lift, { x: given, y: out });
+    if (copies !== undefined) expect(copied()).toBe(copies);
     expectSameBits(await download(backend.handle, out), expected.y, "y");
     expectSameBits(actual.state.bytes, expected.state.bytes, "state");
     backend.dispose();
@@ -214,3 +245,18 @@ describe("a model of six layers", () => {
     expectSameState([model, actual.state], [model, expected.state], "state");
   });
 });
+
+for (const name of ["ml_seq_04_batchnorm_eval", "lm_03_tied_rms_mlp_2layer"])
+  gpuTest(`${name}, in place: the bits of arrays`, async ({ device, engine }) => {
+    const { checkpoint, spec, batch, input } = await loadGolden(name);
+    const model = await engine.model(writeSafetensors(checkpoint), spec);
+    const expected = await model.forward(input, { batch });
+    const words = new Float32Array(input.buffer, input.byteOffset, input.length);
+    const usage = COPY_SRC | COPY_DST | STORAGE;
+    const x = upload(device, words, usage);
+    const out = upload(device, new Float32Array(expected.y.length).fill(Number.NaN), usage);
+    const actual = await model.forward(x, { batch, out: out as GpuBuffer });
+    expectSameBits(await download(device, out), expected.y, "y");
+    expectSameState([model, actual.state], [model, expected.state], "state");
+    expectSameBits(await download(device, x), words, "x");
+  });

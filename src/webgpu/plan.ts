@@ -70,6 +70,8 @@ export interface Layout {
   /** The area of y, and the floats of a token, or a row, of y. */
   readonly output: number;
   readonly outputWidth: number;
+  /** Those of both areas that hold x, or y, and nothing else: a buffer of the caller's may stand in for them. */
+  readonly own: readonly number[];
   /**
    * Where the state's slots are, in their order: h [rows, size] of an LRU as (re, im), the sum [rows, size] of a mean.
    */
@@ -212,6 +214,7 @@ export function makePlan(program: Program, timed = false, lift = 1, weights = lr
     inputWidth: inputWidth(program),
     output,
     outputWidth: outputWidth(program),
+    own: input === output ? [] : [input, output].filter((area) => !slots.shared.has(area)),
     states,
     tables,
     counts,
@@ -230,6 +233,8 @@ export class SlotAreas {
   /** Areas for slots, apart from those for anything else. */
   readonly #own = { perToken: [] as number[], perRow: [] as number[] };
   readonly #areaOf = new Map<number, number>();
+  /** Areas that have held more than one slot. */
+  readonly shared = new Set<number>();
 
   constructor(program: Program, areas: Area[]) {
     this.#program = program;
@@ -257,7 +262,8 @@ export class SlotAreas {
 
   take(slot: number, per: "perToken" | "perRow", isFree: (area: number) => boolean = () => false): number {
     let index = this.#own[per].find(isFree);
-    if (index === undefined) {
+    if (index !== undefined) this.shared.add(index);
+    else {
       index = this.#areas.push({ ...noBytes }) - 1;
       this.#own[per].push(index);
     }

@@ -1,11 +1,11 @@
-/** x and y that are buffers of the caller's: copied there, from area to buffer, and what it means if the GPU refuses them. */
+/** x and y that are buffers of the caller's: bound as they are or copied, from area to buffer, and what it means if the GPU refuses them. */
 import type { ForwardJob } from "../backend.js";
 import { LinrecError } from "../errors.js";
-import type { Ports } from "../gpuBuffer.js";
+import type { GpuBuffer, Ports } from "../gpuBuffer.js";
 import type { Device } from "./device.js";
-import type { Piece } from "./pieces.js";
+import type { Part, Piece } from "./pieces.js";
 import { outputsOf, type Passage } from "./transfer.js";
-import type { Workspace } from "./workspace.js";
+import { STORAGE, type Workspace } from "./workspace.js";
 
 /**
  * What is not looked at beforehand, for WebGPU shows it to nobody, is seen when work is submitted: a buffer of another device,
@@ -27,14 +27,40 @@ interface Copy {
   floats: number;
 }
 
+/**
+ * The buffers x and y where they stand in for their areas: those of usage STORAGE, of a piece whose tokens are side by side in them
+ * and begin where WebGPU lets a binding begin. The others are copied.
+ */
+export function boundPorts(
+  { handle, maxBinding }: Device,
+  { job, layout, timeline }: Passage,
+  { parts, segment }: Piece,
+): ReadonlyMap<number, GPUBufferBinding> {
+  const bound = new Map<number, GPUBufferBinding>();
+  const [first, last] = [parts[0], parts.at(-1)] as [Part, Part];
+  const start = first.row * job.seqLen + first.start;
+  const areSideBySide = last.row * job.seqLen + last.end - start === segment.tokens;
+  if (!areSideBySide || timeline.every > 1 || layout.pool) return bound;
+  const bind = (port: GpuBuffer | undefined, area: number, width: number) => {
+    const [offset, size] = [4 * width * start, 4 * width * segment.tokens];
+    const isAligned = offset % handle.limits.minStorageBufferOffsetAlignment === 0;
+    if (port && port.usage & STORAGE && layout.own.includes(area) && isAligned && size <= maxBinding)
+      bound.set(area, { buffer: port as GPUBuffer, offset, size });
+  };
+  bind(job.ports?.x, layout.input, layout.inputWidth);
+  bind(job.ports?.y, layout.output, layout.outputWidth);
+  return bound;
+}
+
 /** Copies a piece's tokens of a buffer x to their area. */
 export function copyInput(
   encoder: GPUCommandEncoder,
   { job, layout }: Passage,
   workspace: Workspace,
   { parts }: Piece,
+  bound: ReadonlyMap<number, unknown>,
 ): void {
-  if (!job.ports?.x) return;
+  if (!job.ports?.x || bound.has(layout.input)) return;
   const width = layout.inputWidth;
   let to = 0;
   const copies = parts.map(({ row, start, end }) => {
@@ -51,12 +77,13 @@ export function copyOutput(
   passage: Passage,
   workspace: Workspace,
   piece: Piece,
+  bound: ReadonlyMap<number, unknown>,
 ): void {
   const { job, layout } = passage;
   if (!job.ports?.y) return;
   const y = job.ports.y as GPUBuffer;
   const outputs = [...outputsOf(passage, piece)];
-  copyAll(encoder, workspace.area(layout.output), y, outputs);
+  if (!bound.has(layout.output)) copyAll(encoder, workspace.area(layout.output), y, outputs);
   for (const { to, floats, zeros } of outputs)
     if (zeros > 0) encoder.clearBuffer(y, 4 * (to + floats), 4 * zeros);
 }

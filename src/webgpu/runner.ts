@@ -9,7 +9,7 @@ import { isLifted, liftingOf, runLifted } from "./lifting.js";
 import { type Part, type Piece, piecesOf } from "./pieces.js";
 import type { Pipelines, Segment } from "./pipelines.js";
 import { type Layout, makePlan, READBACKS } from "./plan.js";
-import { blamePorts, clearEmptyRows, copyInput, copyOutput } from "./ports.js";
+import { blamePorts, boundPorts, clearEmptyRows, copyInput, copyOutput } from "./ports.js";
 import { openSteps, type Steps } from "./resident.js";
 import { T } from "./tiles.js";
 import { collectPiece, type Passage, resultsOf, uploadPiece } from "./transfer.js";
@@ -186,9 +186,10 @@ class GpuRunner {
       const readback = workspace.readback(nth);
       uploadPiece(this.#device, passage, workspace, piece);
       const encoder = handle.createCommandEncoder();
-      copyInput(encoder, passage, workspace, piece);
-      workspace.encode(encoder, piece.segment, piece.isLast, passage.timeline.every > 1);
-      copyOutput(encoder, passage, workspace, piece);
+      const bound = boundPorts(this.#device, passage, piece);
+      copyInput(encoder, passage, workspace, piece, bound);
+      workspace.encode(encoder, piece.segment, piece.isLast, passage.timeline.every > 1, bound);
+      copyOutput(encoder, passage, workspace, piece, bound);
       for (const { area, floats } of resultsOf(passage, piece)) {
         encoder.copyBufferToBuffer(workspace.area(area), 0, readback, bytes, 4 * floats);
         bytes += 4 * floats;

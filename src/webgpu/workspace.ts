@@ -110,11 +110,14 @@ export function upload(
 export function bindGroup(
   { handle }: Device,
   pipeline: GPUComputePipeline,
-  buffers: readonly GPUBuffer[],
+  buffers: readonly (GPUBuffer | GPUBufferBinding)[],
 ): GPUBindGroup {
   return handle.createBindGroup({
     layout: pipeline.getBindGroupLayout(0),
-    entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
+    entries: buffers.map((buffer, binding) => ({
+      binding,
+      resource: "buffer" in buffer ? buffer : { buffer },
+    })),
   });
 }
 
@@ -129,6 +132,8 @@ export function mappedFloats(readback: GPUBuffer, bytes: number): Float32Array {
 }
 
 const overs = ["tokens", "outputs", "rows"] as const;
+
+type Bound = ReadonlyMap<number, GPUBufferBinding>;
 
 /** The areas and bind groups for segments of up to a size. */
 export class Workspace {
@@ -170,8 +175,10 @@ export class Workspace {
     this.#groups = kernels.map((kernel) => this.#bind(kernel));
   }
 
-  #bind({ pipeline, over = "tokens", sizes, arrays }: Kernel): GPUBindGroup {
-    const bound = arrays.map((array) => (typeof array === "number" ? this.area(array) : array));
+  #bind({ pipeline, over = "tokens", sizes, arrays }: Kernel, others?: Bound): GPUBindGroup {
+    const bound = arrays.map((array) =>
+      typeof array === "number" ? (others?.get(array) ?? this.area(array)) : array,
+    );
     return bindGroup(this.#device, pipeline, [this.#segments[over], sizes, ...bound]);
   }
 
@@ -202,8 +209,17 @@ export class Workspace {
     return this.#readbacks[nth];
   }
 
-  /** Encodes the dispatches of a segment, and if it is the last one those of the rows. Within `Device.scoped`. */
-  encode(encoder: GPUCommandEncoder, tokens: Segment, isLast: boolean, isThinned = false): void {
+  /**
+   * Encodes the dispatches of a segment, and if it is the last one those of the rows; `bound` stands in for some areas. Within
+   * `Device.scoped`.
+   */
+  encode(
+    encoder: GPUCommandEncoder,
+    tokens: Segment,
+    isLast: boolean,
+    isThinned = false,
+    bound?: Bound,
+  ): void {
     const segments = segmentsOf(tokens, isThinned);
     for (const over of overs) {
       this.hold(this.#segments[over], segmentWords(segments[over], isThinned && over === "outputs"));
@@ -212,7 +228,8 @@ export class Workspace {
     for (const { dispatch, index, on } of scheduled(this.#kernels, tokens, isLast, isThinned)) {
       const { pipeline, workgroups, into, arrays } = dispatch;
       pass.setPipeline(pipeline);
-      pass.setBindGroup(0, this.#groups[index] as GPUBindGroup);
+      const isBound = arrays.some((array) => bound?.has(array as number));
+      pass.setBindGroup(0, isBound ? this.#bind(dispatch, bound) : (this.#groups[index] as GPUBindGroup));
       pass.dispatchWorkgroups(...spread(workgroups(on)));
       if (!into) continue;
       pass.end();

@@ -85,8 +85,8 @@ function watch(device: GPUDevice, traffic: Traffic): void {
 }
 
 /** A buffer that may be x or `out`. */
-export function upload(device: GPUDevice, values: Float32Array): GPUBuffer {
-  const buffer = device.createBuffer({ size: values.byteLength, usage: COPY_SRC | COPY_DST });
+export function upload(device: GPUDevice, values: Float32Array, usage = COPY_SRC | COPY_DST): GPUBuffer {
+  const buffer = device.createBuffer({ size: values.byteLength, usage });
   device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
   return buffer;
 }
