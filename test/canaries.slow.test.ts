@@ -6,8 +6,10 @@ import { readFileSync } from "node:fs";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { compile } from "../campaigns/mutants/compile.mjs";
 import { createMemory } from "../src/cpu/instantiate.js";
-import { createEngine } from "../src/index.js";
+import { createEngine, type Tensor } from "../src/index.js";
 import { checkedCalls, damage, takeDamage } from "./support/checkedArena.js";
+import { createPrivateEngine } from "./support/engines.js";
+import { loadGolden } from "./support/golden.js";
 import { floats, hardParams } from "./support/problems.js";
 import "./golden.test.js";
 import "./exact.test.js";
@@ -59,6 +61,23 @@ describe("guards", () => {
       await engine.dispose();
     },
   );
+
+  test("a row of y behind a pool that is wider than all else of a span", async () => {
+    const { checkpoint, spec } = await loadGolden("ml_cls_01_mean_prenorm");
+    const width = (checkpoint.get("params.decoder.kernel") as Tensor).shape[0] as number;
+    const classes = 5000;
+    const engine = await createPrivateEngine("baseline", { threads: 2 });
+    const tensors = new Map(checkpoint)
+      .set("params.decoder.kernel", {
+        ...{ dtype: "F32", shape: [width, classes], data: floats(width * classes, 1) },
+      })
+      .set("params.decoder.bias", { dtype: "F32", shape: [classes], data: floats(classes, 2) });
+    const model = await engine.model(tensors, spec);
+    const { y } = await model.forward(floats(2 * 3000 * model.inputWidth, 3), { batch: 2 });
+    expect(y.length).toBe(2 * classes);
+    expect(damage()).toBeUndefined();
+    await engine.dispose();
+  });
 
   // Bugs of kernels, each a row or a token too many: on the calling thread, and in workers with a memory of their own.
   test.each([

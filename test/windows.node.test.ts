@@ -1,4 +1,4 @@
-/** How much of a forward is in the CPU engine's memory at a time: windows, on a host that computes nothing. */
+/** How much of a forward is in the CPU engine's memory at a time: windows, on a host that computes nothing; a tile's scratch block. */
 import { expect, test } from "vitest";
 import type { ForwardJob } from "../src/backend.js";
 import { Arena } from "../src/cpu/arena.js";
@@ -50,4 +50,12 @@ test("a calling thread hears of all that is 0.4 GFLOP, and of no more at a time"
   const most = await longest({ threads: 0 }, 30_000);
   expect(30_000 * most).toBeLessThanOrEqual(4e8);
   expect(30_000 * (most + 48)).toBeGreaterThan(4e8);
+});
+
+test("a tile's carries have room for one chunk more than its tokens fill: it may start inside one", () => {
+  for (const dState of [1, 300]) {
+    const { scratch, tileTokens } = packProgram(lruProgram(hardParams(8, dState, 1)));
+    const floats = 8 * Math.ceil(dState / 4); // re and im of groups of 4
+    expect(scratch.fresh - scratch.carries).toBeGreaterThanOrEqual(4 * floats * (tileTokens / 48 + 1));
+  }
 });
