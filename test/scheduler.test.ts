@@ -115,6 +115,12 @@ describe("what a candidate costs is the sum of its parts", () => {
   });
 });
 
+test("a reason tells short times apart, and is brief about long ones", () => {
+  const reason = (seqLen: number) => plan("forward", work(seqLen, 1, 2e4), all, "auto")?.reason;
+  expect(reason(8)).toMatch(/predicted 0\.0\d{3} ms/);
+  expect(reason(1e6)).toMatch(/predicted \d{2,} ms/);
+});
+
 test("timesteps cost time for each state, which the rows of a batch share among the threads and one row does not", () => {
   const ms = (work: Work) => plan("forward", work, without("webgpu"), "auto")?.candidates.map(({ ms }) => ms);
   for (const batch of [1, 8]) {
