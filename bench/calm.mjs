@@ -19,7 +19,7 @@ const PROBE_BYTES = 24 * 1024;
 const READS = 100;
 /** Threads that spin for more work after a run are asleep by then. */
 const PAUSE_MS = 2;
-const STRETCH_MS = 30;
+const STRETCH_MS = 10;
 
 export const isCalm = (probe, best) => probe <= SLOWEST * best;
 
