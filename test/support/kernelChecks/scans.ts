@@ -119,15 +119,7 @@ function scans(bench: Bench): void {
       bench.call([{ at: h2, bytes: 4 * size }], (k) =>
         k.dense(h2, 4 * size, pu + t * uStride, uStride, B, scan.zeros, 1, dModel, size),
       );
-      const outputs = [
-        { at: h2, bytes: 4 * size },
-        { at: rounded2, bytes: 32 },
-        { at: carry2, bytes: 8 * size },
-        { at: stateLoc2, bytes: 4 * size },
-      ];
-      bench.call(outputs, (k) =>
-        k.stepScan(h2, rounded2, carry2, stateLoc2, 0, ks + 4 * t, lambda, lambdaT, powers, chunk, 1, groups),
-      );
+      stepOne(bench, scan, h2, rounded2, carry2, stateLoc2, ks + 4 * t);
       same(bench.floats(h2, size), bench.floats(h + t * 4 * size, size), `h of step ${t}, ${what}`);
     }
     same(bench.doubles(carry2, size), expected.carry, `carry of steps, ${what}`);
@@ -191,6 +183,28 @@ function recurrence(
   return { loc, h, carries: Float32Array.from(carries), carry, stateLoc };
 }
 
+/** A token of one stream, by addresses: bu at `h` becomes h, `carry` and `loc` go past it. `k`: where its place in its chunk is. */
+function stepOne(
+  bench: Bench,
+  { groups, chunk, lambda, lambdaT, powers }: Scan,
+  h: number,
+  rounded: number,
+  carry: number,
+  loc: number,
+  k: number,
+): void {
+  const size = 8 * groups;
+  const written = [
+    { at: h, bytes: 4 * size },
+    { at: rounded, bytes: 32 },
+    { at: carry, bytes: 8 * size },
+    { at: loc, bytes: 4 * size },
+  ];
+  bench.call(written, (kernels) =>
+    kernels.stepScan(h, rounded, carry, loc, 0, k, lambda, lambdaT, powers, chunk, 1, groups),
+  );
+}
+
 function stepRows(bench: Bench): void {
   const [groups, chunk, rows] = [2, 5, 3];
   const size = 8 * groups;
@@ -233,15 +247,7 @@ function stepRows(bench: Bench): void {
   );
   for (const [row, { carry, loc }] of copies.entries()) {
     const one = bench.place(bu.subarray(row * size, (row + 1) * size));
-    const written = [
-      { at: one, bytes: 4 * size },
-      { at: rounded, bytes: 32 },
-      { at: carry, bytes: 8 * size },
-      { at: loc, bytes: 4 * size },
-    ];
-    bench.call(written, (k) =>
-      k.stepScan(one, rounded, carry, loc, 0, ks + 4 * row, lambda, lambdaT, powers, chunk, 1, groups),
-    );
+    stepOne(bench, scan, one, rounded, carry, loc, ks + 4 * row);
     same(bench.floats(h + row * 4 * size, size), bench.floats(one, size), `h of row ${row}`);
     same(bench.doubles(states + row * stride, size), bench.doubles(carry, size), `carry of row ${row}`);
     same(bench.floats(states + row * stride + 8 * size, size), bench.floats(loc, size), `loc of row ${row}`);
