@@ -14,7 +14,10 @@ const calls = [
   "createCommandEncoder",
   "writeBuffer",
   "submit",
+  "pushErrorScope",
   "popErrorScope",
+  "mapAsync",
+  "getMappedRange",
 ];
 
 /** Calls `then` when promise number `nth` is made from now on, however deep inside. */
@@ -127,6 +130,7 @@ export default {
         if (count < nth) break;
       }
       figures[`calls of ${name} that threw`] = nth - 1;
+      if (nth === 1) fail(`${name} was never called`);
     }
     let refused = 0;
     for (let reached = true; reached; ) {

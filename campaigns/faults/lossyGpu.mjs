@@ -23,12 +23,13 @@ export function lossyGpu(real, adapter, faults) {
     const lost = new Promise((resolve) => {
       tell = resolve;
     });
-    const call =
-      (target, name) =>
-      (...args) => {
+    const call = (target, name) => {
+      const method = target[name];
+      return (...args) => {
         faults.before(name);
-        return target[name](...args);
+        return method.apply(target, args);
       };
+    };
     const device = {
       createBindGroup: call(real, "createBindGroup"),
       createCommandEncoder: call(real, "createCommandEncoder"),
@@ -38,8 +39,12 @@ export function lossyGpu(real, adapter, faults) {
         faults.before("createBuffer");
         const buffer = real.createBuffer(descriptor);
         const map = buffer.mapAsync.bind(buffer);
-        buffer.mapAsync = (...args) =>
-          gone ? Promise.reject(new Error("the device is gone")) : map(...args);
+        buffer.mapAsync = async (...args) => {
+          faults.before("mapAsync");
+          if (gone) throw new Error("the device is gone");
+          return map(...args);
+        };
+        buffer.getMappedRange = call(buffer, "getMappedRange");
         if (gone) buffer.destroy();
         buffers.add(buffer);
         return buffer;

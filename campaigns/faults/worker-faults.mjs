@@ -1,5 +1,6 @@
 // Worker threads that fail from inside, at every kernel call and at every stage of starting up.
 import { readFileSync } from "node:fs";
+import { Worker } from "node:worker_threads";
 import { floats, lruParams, sameResult, settled, undisturbed } from "../support.mjs";
 
 /**
@@ -18,6 +19,7 @@ const faults = {
     act: "const hog = []; for (;;) hog.push(new Array(1e5).fill(Math.random()));",
     steps: [9, 1000], // it takes seconds each time
   },
+  "loops for ever": { act: "for (;;);", steps: [37, 1000] }, // each time until it is given up
 };
 
 /** A worker whose `nth` kernel call (of all workers with this source: of each its own) is the fault. */
@@ -39,6 +41,20 @@ function sabotaged(library, fault, nth) {
   return `data:text/javascript,${encodeURIComponent(prelude + worker)}`;
 }
 
+/** The `nth` message to a worker from now on cannot be posted; returns how many there were when it is undone. */
+function failPost(nth) {
+  const post = Worker.prototype.postMessage;
+  let count = 0;
+  Worker.prototype.postMessage = function (...args) {
+    if (++count === nth) throw new DOMException("it cannot be cloned on purpose", "DataCloneError");
+    return post.apply(this, args);
+  };
+  return () => {
+    Worker.prototype.postMessage = post;
+    return count;
+  };
+}
+
 /** Workers that do not get as far as work. */
 const starts = {
   "no such file": () => "file:///no/such/worker.js",
@@ -49,7 +65,7 @@ const starts = {
 
 export default {
   promise: "A worker that throws, exits or runs out of memory at any moment costs time, never a result.",
-  how: "Each fault is planted at the 1st, 2nd, 3rd … kernel call of a worker, until a forward ends before it; and at start-up.",
+  how: "Each fault is planted at the 1st, 2nd, 3rd … kernel call of a worker, until a forward ends before it; and at start-up. The 1st, 2nd, 3rd … message to a worker is not posted, with shared memory and without.",
   plants: [
     {
       says: "what a worker throws is taken for its answer",
@@ -67,12 +83,13 @@ export default {
       oracle,
       expected: [expected],
       ...alone
-    } = await undisturbed(linrec, params, [x], { batch });
+    } = await undisturbed(linrec, params, [x], { batch }, "baseline");
     const figures = {};
-    const attempt = async (workerUrl, what, pauseMs = 0) => {
+    const attempt = async (given, what, pauseMs = 0) => {
       let told = 0;
       const onFallback = () => told++;
-      const engine = await linrec.createEngine({ backend: "wasm", threads: 2, workerUrl, onFallback });
+      const options = { backend: "wasm", simd: "baseline", threads: 2, onFallback };
+      const engine = await linrec.createEngine({ ...options, ...given });
       const lru = await engine.lru(params);
       for (let i = 0; i < 2; i++) {
         const outcome = await settled(lru.forward(x, { batch }), 60_000);
@@ -88,7 +105,8 @@ export default {
       const step = steps[isFull ? 0 : 1];
       let moments = 0;
       for (let nth = 1; nth < 1000; nth += step) {
-        const told = await attempt(sabotaged(library, act, nth), `${name} at call ${nth}`, pauseMs);
+        const workerUrl = sabotaged(library, act, nth);
+        const told = await attempt({ workerUrl }, `${name} at call ${nth}`, pauseMs);
         if (told === 0) break; // no worker got that far
         moments++;
       }
@@ -96,9 +114,21 @@ export default {
       if (moments === 0) fail(`${name}: no worker was reached`);
     }
     for (const [name, url] of Object.entries(starts)) {
-      if ((await attempt(url(), name)) === 0) fail(`${name}: nobody was told`);
+      if ((await attempt({ workerUrl: url() }, name)) === 0) fail(`${name}: nobody was told`);
     }
     figures["ways not to start"] = Object.keys(starts).length;
+    const memories = { shared: undefined, private: readFileSync(new URL("kernels.wasm", library)) };
+    for (const [memory, wasm] of Object.entries(memories)) {
+      let nth = 1;
+      for (; ; nth += isFull ? 1 : 5) {
+        const undo = failPost(nth);
+        const what = `${memory} memory, message ${nth} is not posted`;
+        const told = await attempt({ wasm }, what);
+        if (undo() < nth) break;
+        if (told === 0) fail(`${what}: nobody was told`);
+      }
+      figures[`messages that were not posted, ${memory} memory`] = nth - 1;
+    }
     await alone.dispose();
     return figures;
   },
