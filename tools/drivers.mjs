@@ -82,7 +82,7 @@ async function startChromium() {
 async function startFirefox() {
   const profile = mkdtempSync(join(tmpdir(), "linrec-firefox-"));
   const args = ["--headless", "--no-remote", "--profile", profile, "--remote-debugging-port", "0"];
-  const child = spawn(firefox() ?? "", args, { stdio: ["ignore", "ignore", "pipe"] });
+  const child = startGroup(firefox() ?? "", args, { stdio: ["ignore", "ignore", "pipe"] });
   const address = await said(child, /WebDriver BiDi listening on (ws:\S+)/);
   const socket = new WebSocket(`${address}/session`, { perMessageDeflate: false });
   await new Promise((resolve, reject) => socket.once("open", resolve).once("error", reject));
@@ -115,10 +115,10 @@ async function startFirefox() {
       await send("browsingContext.close", { context });
       return text;
     },
-    close() {
+    async close() {
       socket.close();
-      child.once("exit", () => rmSync(profile, { recursive: true, force: true }));
-      child.kill();
+      await end(child);
+      rmSync(profile, { recursive: true, force: true });
     },
   };
 }
@@ -129,15 +129,14 @@ async function startWebkit() {
   const children = [];
   let display = process.env["DISPLAY"];
   if (!display) {
-    const screen = spawn("Xvfb", ["-displayfd", "2", "-screen", "0", "1024x768x24", "-nolisten", "tcp"], {
-      stdio: ["ignore", "ignore", "pipe"],
-    });
+    const args = ["-displayfd", "2", "-screen", "0", "1024x768x24", "-nolisten", "tcp"];
+    const screen = startGroup("Xvfb", args, { stdio: ["ignore", "ignore", "pipe"] });
     children.push(screen);
     display = `:${await said(screen, /^(\d+)$/m)}`;
   }
   const port = 20_000 + (process.pid % 20_000);
   const env = { ...process.env, DISPLAY: display };
-  children.push(spawn("WebKitWebDriver", [`--port=${port}`], { env, stdio: "ignore" }));
+  children.push(startGroup("WebKitWebDriver", [`--port=${port}`], { env, stdio: "ignore" }));
   /** @param {string} method @param {string} path @param {object} [body] @returns {Promise<any>} */
   const call = async (method, path, body) => {
     const init = { method, body: body ? JSON.stringify(body) : null };
@@ -162,12 +161,9 @@ async function startWebkit() {
         call("POST", `${session}/execute/sync`, { script: `return ${script}`, args: [] }),
       );
     },
-    close() {
-      call("DELETE", session)
-        .catch(() => {})
-        .finally(() => {
-          for (const child of children.reverse()) child.kill();
-        });
+    async close() {
+      await call("DELETE", session).catch(() => {});
+      for (const child of children.reverse()) await end(child);
     },
   };
 }
@@ -182,6 +178,41 @@ async function untilShown(read) {
 }
 
 const pause = () => new Promise((resolve) => setTimeout(resolve, 100));
+
+/**
+ * Starts a process as the first of a group, which what it starts belongs to: {@link end} reaches them all, and so does the end of
+ * this process.
+ * @param {string} command
+ * @param {string[]} args
+ * @param {import("node:child_process").SpawnOptions} options
+ */
+function startGroup(command, args, options) {
+  const child = spawn(command, args, { ...options, detached: true });
+  process.once("exit", () => signal(child, "SIGKILL"));
+  return child;
+}
+
+/**
+ * Ends a process that {@link startGroup} started, and what it has started. Resolves when they are gone.
+ * @param {import("node:child_process").ChildProcess} child
+ */
+async function end(child) {
+  for (let tries = 0; tries < 100 && signal(child, tries < 50 ? "SIGTERM" : "SIGKILL"); tries++)
+    await pause();
+}
+
+/**
+ * Whether there was anyone to hear it.
+ * @param {import("node:child_process").ChildProcess} child
+ * @param {NodeJS.Signals} name
+ */
+function signal({ pid }, name) {
+  try {
+    return pid !== undefined && process.kill(-pid, name);
+  } catch {
+    return false;
+  }
+}
 
 /**
  * What a process says on its standard error.
