@@ -9,11 +9,12 @@ import { untilAborted } from "./breaker.js";
 import type { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
 import { Failover, isFault } from "./failover.js";
-import { type BackendOption, backendNames, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
+import { type BackendOption, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
 import { findHalves, halvesOf, waysOf } from "./hidden.js";
 import type { Host, Prepared, Stepper } from "./host.js";
 import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
+import { typeName } from "./io/tensor.js";
 import { Lru } from "./lru.js";
 import { type BackendStatus, Machine } from "./machine.js";
 import type { ModelSpec } from "./models/architecture.js";
@@ -198,9 +199,7 @@ export class Engine {
     const run: Run = async (program, job, name, threads) => {
       const prepared = await this.#prepare(program);
       try {
-        const backend = this.#machine.backend(name);
-        if (!backend) throw noBackend([name], this.#machine);
-        await (await this.#runner(prepared, backend)).forward({ ...job, threads });
+        await (await this.#runner(prepared, name)).forward({ ...job, threads });
       } finally {
         this.#release(prepared);
       }
@@ -279,7 +278,7 @@ export class Engine {
     }
     const host = {
       machine: this.#machine,
-      runner: (backend: Backend) => this.#runner(prepared, backend),
+      runner: (name: BackendName) => this.#runner(prepared, name),
       tell: this.#tell,
     };
     return this.#stoppable(prepared, job, new Failover(host, asked));
@@ -311,9 +310,8 @@ export class Engine {
 
   async #resident(prepared: Prepared, slots: number): Promise<Resident> {
     const backend = this.#machine.backend("webgpu");
-    if (!backend) throw noBackend(["webgpu"], this.#machine);
     try {
-      const runner = await this.#runner(prepared, backend);
+      const runner = await this.#runner(prepared, "webgpu");
       return (await runner.resident?.(slots)) as Resident; // the network is of one rate: it is the GPU's own runner
     } catch (error) {
       if (!isFault(error) || !(await this.#machine.renew(backend, error))) throw error;
@@ -337,8 +335,9 @@ export class Engine {
     return planned;
   }
 
+  /** "auto" finds the reference at least. */
   #nothingRuns(preference: Preference): LinrecError {
-    return noBackend(preference === "auto" ? backendNames : preference, this.#machine);
+    return noBackend(preference as readonly BackendName[], this.#machine);
   }
 
   async #load(source: BytesSource): Promise<SafetensorsFile> {
@@ -392,12 +391,14 @@ export class Engine {
     return { program, layout, runners, stepper, underWay: new Map() };
   }
 
-  async #runner(prepared: Prepared, backend: Backend): Promise<Runner> {
+  async #runner(prepared: Prepared, name: BackendName): Promise<Runner> {
     const { runners, program } = prepared;
+    const backend = this.#machine.backend(name);
+    if (!backend) throw noBackend([name], this.#machine);
     let runner = runners.get(backend);
     if (!runner) {
       // A GPU that failed has taken what was on it with it.
-      for (const other of runners.keys()) if (other.name === backend.name) runners.delete(other);
+      for (const other of runners.keys()) if (other.name === name) runners.delete(other);
       runner = prepareParts(backend, program, this.#Chain);
       runners.set(backend, runner);
       runner.catch(() => runners.delete(backend));
@@ -435,8 +436,7 @@ function workOf(machine: Machine, whole: Network, batch: number, seqLen: number,
 
 function isBytesSource(source: unknown): source is BytesSource {
   if (typeof source === "string" || ArrayBuffer.isView(source)) return true;
-  const tag = Object.prototype.toString.call(source).slice(8, -1);
-  return ["ArrayBuffer", "SharedArrayBuffer", "Blob", "File", "URL"].includes(tag);
+  return ["ArrayBuffer", "SharedArrayBuffer", "Blob", "File", "URL"].includes(typeName(source));
 }
 
 function disposedError(): LinrecError {

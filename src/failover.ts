@@ -1,6 +1,6 @@
 /** Running a forward where the scheduler says, and what a backend leaves undone on what is next: never in silence. */
 import type { Backend, ForwardJob, Runner } from "./backend.js";
-import { allocating, asOutOfMemory, isLinrecError, LinrecError, messageOf } from "./errors.js";
+import { allocating, asOutOfMemory, isLinrecError, messageOf } from "./errors.js";
 import type { Asked } from "./host.js";
 import type { Machine } from "./machine.js";
 import { parts } from "./parts.js";
@@ -11,8 +11,8 @@ import type { Stop } from "./signal.js";
 
 export interface FailoverHost {
   readonly machine: Machine;
-  /** The program as a backend runs it. */
-  runner(backend: Backend): Promise<Runner>;
+  /** The program as a backend runs it. Rejects with `backend-unavailable` where it does not run any more. */
+  runner(backend: BackendName): Promise<Runner>;
   tell(from: string, to: string, reason: string): void;
 }
 
@@ -37,8 +37,7 @@ export class Failover {
     const done = job.done ?? allocating("a forward", () => new Int32Array(job.batch));
     const state = job.state.clone();
     try {
-      if (!backend) throw new LinrecError("backend-unavailable", this.#host.machine.reason(name));
-      const runner = await this.#host.runner(backend);
+      const runner = await this.#host.runner(name);
       await runner.forward({ ...whole, state, done });
       job.state.copyFrom(state);
       return;
@@ -49,17 +48,15 @@ export class Failover {
       await this.#leave(backend, name, error);
       if (job.ports) throw error; // they were that GPU's
     }
+    // Work that is stopped meanwhile is stopped by the next backend, before it begins.
     if (ratesOf(network)) {
-      if (stop.aborted) throw stop.reason;
       job.state.copyFrom(state);
       return this.run(network, { ...job, done }, stop);
     }
-    if (stop.aborted) throw stop.reason;
     // Only a GPU leaves forwards half done.
     if (done.every((tokens) => tokens === 0)) return this.run(network, job, stop);
     const { restsOf } = await parts.webgpu();
     for (const rest of restsOf(network, whole, done, state)) {
-      if (stop.aborted) throw stop.reason;
       await this.run(network, rest.job, stop);
       for (let i = 0; i < rest.job.batch; i++) state.copyRow(rest.row + i, rest.job.state, i);
     }

@@ -155,7 +155,7 @@ export class Machine implements GpuHost {
   }
 
   /** After `failed`, a GPU, has failed -> whether there is one now. */
-  async renew(failed: Backend, error: unknown): Promise<boolean> {
+  async renew(failed: Backend | undefined, error: unknown): Promise<boolean> {
     if (this.#backends.get("webgpu") === failed) await this.#gpu?.renew(error);
     return this.#backends.has("webgpu");
   }

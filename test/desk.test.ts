@@ -44,6 +44,26 @@ test("a job is begun by the worker or taken back by the caller, never both", () 
   expect(caller.number).toBe(4);
 });
 
+test("a worker that looks at its desk begins with a job at once, and looks for none for long", () => {
+  const caller = new Desk();
+  const worker = new Desk(caller.buffer as SharedArrayBuffer);
+  const clock = vi.spyOn(performance, "now");
+  worker.look();
+  caller.put(job);
+  expect(worker.waitBriefly()).toBe(true);
+  expect(clock).toHaveBeenCalledTimes(1);
+  worker.look();
+  const start = performance.now();
+  let now = start;
+  clock.mockImplementation(() => {
+    now += 0.05;
+    return now;
+  });
+  expect(worker.waitBriefly()).toBe(false);
+  expect(now - start).toBeLessThan(1);
+  clock.mockRestore();
+});
+
 test("of a short forward the calling thread does the share of a worker; of a long one it does none", async () => {
   const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 2 });
   const lru = await engine.lru(hardParams(64, 256, 2));

@@ -1,7 +1,14 @@
 /** What an engine and its layers do beyond computing: states, outputs, progress, empty work, the self-test, disposal. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { kernelBytes } from "../src/cpu/kernels.js";
-import { createEngine, type Engine, type Lru, type Progress, writeSafetensors } from "../src/index.js";
+import {
+  createEngine,
+  type Engine,
+  type Lru,
+  type Progress,
+  writeModel,
+  writeSafetensors,
+} from "../src/index.js";
 import { lruProgram } from "../src/models/lru.js";
 import { vocabularyOf } from "../src/program.js";
 import { runReference } from "../src/reference.js";
@@ -276,6 +283,57 @@ describe("the self-test", () => {
       await engine.dispose();
     });
   });
+});
+
+test("an engine without WASM lends arrays and tests itself, too", async () => {
+  const engine = await createEngine({ backend: "reference" });
+  const array = engine.allocate(12);
+  expect(array).toEqual(new Float32Array(12));
+  engine.free(array);
+  const { passed, results } = await engine.selfTest();
+  expect([passed, ...new Set(results.map(({ backend }) => backend))]).toEqual([true, "reference"]);
+  await engine.dispose();
+});
+
+test("a checkpoint is the same layer wherever its bytes are", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const lru = await engine.lru(params);
+  const bytes = writeModel(lru);
+  const buffer = bytes.slice().buffer;
+  const shared = typeof SharedArrayBuffer === "undefined" ? buffer : new SharedArrayBuffer(bytes.length);
+  new Uint8Array(shared).set(bytes);
+  const url = new URL(`data:application/octet-stream;base64,${btoa(String.fromCharCode(...bytes))}`);
+  const expected = await lru.forward(x, { batch: 2 });
+  for (const source of [
+    bytes,
+    buffer,
+    shared,
+    new Blob([buffer]),
+    new File([buffer], "lru"),
+    url,
+    url.href,
+  ]) {
+    const { y } = await (await engine.lru(source)).forward(x, { batch: 2 });
+    expectSameBits(y, expected.y, Object.prototype.toString.call(source));
+  }
+  await engine.dispose();
+});
+
+test("kernels that are given are used in shared memory or in private, as they were built", async () => {
+  for (const shared of [true, false]) {
+    const engine = await createEngine({ backend: "wasm", wasm: kernelBytes("baseline", shared), threads: 1 });
+    const isShared = shared && typeof SharedArrayBuffer !== "undefined";
+    expect(engine.backends.wasm).toMatchObject({ available: true, simd: "custom", sharedMemory: isShared });
+    await engine.dispose();
+  }
+});
+
+test('simd "baseline" is that also where relaxed SIMD would run', async () => {
+  const validate = vi.spyOn(WebAssembly, "validate").mockReturnValue(true);
+  const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 0 });
+  validate.mockRestore();
+  expect(engine.backends.wasm).toMatchObject({ available: true, simd: "baseline" });
+  await engine.dispose();
 });
 
 test("dispose is idempotent, at once and later, and `await using` calls it", async () => {

@@ -19,6 +19,12 @@ import { floats } from "./support/problems.js";
 
 const noGpu = { requestAdapter: async () => null };
 
+/** A WebAssembly module that imports a function `env.f`, and does nothing. */
+const importsF = Uint8Array.of(
+  ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 4, 1, 0x60, 0, 0],
+  ...[2, 9, 1, 3, 0x65, 0x6e, 0x76, 1, 0x66, 0, 0],
+);
+
 describe("createEngine", () => {
   // biome-ignore format: a table, a line for each call
   const options: [title: string, code: Misuse<void>[1], says: RegExp, options: unknown][] = [
@@ -40,6 +46,7 @@ describe("createEngine", () => {
     ["a GPU without adapters, by name", "backend-unavailable", /webgpu: .*no adapter.*driver/, { backend: "webgpu", gpu: noGpu, threads: 0 }],
     ["a GPU that throws, by name", "backend-unavailable", /webgpu: .*out of order/, { backend: ["webgpu"], threads: 0, gpu: { requestAdapter: () => Promise.reject(new Error("out of order")) } }],
     ["kernels that are none, by name", "backend-unavailable", /wasm: .*could not be compiled.*wasm-unsafe-eval/, { backend: "wasm", wasm: new Uint8Array([1, 2, 3]) }],
+    ["a module that is something else's, by name", "backend-unavailable", /wasm: .*could not be compiled.*"f"/, { backend: "wasm", wasm: importsF }],
   ];
 
   test.each(options)("%s", async (_, code, says, given) => {

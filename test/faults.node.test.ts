@@ -12,6 +12,8 @@ import { floats, hardParams } from "./support/problems.js";
 
 /** Every worker that was started, the newest last. */
 const started: threads.Worker[] = [];
+/** Those that keep this process from exiting. */
+const awake = new Set<threads.Worker>();
 const RealWorker = threads.Worker;
 
 beforeAll(() => {
@@ -19,6 +21,15 @@ beforeAll(() => {
     constructor(...args: ConstructorParameters<typeof RealWorker>) {
       super(...args);
       started.push(this);
+      awake.add(this);
+    }
+    override ref() {
+      awake.add(this);
+      super.ref();
+    }
+    override unref() {
+      awake.delete(this);
+      super.unref();
     }
   };
   syncBuiltinESMExports();
@@ -88,6 +99,23 @@ describe.each(["shared memory", "private memories"])("%s: a worker is ended from
     for (const worker of started.slice(-2)) worker.terminate();
     for (const forward of forwards) await expectRight(forward);
   });
+});
+
+test("workers keep Node from exiting while a forward needs them, and not after", async () => {
+  const first = started.length;
+  const engine = await createEngine({ backend: "wasm", threads: 2 });
+  const lru = await engine.lru(params);
+  const awakeNow = () => started.slice(first).filter((worker) => awake.has(worker)).length;
+  for (const turn of ["first", "second"]) {
+    let most = 0;
+    const onProgress = () => {
+      most = Math.max(most, awakeNow());
+    };
+    await lru.forward(x, { batch, onProgress });
+    expect(most, turn).toBeGreaterThan(0);
+    expect(awakeNow(), turn).toBe(0);
+  }
+  await engine.dispose();
 });
 
 test("no worker outlives its engine", async () => {

@@ -16,7 +16,7 @@ import { readSafetensors } from "../src/io/safetensors.js";
 import { buildProgram } from "../src/models/build.js";
 import { type BackendName, flopsPerToken, type Stage } from "../src/program.js";
 import { withRates } from "../src/rateChanges.js";
-import { partsOf } from "../src/rates.js";
+import { partsOf, type Rates, ratesOf } from "../src/rates.js";
 import { plan } from "../src/scheduler.js";
 import cases from "./fixtures/lrnnx/cases.json" with { type: "json" };
 import { needBackend } from "./support/engines.js";
@@ -236,6 +236,29 @@ describe("what it costs", () => {
     const cost = (calls: number) => plan("forward", { ...work, calls }, hardware, ["wasm"])?.ms as number;
     expect((cost(6) - cost(1)) / (cost(2) - cost(1))).toBeCloseTo(5);
     expect(cost(2) - cost(1)).toBeGreaterThan(wasm.hopMs / 2);
+  });
+
+  test("what lies between the parts of a segment takes 4 MiB at most, and as much of that as it can", () => {
+    const window = { kind: "window", name: "", mode: "mean", width: 2, factor: 4 } as const;
+    const reshape = { kind: "reshape", name: "", inWidth: 2, outWidth: 4 } as const;
+    const network = withRates({
+      ...{ architecture: "", slots: [2, 2, 4], output: 2 },
+      stages: [
+        { kind: "gelu", name: "", src: 0, dst: 1, width: 2 },
+        { ...window, src: 1, dst: 1 },
+        { ...reshape, src: 1, dst: 2 },
+      ],
+    });
+    const { padding, segmentTokens } = ratesOf(network) as Rates;
+    expect(padding).toBe(2);
+    const bytes = 4 * (2 + 2 + 2 / 4 + 4 / 8); // of a token: x, the part's y, a window's and a fold's share
+    for (const batch of [1, 3, 1000, 1e6]) {
+      const tokens = segmentTokens(batch);
+      expect(tokens % padding).toBe(0);
+      if (tokens > padding) expect(bytes * batch * tokens).toBeLessThanOrEqual(2 ** 22);
+      expect(bytes * batch * (tokens + padding)).toBeGreaterThan(2 ** 22);
+    }
+    expect([1, 1000, 1e6].map((batch) => segmentTokens(batch) > padding)).toEqual([true, true, false]);
   });
 
   test("a chain that is disposed of disposes of its parts", () => {

@@ -178,6 +178,34 @@ test("rows of different lengths cost their tokens, not those of the longest", ()
   });
 });
 
+test("what comes after a pool takes room for rows, not for tokens, and so does what is kept of it", () => {
+  const dense = (src: number, dst: number): Stage => ({
+    ...{ kind: "dense", name: "dense", src, dst, inWidth: width, outWidth: width },
+    ...{ kernel: new Float32Array(width ** 2), bias: null },
+  });
+  const weights = { scale: new Float32Array(width), bias: new Float32Array(width) };
+  const norm: Stage = { ...weights, kind: "layerNorm", name: "", epsilon: 0.5, src: 1, dst: 2, width };
+  const pool: Stage = { kind: "pool", name: "pool", src: 0, dst: 0, width, mode: "mean" };
+  const plan = planOf(3, [pool, dense(0, 1), norm, add(1, 2, 1)], 1);
+  const own = plan.dispatches
+    .slice(1)
+    .flatMap(({ arrays }) => arrays.filter((array) => typeof array === "number"));
+  expect(own.length).toBeGreaterThan(3);
+  for (const area of own)
+    expect(plan.areas[area]).toMatchObject({ perToken: 0, perChunk: 0, perOutput: 0, perRow: 4 * width });
+});
+
+test("a layer as wide as the device binds runs there", () => {
+  const plan = planOf(2, [gelu(0, 1)], 1);
+  const { job, timeline } = rowsOf([1]);
+  const widest = Math.max(...plan.areas.map((area) => areaBytes(area, segmentOf(1, 1))));
+  const run = (bytes: number) => [
+    ...piecesOf(plan, job, timeline, { areaBytes: bytes, totalBytes: 1e6, flops: 1e12 }),
+  ];
+  expect(run(widest)).toHaveLength(1);
+  expect(() => run(widest - 1)).toThrow(/too wide/);
+});
+
 test("a layer too wide for the device is refused", () => {
   const bounds = { areaBytes: 8, totalBytes: 1e6, flops: 1e12 };
   const { job, timeline } = rowsOf([1]);

@@ -1,8 +1,12 @@
 /** How much of a forward is in the CPU engine's memory at a time: windows, on a host that computes nothing; a tile's scratch block. */
+import fc from "fast-check";
 import { expect, test } from "vitest";
 import type { ForwardJob } from "../src/backend.js";
 import { Arena } from "../src/cpu/arena.js";
 import { packProgram } from "../src/cpu/packed.js";
+import type { Window } from "../src/cpu/protocol.js";
+import { noTile } from "../src/cpu/tile.js";
+import { locate, RowTableView } from "../src/cpu/wavefront.js";
 import { forwardInWindows } from "../src/cpu/windows.js";
 import { lruProgram } from "../src/models/lru.js";
 import { State, stateLayout } from "../src/state.js";
@@ -58,4 +62,40 @@ test("a tile's carries have room for one chunk more than its tokens fill: it may
     const floats = 8 * Math.ceil(dState / 4); // re and im of groups of 4
     expect(scratch.fresh - scratch.carries).toBeGreaterThanOrEqual(4 * floats * (tileTokens / 48 + 1));
   }
+});
+
+test("tiles hold every token of a row once, wherever it ends and whatever is reset", () => {
+  const memory = new WebAssembly.Memory({ initial: 1 });
+  const program = packProgram(lruProgram(hardParams(2, 3, 1)));
+  const [tileTokens, tailTokens] = [96, 48];
+  const row = fc.record({
+    tokens: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.constantFrom(48, 96, 144, 192, 288)),
+    k0: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 47 })),
+    resets: fc.uniqueArray(fc.integer({ min: 0, max: 299 }), { maxLength: 4 }),
+  });
+  const check = ({ tokens, k0, ...row }: { tokens: number; k0: number; resets: number[] }) => {
+    const resets = Int32Array.from(row.resets.filter((t) => t < tokens)).sort();
+    const table = new RowTableView(memory, 0, 1);
+    table.write(0, { tokens, k0, last: true, phase: 0, count: tokens, resets, given: resets });
+    const tail = Math.min(1, Math.floor((tokens + k0) / tileTokens));
+    const tilesPerRow = tail + Math.ceil((tokens + k0 - tail * tileTokens) / tailTokens);
+    const places = { x: 0, y: 0, onto: 0, times: 0, states: 0, table: 0, control: 0, reversed: 0 };
+    const strides = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0 };
+    const window: Window = {
+      ...{ rows: 1, every: 1, tileTokens, tail, tailTokens, tilesPerRow },
+      ...places,
+      ...strides,
+    };
+    const tile = noTile();
+    let at = 0;
+    for (let index = 0; index < tilesPerRow; index++) {
+      if (!locate(tile, program, window, table, 0, index)) continue;
+      expect(tile.x).toBe(4 * at * program.inputWidth);
+      at += tile.tokens;
+      expect(tile.tokens).toBeGreaterThan(0);
+      expect(tile.last).toBe(at === tokens);
+    }
+    expect(at).toBe(tokens);
+  };
+  fc.assert(fc.property(row, check), { numRuns: 300, examples: [[{ tokens: 192, k0: 0, resets: [7] }]] });
 });

@@ -5,15 +5,11 @@ import type { CompiledKernels, WasmSource } from "./kernels.js";
 export async function compileCustom(source: WasmSource, shared: boolean): Promise<CompiledKernels> {
   const module = await toModule(source);
   // The import's type is not visible from outside: try it on the smallest memory of each kind.
-  for (const kind of shared ? [true, false] : [false]) {
-    try {
-      await WebAssembly.instantiate(module, { env: { memory: createMemory(kind, 1) } });
-      return { module, simd: "custom", shared: kind };
-    } catch (error) {
-      if (!kind) throw error;
-    }
-  }
-  throw new TypeError("unreachable: the private kind returns or throws");
+  const onMemory = async (isShared: boolean): Promise<CompiledKernels> => {
+    await WebAssembly.instantiate(module, { env: { memory: createMemory(isShared, 1) } });
+    return { module, simd: "custom", shared: isShared };
+  };
+  return shared ? onMemory(true).catch(() => onMemory(false)) : onMemory(false);
 }
 
 async function toModule(source: WasmSource): Promise<WebAssembly.Module> {

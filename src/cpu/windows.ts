@@ -64,8 +64,8 @@ export function clearPastLengths(
 ): void {
   if (pooled) return;
   const rowFloats = y.length / batch;
-  for (let row = 0; row < batch; row++) {
-    const outputs = timeline.outputs(row, lengths[row] as number);
+  for (const [row, length] of lengths.entries()) {
+    const outputs = timeline.outputs(row, length);
     y.fill(0, row * rowFloats + outputs * outputWidth, (row + 1) * rowFloats);
   }
 }

@@ -84,3 +84,16 @@ export function problem({ dModel, dState, batch, seqLen, seed, magnitude }: Size
   const x = floats(batch * seqLen * dModel, seed + 1, magnitude);
   return { params: hardParams(dModel, dState, seed), x };
 }
+
+/** integrationTimesteps: all different, a few values, runs of one value, and zeros. */
+export function timestepsOf(length: number, seed: number): Float32Array {
+  const next = random(seed);
+  const kind = seed % 4;
+  let run = 1;
+  return Float32Array.from({ length }, (_, i) => {
+    if (kind === 0) return 4 * next() ** 3;
+    if (kind === 1) return [0, 0.5, 1, 3][Math.floor(4 * next())] as number;
+    if (kind === 2 && i % 7 === 0) run = 2 * next();
+    return run;
+  });
+}

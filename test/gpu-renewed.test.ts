@@ -1,0 +1,117 @@
+/** What is made on a GPU while it fails, or after its engine has ended; and what a cache of it has room and time for. */
+import { afterEach, expect, test, vi } from "vitest";
+import { createEngine, type Engine } from "../src/index.js";
+import { relativeError } from "./support/golden.js";
+import { type Change, shrink, standInGpu } from "./support/gpus.js";
+import { errorOf, expectLinrecError } from "./support/misuse.js";
+import { floats, hardParams } from "./support/problems.js";
+
+const [dModel, dState] = [6, 9];
+const params = hardParams(dModel, dState, 1);
+
+const engines: Engine[] = [];
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await Promise.all(engines.splice(0).map((engine) => engine.dispose()));
+});
+
+type Context = { skip(reason: string): never };
+
+async function open(context: Context, change: Change, wrap = (gpu: GPU): object => gpu) {
+  let devices = 0;
+  const changed = await standInGpu((handle, nth) => {
+    devices++;
+    change(handle, nth);
+  });
+  if ("reason" in changed) return context.skip(changed.reason);
+  const engine = await createEngine({
+    backend: ["webgpu", "wasm"],
+    threads: 0,
+    gpu: wrap(changed.gpu as GPU),
+  });
+  engines.push(engine);
+  return { engine, lru: await engine.lru(params), devices: () => devices };
+}
+
+/** Of the first `times` devices, none has room for states. */
+function withoutStates(times: number): Change {
+  return (handle, nth) => {
+    const create = handle.createBuffer.bind(handle);
+    handle.createBuffer = (descriptor) => {
+      if (nth < times && descriptor.label === "states") throw new Error("out of order");
+      return create(descriptor);
+    };
+  };
+}
+
+test("a GPU that fails while a cache is made is opened anew, and the cache is there", async (context) => {
+  const { engine, lru, devices } = await open(context, withoutStates(1));
+  const cache = await lru.allocateGpuCache(2);
+  const x = floats(3 * 2 * dModel, 2);
+  const expected = await lru.stepMany(x, lru.allocateInferenceCache(2));
+  expect(relativeError(await lru.stepMany(x, cache), expected)).toBeLessThan(2e-6);
+  expect(devices()).toBe(2);
+  expect(engine.backends.webgpu.available).toBe(true);
+});
+
+test("one that fails again gives no cache, and says so", async (context) => {
+  const { engine, lru, devices } = await open(context, withoutStates(2));
+  await expect(lru.allocateGpuCache(2)).rejects.toMatchObject({
+    ...{ code: "gpu-failed", message: expect.stringMatching(/out of order/) },
+  });
+  expect(devices()).toBe(2);
+  expect(engine.backends.webgpu.reason).toMatch(/failed twice.*out of order/);
+  expectLinrecError(await errorOf(() => lru.allocateGpuCache(2)), "backend-unavailable", /failed twice/);
+});
+
+test("a cache has as many streams as the GPU binds, and no more", async (context) => {
+  const bytes = 2 ** 13;
+  const { engine, lru } = await open(context, (handle) => shrink(handle, bytes));
+  const most = Math.floor(bytes / (8 * dState)); // h of a stream is dState pairs of float32
+  await lru.allocateGpuCache(most);
+  const error = await errorOf(() => lru.allocateGpuCache(most + 1));
+  const says = new RegExp(`${most + 1} streams.*${8 * dState * (most + 1)} bytes.*at most ${bytes}`);
+  expectLinrecError(error, "unsupported", says);
+  expect(engine.backends.webgpu.available).toBe(true);
+});
+
+test("many steps on a GPU are given time for each token", async (context) => {
+  const { lru } = await open(context, () => {});
+  const [cache, timer] = [await lru.allocateGpuCache(8), vi.spyOn(globalThis, "setTimeout")];
+  const deadlines: number[] = [];
+  for (const steps of [1, 1, 11, 21]) {
+    timer.mockClear();
+    await lru.stepMany(floats(steps * 8 * dModel, 2), cache);
+    deadlines.push(Math.max(...timer.mock.calls.map(([, ms]) => ms ?? 0)));
+  }
+  const [, one, eleven, twentyOne] = deadlines as [number, number, number, number];
+  expect(eleven).toBeGreaterThan(one);
+  expect(twentyOne - eleven).toBeCloseTo(eleven - one, 6);
+});
+
+test("a GPU that is opened anew after its engine has ended is let go", async (context) => {
+  let [goOn, asked] = [() => {}, 0];
+  const handles: GPUDevice[] = [];
+  const late = (gpu: GPU) => ({
+    async requestAdapter() {
+      if (asked++ > 0)
+        await new Promise<void>((resolve) => {
+          goOn = resolve;
+        });
+      return gpu.requestAdapter();
+    },
+  });
+  const { engine, lru } = await open(context, (handle) => handles.push(handle), late);
+  handles[0]?.destroy();
+  const error = errorOf(() => lru.forward(floats(dModel * 50, 2), { backend: "webgpu" }));
+  await vi.waitFor(() => expect(asked).toBe(2));
+  await engine.dispose();
+  expectLinrecError(await error, "disposed", /engine has been disposed of/);
+  goOn();
+  await vi.waitFor(() => expect(handles).toHaveLength(2));
+  let isLost = false;
+  handles[1]?.lost.then(() => {
+    isLost = true;
+  });
+  await vi.waitFor(() => expect(isLost).toBe(true));
+});
