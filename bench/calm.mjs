@@ -4,9 +4,11 @@
  * whatever is worth measuring, for a tenth of a second or for minutes.
  *
  * So a probe, reads of 24 KiB out of the L1 cache, goes before and after each stretch of runs, on as many threads as they
- * use. A stretch was calm if both probes were nearly as fast as the fastest of the whole benchmark. The probe knows nothing of
- * the runs: none is left out for being slow.
+ * use. A stretch was calm if both probes were nearly as fast as the fastest of the whole benchmark, and if no thread of the process
+ * waited for a core meanwhile: others may want the same one, and the system may put two threads of ours on one. Neither looks
+ * at the runs: none is left out for being slow.
  */
+import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { instantiate, warmUp } from "./peak.mjs";
@@ -20,8 +22,11 @@ const READS = 100;
 /** Threads that spin for more work after a run are asleep by then. */
 const PAUSE_MS = 2;
 const STRETCH_MS = 10;
+/** Of the time of a stretch, for all threads together. Two on one core wait half of it, a single turn of another process is more. */
+const MOST_WAITED = 0.02;
 
-export const isCalm = (probe, best) => probe <= SLOWEST * best;
+/** @param {{ probe: number, waited: number }} run of {@link Probe.around} */
+export const isCalm = ({ probe, waited }, best) => probe <= SLOWEST * best && waited <= MOST_WAITED;
 
 /** The fastest of the probes that fit in `ms`: what later ones are held against. */
 export async function calibrate(bytes, ms) {
@@ -54,7 +59,8 @@ export class Probe {
   }
 
   /**
-   * Runs for about `ms`, at least one, in stretches between two probes: [{ ms, probe }].
+   * Runs for about `ms`, at least one, in stretches between two probes: [{ ms, probe, waited }], of which `waited` is the part of
+   * the stretch that threads of this process waited for a core.
    * @param {() => Promise<number>} run one run: its ms
    * @param {boolean} isShort a run more before each stretch wakes caches and threads
    */
@@ -62,6 +68,7 @@ export class Probe {
     const runs = [];
     const start = performance.now();
     do {
+      const since = { time: performance.now(), waited: waitedMs() };
       const before = await this.take();
       if (isShort) await run();
       const times = [];
@@ -69,7 +76,9 @@ export class Probe {
       do times.push(await run());
       while (performance.now() - began < Math.min(ms, STRETCH_MS));
       const probe = Math.max(before, await this.take());
-      runs.push(...times.map((ms) => ({ ms, probe })));
+      // Less than before if a thread has ended: then it is not known.
+      const waited = Math.abs(waitedMs() - since.waited) / (performance.now() - since.time);
+      runs.push(...times.map((ms) => ({ ms, probe, waited })));
     } while (performance.now() - start < ms);
     return runs;
   }
@@ -96,6 +105,17 @@ class Helper {
   end() {
     Atomics.wait(this.#state, 1, 0);
     return this.#state[1] / 1000;
+  }
+}
+
+/** How long threads of this process have been ready to run without a core, in all. 0 where the system does not tell: only Linux does. */
+function waitedMs() {
+  const tasks = "/proc/self/task";
+  try {
+    const ofThread = (id) => Number(readFileSync(`${tasks}/${id}/schedstat`, "utf8").split(" ")[1]);
+    return readdirSync(tasks).reduce((sum, id) => sum + ofThread(id), 0) / 1e6;
+  } catch {
+    return 0;
   }
 }
 

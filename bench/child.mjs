@@ -16,12 +16,18 @@ let contender;
 let job;
 let oneRun = 0;
 let probe;
+let runPiece;
+let walked = false;
 
 /** ms of a run: its own word where it happens in a process of its own. */
 async function timed(job) {
   const before = performance.now();
   const own = await job.run();
   return own ?? performance.now() - before;
+}
+
+async function wake(job) {
+  for (const end = performance.now() + WAKE_MS; performance.now() < end; ) await job.run();
 }
 
 const commands = {
@@ -49,6 +55,8 @@ const commands = {
   async prepare({ shape, formulation, warmUpMs }) {
     await job?.dispose();
     job = await contender.prepare(shape, formulation);
+    runPiece = undefined;
+    walked = false;
     const start = performance.now();
     let best = Number.POSITIVE_INFINITY;
     for (let runs = 0; runs < 2 || performance.now() - start < warmUpMs; runs++) {
@@ -59,14 +67,31 @@ const commands = {
     return { ms: best, sample: sampleOf(await job.read()) };
   },
 
-  /** [{ ms, probe }] of runs for about `ms`, at least one: see calm.mjs. Short ones first run untimed for a while. */
+  /** Runs for about `ms`, at least one, as Probe.around gives them: see calm.mjs. */
   async turn({ ms, probeKernel, threads }) {
     probe ??= await Probe.open(probeKernel, threads);
-    const awake = performance.now() + WAKE_MS;
-    while (oneRun < WAKE_MS && performance.now() < awake) await job.run();
+    if (oneRun < WAKE_MS) await wake(job);
     const runs = await probe.around(() => timed(job), ms, oneRun < ms);
     oneRun = runs.at(-1).ms;
     return runs;
+  },
+
+  /** The same of the shape's pieces (pieces.mjs), if the contender has them. All of them together gave the same numbers. */
+  async pieces({ tokens, count, ms, probeKernel, threads }) {
+    runPiece ??= job.pieces?.(tokens);
+    if (!runPiece) return [];
+    if (!walked) {
+      const y = await job.read();
+      const whole = sampleOf(y);
+      y.fill(0);
+      for (let i = 0; i < count; i++) await runPiece();
+      if (relativeError(sampleOf(y), whole) !== 0) throw new Error("its pieces are not the whole");
+      walked = true;
+    }
+    probe ??= await Probe.open(probeKernel, threads);
+    const piece = { run: runPiece };
+    await wake(piece);
+    return probe.around(() => timed(piece), ms, true);
   },
 
   /** GFLOP/s of `threads` threads of this process. */

@@ -2,6 +2,7 @@
 import { totalmem } from "node:os";
 import { isCalm } from "./calm.mjs";
 import { createEngine } from "./linrec.mjs";
+import { cut } from "./pieces.mjs";
 import { ContenderProcess, withContender } from "./process.mjs";
 import { checkShape, fillInput, flopsOf, inputLength, paramsOf, partOf, relativeError } from "./shapes.mjs";
 import { median, summarize, timesOf } from "./stats.mjs";
@@ -49,7 +50,7 @@ export async function measureShape(shape, contenders, options, peakKernels, log)
     shape,
     flops: flopsOf(shape),
     peaks,
-    rows: rows.map((row) => finish(row, shape, peaks, options.calm)),
+    rows: rows.map((row) => finish(row, shape, peaks, options)),
   };
 }
 
@@ -102,6 +103,7 @@ async function choose(child, { versions, notes }, shape, expected, options) {
     error: best.error,
     bytes: best.bytes,
     runs: [],
+    pieces: [],
   };
 }
 
@@ -151,9 +153,13 @@ async function turn(row, shape, options, { baseline: probeKernel }, alive) {
     row.sample = sample;
   }
   const { threads } = row.contender;
-  const runs = await row.child.ask("turn", { ms: options.turnMs, probeKernel, threads });
-  options.calm.best = Math.min(options.calm.best, ...runs.map(({ probe }) => probe));
+  const stretches = { ms: options.turnMs, probeKernel, threads };
+  const runs = await row.child.ask("turn", stretches);
+  const part = cut(shape, options.pieceFlops);
+  const pieces = part.count > 1 ? await row.child.ask("pieces", { ...stretches, ...part }) : [];
+  options.calm.best = Math.min(options.calm.best, ...[...runs, ...pieces].map(({ probe }) => probe));
   row.runs.push(...runs);
+  row.pieces.push(...pieces);
   row.turns = (row.turns ?? 0) + 1;
   row.peakRss = (await row.child.ask("memory", {})).peakRss;
 }
@@ -177,24 +183,31 @@ async function takePeaks({ child, contender }, { peakMs }, kernels, peaks) {
   if (rate) peaks[`${kind === "relaxed" ? "fma" : "mulAdd"}${threads}`].push(rate);
 }
 
-function finish({ contender, child, runs, sample, cold, turns, bytes, ...row }, shape, peaks, { best }) {
+function finish(
+  { contender, child, runs, pieces, sample, cold, turns, bytes, ...row },
+  shape,
+  peaks,
+  { calm: { best }, pieceFlops },
+) {
   const { id, label, peer, threads } = contender;
   if (row.skipped || !runs?.length)
     return { id, label, peer, threads, skipped: row.skipped ?? "it had no turn" };
   const peak = peakFor(contender, peaks);
-  const rated = (runs) => {
-    const summary = summarize(timesOf(runs));
+  const rated = (times) => {
+    const summary = summarize(times);
     const gflops = flopsOf(shape) / summary.median / 1e6;
     return { ...summary, gflops, share: peak ? gflops / peak : undefined };
   };
-  const calm = runs.filter(({ probe }) => isCalm(probe, best));
+  const calmOf = (runs) => timesOf(runs.filter((run) => isCalm(run, best)));
+  const inPieces = pieces.length > 0 ? cut(shape, pieceFlops).count : undefined;
+  const calm = inPieces ? calmOf(pieces).map((ms) => inPieces * ms) : calmOf(runs);
   return {
     id,
     label,
     peer,
     threads,
-    ...rated(runs),
-    calm: calm.length > 0 ? rated(calm) : undefined,
+    ...rated(timesOf(runs)),
+    calm: calm.length > 0 ? { ...rated(calm), pieces: inPieces } : undefined,
     ...row,
     sample,
     formulation: row.formulation.name,

@@ -7,6 +7,7 @@ export const usage = `node bench/run.mjs [options]
   --quick             tiny shapes: does everything work? The figures mean nothing
   --budget 20         seconds of measuring for a contender and shape
   --rounds 5          rounds, in each of which every contender has its turn; slow ones skip some for the budget
+  --piece 3e8         flops of a piece of a long shape, for its calm figure
   --no-extras         only the shapes: no length sweep, steps, memory, model, scheduler
   --only-extras       the other way round
   --python PATH       a Python with torch, for the peers torch-* ($PYTHON, or python3); left out without
@@ -21,6 +22,7 @@ export function readOptions() {
       quick: { type: "boolean", default: false },
       budget: { type: "string" },
       rounds: { type: "string" },
+      piece: { type: "string" },
       "no-extras": { type: "boolean", default: false },
       "only-extras": { type: "boolean", default: false },
       python: { type: "string" },
@@ -44,6 +46,8 @@ export function readOptions() {
     pilotMs: quick ? 50 : 300,
     /** Flops of the sample on which formulations are compared. */
     pilotFlops: quick ? 2e7 : 5e8,
+    /** Of a piece of a long shape: some 5 ms (pieces.mjs). */
+    pieceFlops: Number(values.piece ?? (quick ? 1e7 : 3e8)),
     extras: !values["no-extras"],
     shapes: !values["only-extras"],
   };

@@ -31,7 +31,7 @@ export async function inTurns(ways, rounds, ms, { probe, best }) {
     }
   }
   const lowest = Math.min(best, ...names.flatMap((name) => runs[name].map(({ probe }) => probe)));
-  const calm = names.map((name) => [name, runs[name].filter(({ probe }) => isCalm(probe, lowest))]);
+  const calm = names.map((name) => [name, runs[name].filter((run) => isCalm(run, lowest))]);
   const fewest = Math.min(...calm.map(([, runs]) => runs.length));
   const isEnough = fewest >= FEWEST_CALM;
   const chosen = isEnough ? calm : Object.entries(runs);

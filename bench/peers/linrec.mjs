@@ -1,6 +1,7 @@
 /** linrec in one of its modes. */
 import { existsSync, readFileSync } from "node:fs";
 import { createEngine } from "../linrec.mjs";
+import { walk } from "../pieces.mjs";
 import { fillInput, inputLength, paramsOf } from "../shapes.mjs";
 
 /** @param {{ threads: number, memory: "engine" | "ordinary" | "private", simd: "auto" | "baseline" }} options */
@@ -26,7 +27,10 @@ export async function open({ threads, memory, simd }) {
       const allocate = (length) => (memory === "engine" ? engine.allocate(length) : new Float32Array(length));
       const x = fillInput(allocate(inputLength(shape)));
       const out = allocate(x.length);
+      const forward = (x, options) => layer.forward(x, options);
       return {
+        /** Without copies: those of a piece would stay in cache. */
+        pieces: (tokens) => (memory === "engine" ? walk(forward, x, out, shape, tokens) : undefined),
         async run() {
           await layer.forward(x, { batch: shape.batch, out });
           if (notes.length > 0) throw new Error(`linrec did not run as asked: ${notes.join("; ")}`);

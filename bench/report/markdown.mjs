@@ -29,9 +29,12 @@ function overview(shapes) {
 function calmOverview(shapes) {
   const heading = "calm runs only: ms (share of the peak), how many";
   return byShapes(heading, shapes, ({ calm }) =>
-    calm ? `${ms(calm.median)}${inBrackets(calm.share)}, ${calm.runs}` : "none was calm",
+    calm ? `${ms(calm.median)}${inBrackets(calm.share)}, ${howMany(calm)}` : "none was calm",
   );
 }
+
+/** Of a long shape: so many calm pieces, each such a part of it. */
+const howMany = ({ runs, pieces }) => (pieces ? `${runs} of 1/${pieces}` : runs);
 
 const inBrackets = (share) => (share ? ` (${percent(share)})` : "");
 
@@ -81,7 +84,7 @@ function detail({ shape, rows, peaks, flops }) {
         row.share ? percent(row.share) : "",
         ms(row.calm?.median),
         row.calm?.share ? percent(row.calm.share) : "",
-        row.calm?.runs ?? 0,
+        row.calm ? howMany(row.calm) : 0,
         (row.median / fastest).toFixed(2),
         `${Math.round(row.peakRss / 2 ** 20)} MiB`,
         row.error.toExponential(0),
