@@ -12,6 +12,7 @@ import { Failover, isFault } from "./failover.js";
 import { type BackendOption, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
 import { findHalves, halvesOf, waysOf } from "./hidden.js";
 import type { Host, Prepared, Stepper } from "./host.js";
+import { isBytes } from "./io/bytes.js";
 import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { typeName } from "./io/tensor.js";
@@ -341,7 +342,7 @@ export class Engine {
   }
 
   async #load(source: BytesSource): Promise<SafetensorsFile> {
-    return readSafetensors(await (await parts.sources()).loadBytes(source));
+    return readSafetensors(isBytes(source) ? source : await (await parts.sources()).loadBytes(source));
   }
 
   async #readPlain(source: PlainTensors): Promise<SafetensorsFile> {
@@ -435,8 +436,7 @@ function workOf(machine: Machine, whole: Network, batch: number, seqLen: number,
 }
 
 function isBytesSource(source: unknown): source is BytesSource {
-  if (typeof source === "string" || ArrayBuffer.isView(source)) return true;
-  return ["ArrayBuffer", "SharedArrayBuffer", "Blob", "File", "URL"].includes(typeName(source));
+  return typeof source === "string" || isBytes(source) || ["Blob", "File", "URL"].includes(typeName(source));
 }
 
 function disposedError(): LinrecError {

@@ -44,13 +44,14 @@ export function powerIm(eigen: Eigenvalues, n: number, k: number): number {
 export function normalizedB(params: LruParams): { re: Float32Array; im: Float32Array } {
   const dState = params.nuLog.length;
   const dModel = params.D.length;
+  const { BRe, BIm } = params;
   const re = new Float32Array(dState * dModel);
   const im = new Float32Array(dState * dModel);
   for (let n = 0; n < dState; n++) {
     const gamma = Math.exp(params.gammaLog[n] as number);
     for (let j = n * dModel; j < (n + 1) * dModel; j++) {
-      re[j] = gamma * (params.BRe[j] as number);
-      im[j] = gamma * (params.BIm[j] as number);
+      re[j] = gamma * (BRe[j] as number);
+      im[j] = gamma * (BIm[j] as number);
     }
   }
   return { re, im };

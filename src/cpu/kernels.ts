@@ -33,19 +33,20 @@ export async function compileKernels(
     if (custom !== undefined) {
       return await (await parts.sources()).compileCustom(custom, shared);
     }
-    const relaxed = simd === "baseline" ? undefined : kernelBytes("relaxed", shared);
-    if (relaxed && WebAssembly.validate(relaxed)) {
-      return { module: await WebAssembly.compile(relaxed), simd: "relaxed", shared };
+    for (const build of simd === "auto" ? (["relaxed", "baseline"] as const) : [simd]) {
+      const bytes = kernelBytes(build, shared);
+      try {
+        return { module: await WebAssembly.compile(bytes), simd: build, shared };
+      } catch (error) {
+        // What is valid is refused for another reason: a Content-Security-Policy. (To ask before takes as long as compiling.)
+        if (build === "baseline" || WebAssembly.validate(bytes)) throw error;
+      }
     }
-    if (simd === "relaxed") {
-      throw new LinrecError(
-        "backend-unavailable",
-        'simd "relaxed" was asked for, but this runtime does not validate relaxed SIMD (Node 20 needs ' +
-          '--experimental-wasm-relaxed-simd; Node 22 and current browsers have it). Use simd "auto" or "baseline".',
-      );
-    }
-    const baseline = kernelBytes("baseline", shared);
-    return { module: await WebAssembly.compile(baseline), simd: "baseline", shared };
+    throw new LinrecError(
+      "backend-unavailable",
+      'simd "relaxed" was asked for, but this runtime does not validate relaxed SIMD (Node 20 needs ' +
+        '--experimental-wasm-relaxed-simd; Node 22 and current browsers have it). Use simd "auto" or "baseline".',
+    );
   } catch (error) {
     throw notCompiled(error);
   }
@@ -70,17 +71,18 @@ export function kernelBytes(
   shared: boolean,
   { text, memoryFlags } = kernels,
 ): Uint8Array<ArrayBuffer> {
-  const codes: number[] = [];
+  const codes = new Uint8Array(text.length);
+  let length = 0;
   let offset = -SHIFT;
-  for (const character of text) {
-    const code = character.charCodeAt(0);
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
     if (code > 124) offset += 93 * (code - 124);
     else {
-      codes.push(code + offset);
+      codes[length++] = code + offset;
       offset = -SHIFT;
     }
   }
-  const bytes = Uint8Array.from(codes);
+  const bytes = codes.slice(0, length);
   bytes[memoryFlags] = shared ? 3 : 1;
   specialize(bytes, simd === "relaxed");
   return bytes;

@@ -212,26 +212,6 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
   const groups = pad4(dState) / 4;
   const eigen = eigenvalues(params);
   const B = normalizedB(params);
-  /** [groups][re x 4 | im x 4] of some quantity of state n; 0 for the states that only pad the last group */
-  const grouped = (
-    at: number,
-    re: (n: number) => number,
-    im: (n: number) => number,
-    write: (i: number, v: number) => void,
-  ) => {
-    for (let n = 0; n < dState; n++) {
-      write(at + groupIndex(n), re(n));
-      write(at + groupIndex(n) + 4, im(n));
-    }
-  };
-  const power = (k: number, write: (i: number, v: number) => void, at: number) =>
-    grouped(
-      at,
-      (n) => powerRe(eigen, n, k),
-      (n) => powerIm(eigen, n, k),
-      write,
-    );
-
   const panelB = new Float32Array(groups * dModel * 8);
   for (let n = 0; n < dState; n++) {
     for (let k = 0; k < dModel; k++) {
@@ -240,31 +220,17 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
       panelB[at + 4] = B.im[n * dModel + k] as number;
     }
   }
-  const lambda = new Float32Array(groups * 8);
-  power(
-    1,
-    (i, v) => {
-      lambda[i] = v;
-    },
-    0,
-  );
-  const lambdaT = new Float64Array(groups * 8);
-  power(
-    CHUNK,
-    (i, v) => {
-      lambdaT[i] = v;
-    },
-    0,
-  );
+  // [groups][re x 4 | im x 4] of each power; 0 for the states that only pad the last group
   const powers = new Float32Array(CHUNK * groups * 8);
-  for (let k = 0; k < CHUNK; k++)
-    power(
-      k + 1,
-      (i, v) => {
-        powers[i] = v;
-      },
-      k * groups * 8,
-    );
+  const lambdaT = new Float64Array(groups * 8);
+  for (let n = 0; n < dState; n++) {
+    for (let k = 1, at = groupIndex(n); k <= CHUNK; k++, at += groups * 8) {
+      powers[at] = powerRe(eigen, n, k);
+      powers[at + 4] = powerIm(eigen, n, k);
+    }
+    lambdaT[groupIndex(n)] = powerRe(eigen, n, CHUNK);
+    lambdaT[groupIndex(n) + 4] = powerIm(eigen, n, CHUNK);
+  }
 
   const { nuIm } = eigen;
   const width = nuIm ? 24 : 12;
@@ -294,7 +260,7 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     real: nuIm !== undefined,
     B: image.append(panelB),
     zeros: image.append(new Float32Array(groups * 8)),
-    lambda: image.append(lambda),
+    lambda: image.append(powers.slice(0, groups * 8)),
     lambdaT: image.append(lambdaT),
     powers: image.append(powers),
     rates: image.append(rates),

@@ -14,9 +14,10 @@ const [MUL, ADD, NEG, NOP] = [0xe6, 0xe4, 0xe1, 0x01];
 /** In place: multiply-adds are fused (relaxed SIMD), or the product is rounded before it is added. */
 export function specialize(bytes: Uint8Array, fused: boolean): void {
   for (let at = bytes.indexOf(PREFIX); at >= 0; at = bytes.indexOf(PREFIX, at + 1)) {
-    const [, op, end, next, after] = bytes.subarray(at, at + 5);
+    const op = bytes[at + 1];
+    const end = bytes[at + 2];
     if (end === 1 && op === PRODUCT) {
-      if (fused) bytes.fill(NOP, at, at + (next === PREFIX && after === NEG ? 6 : 3));
+      if (fused) bytes.fill(NOP, at, at + (bytes[at + 3] === PREFIX && bytes[at + 4] === NEG ? 6 : 3));
       else bytes[at + 1] = MUL;
     } else if (end === 1 && (op === SUM || op === DIFFERENCE)) {
       if (fused)

@@ -6,16 +6,20 @@ import { checkAttached, typeName } from "./tensor.js";
  * Throws `wrong-dtype` for anything else and `detached` for memory that was transferred away.
  */
 export function bytesOf(source: ArrayBufferLike | ArrayBufferView): Uint8Array {
-  const isBuffer = /^(Shared)?ArrayBuffer$/.test(typeName(source));
-  if (!isBuffer && !ArrayBuffer.isView(source)) {
+  if (!isBytes(source)) {
     throw new LinrecError(
       "wrong-dtype",
       `Expected an ArrayBuffer or a view of one; got ${typeName(source)}.`,
     );
   }
-  const buffer = isBuffer ? (source as ArrayBuffer) : (source as ArrayBufferView).buffer;
-  checkAttached("The array of bytes", buffer);
-  if (isBuffer) return new Uint8Array(buffer);
-  const view = source as ArrayBufferView;
-  return new Uint8Array(buffer, view.byteOffset, view.byteLength);
+  const isView = ArrayBuffer.isView(source);
+  checkAttached("The array of bytes", isView ? source.buffer : source);
+  return isView
+    ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength)
+    : new Uint8Array(source);
+}
+
+/** Whether {@link bytesOf} takes it. */
+export function isBytes(source: unknown): source is ArrayBufferLike | ArrayBufferView {
+  return ArrayBuffer.isView(source) || /^(Shared)?ArrayBuffer$/.test(typeName(source));
 }

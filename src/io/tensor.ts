@@ -128,7 +128,7 @@ export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   switch (tensor.dtype) {
     case "F32":
     case "F64":
-      return Float32Array.from(tensor.data);
+      return new Float32Array(tensor.data as Float32Array | Float64Array);
     case "F16":
       return Float32Array.from(tensor.data, halfToNumber);
     case "BF16": {
