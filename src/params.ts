@@ -49,7 +49,8 @@ export function normalizedB(params: LruParams): { re: Float32Array; im: Float32A
   const im = new Float32Array(dState * dModel);
   for (let n = 0; n < dState; n++) {
     const gamma = Math.exp(params.gammaLog[n] as number);
-    for (let j = n * dModel; j < (n + 1) * dModel; j++) {
+    const end = (n + 1) * dModel;
+    for (let j = n * dModel; j < end; j++) {
       re[j] = gamma * (BRe[j] as number);
       im[j] = gamma * (BIm[j] as number);
     }

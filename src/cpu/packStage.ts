@@ -16,7 +16,9 @@ export function packStage(stage: Stage, image: ImageWriter, layout: StateLayout)
     }
     case "dense": {
       const { inWidth, outWidth, kernel, bias } = stage;
-      const W = image.panels(inWidth, outWidth, (k, o) => kernel[k * outWidth + o] as number);
+      const W = image.panels(inWidth, outWidth, (panels, o, at, stride) => {
+        for (let k = 0; k < inWidth; k++) panels[at + k * stride] = kernel[k * outWidth + o] as number;
+      });
       const b = image.floats(pad4(outWidth), (o) => (o < outWidth ? (bias?.[o % bias.length] ?? 0) : 0));
       return { kind: "dense", src, dst, inWidth, outWidth: pad4(outWidth), W, b };
     }

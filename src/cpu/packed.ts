@@ -211,13 +211,14 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
   const { dModel, dState, params } = stage;
   const groups = pad4(dState) / 4;
   const eigen = eigenvalues(params);
-  const B = normalizedB(params);
+  // Plain loops: a page's first layer is packed before its code has been optimised.
+  const { re, im } = normalizedB(params);
   const panelB = new Float32Array(groups * dModel * 8);
-  for (let n = 0; n < dState; n++) {
-    for (let k = 0; k < dModel; k++) {
-      const at = (n >> 2) * dModel * 8 + k * 8 + (n & 3);
-      panelB[at] = B.re[n * dModel + k] as number;
-      panelB[at + 4] = B.im[n * dModel + k] as number;
+  for (let n = 0, from = 0; n < dState; n++) {
+    const end = from + dModel;
+    for (let at = (n >> 2) * dModel * 8 + (n & 3); from < end; from++, at += 8) {
+      panelB[at] = re[from] as number;
+      panelB[at + 4] = im[from] as number;
     }
   }
   // [groups][re x 4 | im x 4] of each power; 0 for the states that only pad the last group
@@ -244,12 +245,15 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     rates[at + 8] = turns - Math.fround(turns);
   }
 
-  /** Row r of [C_re | -C_im] in the order of h's groups, column o. */
-  const c = (r: number, o: number) => {
-    const n = (r >> 3) * 4 + (r & 3);
-    if (n >= dState) return 0;
-    return r & 4 ? -(params.CIm[o * dState + n] as number) : (params.CRe[o * dState + n] as number);
-  };
+  const { CRe, CIm } = params;
+  /** [C_re | -C_im], the rows in the order of h's groups */
+  const C = image.panels(groups * 8, dModel, (panels, o, at, stride) => {
+    for (let n = 0; n < dState; n++) {
+      const row = at + groupIndex(n) * stride;
+      panels[row] = CRe[o * dState + n] as number;
+      panels[row + 4 * stride] = -(CIm[o * dState + n] as number);
+    }
+  });
   return {
     kind: "lru",
     src: stage.src,
@@ -264,7 +268,7 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     lambdaT: image.append(lambdaT),
     powers: image.append(powers),
     rates: image.append(rates),
-    C: image.panels(groups * 8, dModel, c),
+    C,
     D: image.padded(params.D),
     ...carryOf(stage, layout),
   };
@@ -338,17 +342,22 @@ export class ImageWriter {
     return this.floats(pad4(values.length), (i) => values[i] ?? 0);
   }
 
-  /** Panels of 8 columns, [rows, 8] each, the last one [rows, 4] where that is enough; columns past `columns` are 0. */
-  panels(rows: number, columns: number, value: (row: number, column: number) => number): number {
-    const packed = new Float32Array(rows * pad4(columns));
-    let at = 0;
-    for (let first = 0; first < columns; first += 8) {
-      const width = Math.min(8, pad4(columns) - first);
-      for (let r = 0; r < rows; r++) {
-        for (let j = 0; j < width; j++) packed[at++] = first + j < columns ? value(r, first + j) : 0;
-      }
+  /**
+   * Panels of 8 columns, [rows, 8] each, the last one [rows, 4] where that is enough; columns past `columns` are 0.
+   * @param write a column, whose first row is at `at` and whose next ones follow at `stride`
+   */
+  panels(
+    rows: number,
+    columns: number,
+    write: (panels: Float32Array, column: number, at: number, stride: number) => void,
+  ): number {
+    const panels = new Float32Array(rows * pad4(columns));
+    for (let column = 0; column < columns; column++) {
+      const within = column % 8;
+      const first = column - within;
+      write(panels, column, rows * first + within, Math.min(8, pad4(columns) - first));
     }
-    return this.append(packed);
+    return this.append(panels);
   }
 
   bytes(): Uint8Array<ArrayBuffer> {
