@@ -9,8 +9,8 @@ export default {
     {
       says: "only the first values of x are looked at",
       file: "src/validate.ts",
-      find: "for (let i = 0; i < values.length; i++) {\n    if (!Number.isFinite(values[i]))",
-      replace: "for (let i = 0; i < 64; i++) {\n    if (!Number.isFinite(values[i]))",
+      find: "some((fault) => values.includes(fault))",
+      replace: "some((fault) => values.subarray(0, 64).includes(fault))",
     },
   ],
   async run({ linrec, isFull, fail }) {
