@@ -333,6 +333,16 @@ test("as a file: the tensors of both directions, and back, bit for bit", async (
   await engine.dispose();
 });
 
+test("its size and its backend are those of a layer, and `await using` disposes of it", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const forward = hardParams(3, 4, 1);
+  const layer = await engine.bidirectional({ forward, backward: hardParams(3, 6, 2) });
+  expect([layer.dModel, layer.backend]).toEqual([3, "wasm"]);
+  await layer[Symbol.asyncDispose]();
+  expectLinrecError(await errorOf(() => layer.forward(new Float32Array(3))), "disposed", /disposed of/);
+  await engine.dispose();
+});
+
 test("what it cannot do, and what it will not take", async () => {
   const engine = await createEngine({ backend: "wasm", threads: 0 });
   const params = hardParams(4, 4, 1);

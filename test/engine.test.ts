@@ -328,6 +328,17 @@ test("kernels that are given are used in shared memory or in private, as they we
   }
 });
 
+test("kernels that are given come from bytes, a module, an answer or an address", async () => {
+  const bytes = kernelBytes("baseline", false);
+  const url = new URL(`data:application/wasm;base64,${btoa(String.fromCharCode(...bytes))}`);
+  const headers = { "Content-Type": "application/wasm" };
+  for (const wasm of [bytes.buffer, new WebAssembly.Module(bytes), new Response(bytes, { headers }), url]) {
+    const engine = await createEngine({ backend: "wasm", wasm, threads: 0 });
+    expect(engine.backends.wasm).toMatchObject({ available: true, simd: "custom", sharedMemory: false });
+    await engine.dispose();
+  }
+});
+
 test('simd "baseline" is that also where relaxed SIMD would run', async () => {
   const validate = vi.spyOn(WebAssembly, "validate").mockReturnValue(true);
   const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 0 });

@@ -76,6 +76,16 @@ describe.each(["shared memory", "private memories"])("%s: a worker is ended from
     expect(told).toEqual([expect.stringMatching(/exited.*run again/)]);
   });
 
+  test("by a message that could not be read", async () => {
+    await expectRight(lru.forward(x, { batch }));
+    told.length = 0;
+    const forward = lru.forward(x, { batch });
+    await sleep(3);
+    started.at(-1)?.emit("messageerror", new Error("it was not cloned"));
+    await expectRight(forward);
+    expect(told).toEqual([expect.stringMatching(/not cloned.*run again/)]);
+  });
+
   test.each([0, 1, 3, 6, 10, 15, 25, 40])("%i ms into a forward", async (ms) => {
     const forward = lru.forward(x, { batch });
     await sleep(ms);

@@ -235,7 +235,7 @@ describe("a layer", () => {
       expectLinrecError(await errorOf(async () => call()), code as never, says);
     expect(traffic.submits).toBe(before.submits);
     expect([...cache.tokens]).toEqual([0, 0, 0, 0]);
-    cache.dispose();
+    await cache[Symbol.asyncDispose]();
     cache.dispose();
     expectLinrecError(await errorOf(() => lru.step(xt, cache)), "disposed", /disposed of/);
     const orphan = await other.allocateGpuCache(2);

@@ -1,6 +1,7 @@
 /** What is made on a GPU while it fails, or after its engine has ended; and what a cache of it has room and time for. */
 import { afterEach, expect, test, vi } from "vitest";
 import { createEngine, type Engine } from "../src/index.js";
+import { expectSameBits } from "./support/bits.js";
 import { relativeError } from "./support/golden.js";
 import { type Change, shrink, standInGpu } from "./support/gpus.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
@@ -75,18 +76,48 @@ test("a cache has as many streams as the GPU binds, and no more", async (context
   expect(engine.backends.webgpu.available).toBe(true);
 });
 
-test("many steps on a GPU are given time for each token", async (context) => {
-  const { lru } = await open(context, () => {});
-  const [cache, timer] = [await lru.allocateGpuCache(8), vi.spyOn(globalThis, "setTimeout")];
-  const deadlines: number[] = [];
-  for (const steps of [1, 1, 11, 21]) {
-    timer.mockClear();
-    await lru.stepMany(floats(steps * 8 * dModel, 2), cache);
-    deadlines.push(Math.max(...timer.mock.calls.map(([, ms]) => ms ?? 0)));
-  }
-  const [, one, eleven, twentyOne] = deadlines as [number, number, number, number];
-  expect(eleven).toBeGreaterThan(one);
-  expect(twentyOne - eleven).toBeCloseTo(eleven - one, 6);
+test("many steps on a GPU are given time for each of their tokens, as long as a token's work takes", async (context) => {
+  const { engine } = await open(context, () => {});
+  const timer = vi.spyOn(globalThis, "setTimeout");
+  /** What a step adds to the time that is given. */
+  const given = async (dState: number, streams: number) => {
+    const lru = await engine.lru(hardParams(dModel, dState, 1));
+    const cache = await lru.allocateGpuCache(streams);
+    const deadlines: number[] = [];
+    for (const steps of [1, 3, 23]) {
+      timer.mockClear();
+      await lru.stepMany(floats(steps * streams * dModel, 2), cache);
+      deadlines.push(Math.max(...timer.mock.calls.map(([, ms]) => ms ?? 0)));
+    }
+    return ((deadlines[2] as number) - (deadlines[1] as number)) / 20;
+  };
+  const few = await given(9, 4);
+  expect(few).toBeGreaterThan(0);
+  expect((await given(9, 12)) / few).toBeCloseTo(3, 3);
+  expect((await given(14, 4)) / few).toBeGreaterThan(1.2);
+});
+
+test("a step of more streams than the GPU takes at a time is that of some and the others", async (context) => {
+  const wide = 40;
+  const { engine } = await open(context, (handle) => shrink(handle, 2 ** 13)); // x of 51 streams
+  const lru = await engine.lru(hardParams(wide, 3, 1));
+  const [streams, steps] = [130, 2];
+  const x = floats(steps * streams * wide, 3);
+  const [cache, own] = [await lru.allocateGpuCache(streams), lru.allocateInferenceCache(streams)];
+  const expected = await lru.stepMany(x, own);
+  expect(relativeError(await lru.stepMany(x, cache), expected)).toBeLessThan(2e-6);
+  expect(relativeError((await cache.read()).get().re, own.get().re)).toBeLessThan(2e-6);
+});
+
+test("weights that the GPU cannot bind: a demand for it says so, else the CPU computes", async (context) => {
+  const { engine } = await open(context, (handle) => shrink(handle, 2 ** 13));
+  const lru = await engine.lru(hardParams(40, 40, 1));
+  const x = floats(3 * 40, 2);
+  const error = await errorOf(() => lru.forward(x, { backend: "webgpu" }));
+  expectLinrecError(error, "unsupported", /weights take 12800 bytes.*at most 8192/);
+  const { y } = await lru.forward(x);
+  expectSameBits(y, (await lru.forward(x, { backend: "wasm" })).y, "y");
+  expect(engine.backends.webgpu.available).toBe(true);
 });
 
 test("a GPU that is opened anew after its engine has ended is let go", async (context) => {

@@ -3,6 +3,8 @@
  * (test/fixtures/lrnnx), and networks made at random against a float64 oracle that shares nothing with the chain.
  */
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { prepareParts } from "../src/assemble.js";
+import type { Linked } from "../src/backend.js";
 import { Chain } from "../src/chain.js";
 import {
   createEngine,
@@ -14,10 +16,12 @@ import {
 } from "../src/index.js";
 import { readSafetensors } from "../src/io/safetensors.js";
 import { buildProgram } from "../src/models/build.js";
-import { type BackendName, flopsPerToken, type Stage } from "../src/program.js";
+import { type BackendName, flopsPerToken, type Program, type Stage } from "../src/program.js";
 import { withRates } from "../src/rateChanges.js";
 import { partsOf, type Rates, ratesOf } from "../src/rates.js";
 import { plan } from "../src/scheduler.js";
+import { State, stateLayout } from "../src/state.js";
+import { togetherOf } from "../src/webgpu/passes.js";
 import cases from "./fixtures/lrnnx/cases.json" with { type: "json" };
 import { needBackend } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
@@ -259,6 +263,62 @@ describe("what it costs", () => {
       expect(bytes * batch * (tokens + padding)).toBeGreaterThan(2 ** 22);
     }
     expect([1, 1000, 1e6].map((batch) => segmentTokens(batch) > padding)).toEqual([true, true, false]);
+  });
+
+  const halving = () =>
+    withRates({
+      ...{ architecture: "", slots: [2, 2], output: 1 },
+      stages: [
+        { kind: "gelu", name: "", src: 0, dst: 1, width: 2 },
+        { kind: "window", name: "", src: 1, dst: 1, mode: "max", width: 2, factor: 2 },
+        { kind: "gelu", name: "", src: 1, dst: 1, width: 2 },
+      ],
+    });
+
+  test("of more rows than a GPU binds together some go at a time", () => {
+    const network = halving();
+    const rows = (maxBinding: number) =>
+      togetherOf(network, false, 1000, { maxBinding, flopsPerMs: 1e9 }, 2 ** 30).rows;
+    const few = rows(2 ** 10);
+    expect(few).toBeGreaterThan(1);
+    expect(few).toBeLessThan(1000 / 4);
+    expect(rows(2 ** 12)).toBeGreaterThan(2 * few);
+    expect(rows(2 ** 30)).toBe(1000);
+  });
+
+  test("a part that cannot be prepared leaves none of the others behind", async () => {
+    const made = { forward: vi.fn(), dispose: vi.fn() };
+    const parts: Program[] = [];
+    const prepare = async (part: Program) => {
+      if (parts.push(part) === 2) throw new Error("no room");
+      return made;
+    };
+    const backend = { name: "wasm", prepare, dispose() {} } as const;
+    await expect(prepareParts(backend, halving(), Chain)).rejects.toThrow("no room");
+    await vi.waitFor(() => expect(made.dispose).toHaveBeenCalledOnce());
+  });
+
+  test("a chain that fails on the way has the state of its last segment", async () => {
+    const network = halving();
+    const [seqLen, segment] = [30, 10];
+    const state = new State(stateLayout(network), 1);
+    let runs = 0;
+    const linked: Linked = {
+      segmentTokens: () => segment,
+      async run(rows, state) {
+        state.parts[0]?.restartRow(0, ++runs * segment);
+        if (runs === 3) throw new Error("lost");
+        return { data: new Float32Array(2 * rows.seqLen), seqLen: rows.seqLen, counts: rows.counts };
+      },
+      dispose() {},
+    };
+    const [x, y, done] = [new Float32Array(2 * seqLen), new Float32Array(2 * seqLen), new Int32Array(1)];
+    const job = { batch: 1, seqLen, lengths: Int32Array.of(seqLen), x, y, state, done, threads: 0 };
+    const told: number[] = [];
+    const onProgress = (tokens: number) => told.push(tokens);
+    const forward = new Chain(network, [], false, linked).forward({ ...job, signal: undefined, onProgress });
+    await expect(forward).rejects.toThrow("lost");
+    expect([state.parts[0]?.count[0], done[0], told]).toEqual([20, 20, [10, 20]]);
   });
 
   test("a chain that is disposed of disposes of its parts", () => {

@@ -50,6 +50,24 @@ test.each(copied)("a window has all that fits into 4 MiB, and no more: %s", asyn
   expect(most).toBeGreaterThan(2 ** 22 / bytes - 48);
 });
 
+test("a forward that finds no memory for its windows leaves none of what it has found taken", async () => {
+  const lru = lruProgram(hardParams(5, 1, 1));
+  const arena = new Arena(new WebAssembly.Memory({ initial: 1, maximum: 70 })); // one window of two
+  const host = {
+    program: packProgram(lru),
+    arena,
+    flopsPerToken: 1,
+    addressOf: () => undefined,
+    execute: async () => {},
+  };
+  const state = new State(stateLayout(lru), 1);
+  const [x, y] = [new Float32Array(5 * 250_000), new Float32Array(5 * 250_000)];
+  const job = { batch: 1, seqLen: 250_000, lengths: Int32Array.of(250_000), threads: 1, x, y, state };
+  const forward = forwardInWindows(host, { ...job, signal: undefined, onProgress: undefined });
+  await expect(forward).rejects.toMatchObject({ code: "out-of-memory" });
+  expect(arena.used).toBe(0);
+});
+
 test("a calling thread hears of all that is 0.4 GFLOP, and of no more at a time", async () => {
   const most = await longest({ threads: 0 }, 30_000);
   expect(30_000 * most).toBeLessThanOrEqual(4e8);

@@ -41,6 +41,25 @@ const list = [
     reason: "only models pool, and they bring what does",
   },
   {
+    file: "src/engine.ts",
+    says: 'false for candidate.backend === "wasm" && candidate.threads === 0 && i',
+    line: 'if (candidate.backend === "wasm" && candidate.threads === 0 && isStep(program, job)) {',
+    reason:
+      "a forward of one token then takes the way of longer ones: the same bits, some microseconds later",
+  },
+  {
+    file: "src/cpu/transfer.ts",
+    says: "true for finished > 0",
+    line: "if (finished > 0) kernels.carryScan(carries, carry, loc, temporary, lambdaT, finished, 0, 1, groups, real);",
+    reason: "of no chunk the kernel only zeroes loc, and what comes next writes that",
+  },
+  {
+    file: "src/webgpu/plan.ts",
+    says: "nothing for false",
+    line: 'take(slot: number, per: "perToken" | "perRow", isFree: (area: number) => boolean = () => false): number {',
+    reason: "undefined is as false",
+  },
+  {
     file: "src/selfTest.ts",
     says: '"" for "decoder"',
     line: 'dense("decoder", 2, 5, width, classes, 50);',

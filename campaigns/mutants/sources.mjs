@@ -208,7 +208,7 @@ function* changes(node, parents, text) {
       if (node.body.length > 0) yield [node.start, node.end, "{}", `left out: ${short(of(node))}`];
       return;
     case "ArrowFunctionExpression":
-      if (node.body.type !== "BlockStatement")
+      if (node.body.type !== "BlockStatement" && of(node.body) !== "undefined")
         yield [node.body.start, node.body.end, "undefined", `nothing for ${short(of(node.body))}`];
       return;
     case "ArrayExpression":

@@ -45,7 +45,9 @@ export function testsOf({ files, workerFiles, first }, { file, place }) {
   if (!workerFiles.includes(file)) return select(files, pick);
   // What runs in workers is out of sight: the tests that start workers, too.
   return select(files, (test) =>
-    /\/(faults|exact|exact-model|timesteps|resets|engine)\.test/.test(test.path) ? () => true : pick(test),
+    /\/(faults(\.node)?|exact|exact-model|timesteps|resets|engine)\.test/.test(test.path)
+      ? () => true
+      : pick(test),
   );
 }
 
