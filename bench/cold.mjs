@@ -19,18 +19,20 @@ const rounds = Number(process.argv[2] ?? 15);
 /** In the page: { ms, y } of the first token. */
 const contenders = {
   linrec: async ({ url, bytes, x }) => {
+    const file = Uint8Array.from(bytes);
     const start = performance.now();
     const { createEngine } = await import(url);
     const engine = await createEngine({ backend: "wasm" });
-    const lru = await engine.lru(Uint8Array.from(bytes));
+    const lru = await engine.lru(file);
     const y = lru.stepSync(Float32Array.from(x), lru.allocateInferenceCache());
     return { ms: performance.now() - start, y: [...y] };
   },
   "onnxruntime-web": async ({ url, bytes, x, stateDims, y: name }) => {
+    const file = Uint8Array.from(bytes);
     const start = performance.now();
     const { InferenceSession, Tensor, env } = await import(url);
     env.wasm.numThreads = 1;
-    const session = await InferenceSession.create(Uint8Array.from(bytes), { executionProviders: ["wasm"] });
+    const session = await InferenceSession.create(file, { executionProviders: ["wasm"] });
     const zeros = () => new Tensor("float32", new Float32Array(stateDims[0]), stateDims);
     const tensor = new Tensor("float32", Float32Array.from(x), [1, x.length]);
     const results = await session.run({ x: tensor, h0Re: zeros(), h0Im: zeros() });

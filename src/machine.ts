@@ -204,6 +204,6 @@ function wasmStatus(wasm: WasmBackend): BackendStatus {
   const memory = compiled.shared ? "threads share memory" : sharedMemorySupport().reason;
   const pool =
     noThreads ?? (threads === 0 ? "calling thread only" : `up to ${threads} worker threads; ${memory}`);
-  const reason = `${compiled.simd} SIMD, ${(wasm.measure() / 1e6).toFixed(0)} GFLOP/s on one thread; ${pool}`;
+  const reason = `${compiled.simd} SIMD, ${(wasm.measure() / 1e6).toFixed(1)} GFLOP/s on one thread; ${pool}`;
   return { available: true, reason, simd: compiled.simd, threads, sharedMemory: compiled.shared };
 }

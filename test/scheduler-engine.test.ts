@@ -52,7 +52,9 @@ describe("an engine", () => {
     const engine = await open({ backend: "wasm", threads: 1 });
     const { reference, wasm, webgpu } = engine.backends;
     expect([reference.available, wasm.available, webgpu.available]).toEqual([true, true, false]);
-    expect(wasm.reason).toMatch(/(baseline|relaxed) SIMD, \d+ GFLOP\/s on one thread; up to 1 worker thread/);
+    expect(wasm.reason).toMatch(
+      /(baseline|relaxed) SIMD, \d+\.\d GFLOP\/s on one thread; up to 1 worker thread/,
+    );
     expect(webgpu.reason).toMatch(/not looked for.*"wasm"/);
     const alone = await open({ backend: "wasm", threads: 0 });
     expect(alone.backends.wasm.reason).toMatch(/calling thread only/);

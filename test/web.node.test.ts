@@ -62,6 +62,23 @@ describe.skipIf(!found.browser)(`the page${found.browser ? "" : ` (skipped: ${fo
     await close();
   });
 
+  test.each([1280, 390])("nothing jumps while it starts, in %i pixels", async (width) => {
+    const viewport = { width, height: 900 };
+    const { page, close } = await open(isolated, { viewport }, () => {
+      Object.assign(globalThis, { shifts: 0 });
+      new PerformanceObserver((list) => {
+        for (const entry of list.getEntries())
+          (globalThis as unknown as { shifts: number }).shifts += (
+            entry as unknown as { value: number }
+          ).value;
+      }).observe({ type: "layout-shift", buffered: true });
+    });
+    await until(page, "position", /Pixel \d+ of 784/);
+    // 0.1 is what is called good; the paragraph on top that grew by a line made it 0.21.
+    expect(await page.evaluate("shifts")).toBeLessThan(0.01);
+    await close();
+  });
+
   test("reads digits that are picked, drawn by pointer, and drawn by keyboard", async () => {
     const { page, close } = await open(isolated, {
       viewport: { width: 1280, height: 900 },
