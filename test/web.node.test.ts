@@ -183,7 +183,7 @@ describe.skipIf(!found.browser)(`the page${found.browser ? "" : ` (skipped: ${fo
     await shoot(page, "disc");
 
     await give("broken.safetensors", Uint8Array.of(1, 2, 3));
-    await until(page, "model-note", /^broken\.safetensors: .*\d/);
+    await until(page, "model-note", /^broken\.safetensors: .*\d.* Still open: mine\.safetensors\.$/);
     expect(await text(page, "state")).toMatch(/of 7/);
     await close();
   });

@@ -52,7 +52,7 @@ export function showDisc(engine: Engine, digits: Uint8Array<ArrayBuffer>): void 
       for (const lru of opened?.lrus ?? []) lru?.dispose();
       opened = next;
     } catch (error) {
-      note.textContent = `${name}: ${messageOf(error)}`;
+      note.textContent = `${name}: ${messageOf(error)}${opened ? ` Still open: ${opened.name}.` : ""}`;
       return;
     }
     const { model, layers } = opened;

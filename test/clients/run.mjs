@@ -139,6 +139,7 @@ function environment(home) {
     ...process.env,
     PATH: `${join(home, "node_modules/.bin")}:${process.env["PATH"]}`,
     NODE_ENV: undefined, // each tool has its own idea of it
+    npm_config_loglevel: undefined, // what npm prints is compared, in `npm run --silent` too
     NEXT_TELEMETRY_DISABLED: "1",
     DENO_NO_UPDATE_CHECK: "1",
   };
