@@ -105,10 +105,10 @@ export default {
     {
       says: "powers of λ are derived in float32",
       file: "src/cpu/packed.ts",
-      find: "powers[at] = powerRe(eigen, n, k);",
-      replace: `const [re, im] = [powerRe(eigen, n, 1), powerIm(eigen, n, 1)];
-      const angle = Math.fround(k * Math.fround(Math.atan2(im, re)));
-      powers[at] = Math.fround(Math.hypot(re, im)) ** k * Math.cos(angle);`,
+      find: "re = powerRe(eigen, n, k);",
+      replace: `const [lr, li] = [powerRe(eigen, n, 1), powerIm(eigen, n, 1)];
+      const angle = Math.fround(k * Math.fround(Math.atan2(li, lr)));
+      re = Math.fround(Math.hypot(lr, li)) ** k * Math.cos(angle);`,
     },
     {
       says: "the carry leaves out the imaginary part of λ^T",

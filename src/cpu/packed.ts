@@ -212,25 +212,28 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
   const groups = pad4(dState) / 4;
   const eigen = eigenvalues(params);
   // Plain loops: a page's first layer is packed before its code has been optimised.
-  const { re, im } = normalizedB(params);
+  const { re: BRe, im: BIm } = normalizedB(params);
   const panelB = new Float32Array(groups * dModel * 8);
   for (let n = 0, from = 0; n < dState; n++) {
     const end = from + dModel;
     for (let at = (n >> 2) * dModel * 8 + (n & 3); from < end; from++, at += 8) {
-      panelB[at] = re[from] as number;
-      panelB[at + 4] = im[from] as number;
+      panelB[at] = BRe[from] as number;
+      panelB[at + 4] = BIm[from] as number;
     }
   }
   // [groups][re x 4 | im x 4] of each power; 0 for the states that only pad the last group
   const powers = new Float32Array(CHUNK * groups * 8);
   const lambdaT = new Float64Array(groups * 8);
   for (let n = 0; n < dState; n++) {
+    let [re, im] = [0, 0];
     for (let k = 1, at = groupIndex(n); k <= CHUNK; k++, at += groups * 8) {
-      powers[at] = powerRe(eigen, n, k);
-      powers[at + 4] = powerIm(eigen, n, k);
+      re = powerRe(eigen, n, k);
+      im = powerIm(eigen, n, k);
+      powers[at] = re;
+      powers[at + 4] = im;
     }
-    lambdaT[groupIndex(n)] = powerRe(eigen, n, CHUNK);
-    lambdaT[groupIndex(n) + 4] = powerIm(eigen, n, CHUNK);
+    lambdaT[groupIndex(n)] = re;
+    lambdaT[groupIndex(n) + 4] = im;
   }
 
   const { nuIm } = eigen;
