@@ -130,9 +130,10 @@ export interface Passes {
   readonly dispatches: number;
   /** Of the tables that tokens with timesteps need, in bytes. */
   readonly tables: number;
-  /** Multiplications and additions in all, of tokens that only fill a chunk too. */
+  /** Multiplications and additions of products in all, of tokens that only fill a chunk and columns that fill a tile too. */
   readonly flops: number;
-  /** Bytes that threads load in all. */
+  /** Threads of all workgroups, and bytes that they load in all. */
+  readonly threads: number;
   readonly loads: number;
   /** The same of one workgroup of each dispatch: however few workgroups there are, this comes one after the other. */
   readonly waits: number;
@@ -147,8 +148,9 @@ export interface GpuRates {
   /** Copies from the CPU's memory to the GPU's, and back into an array. */
   readonly uploadBytesPerMs: number;
   readonly readbackBytesPerMs: number;
-  /** A multiplication or an addition, and a byte that is loaded, among very many. */
+  /** A multiplication or an addition, a thread whatever it does, and a byte that is loaded, among very many. */
   readonly flopMs: number;
+  readonly threadMs: number;
   readonly loadMs: number;
   /** A byte that a workgroup loads, beyond that: what it waits for while others cannot take its turn. */
   readonly waitMs: number;

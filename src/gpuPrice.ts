@@ -9,7 +9,8 @@ const SOFTWARE: GpuRates = {
   uploadBytesPerMs: 1e6,
   readbackBytesPerMs: 1e6,
   flopMs: 0,
-  loadMs: 4e-5,
+  threadMs: 1.5e-3,
+  loadMs: 3e-5,
   waitMs: 0,
 };
 /** Of the values of lambda^Delta that it is given, which the calling thread derives: 8 bytes in 40-60 ns. */
@@ -29,14 +30,14 @@ export function valuesOf(timesteps: Float32Array | undefined): number {
 
 /** What a forward or a step is the sum of there, in ms. */
 export function gpuPrice(work: Work, rates: GpuRates = SOFTWARE): Record<string, number> {
-  const { dispatches = 0, roundTrips = 1, tables = 0, flops = 0, loads = 0, waits = 0 } = work;
+  const { dispatches = 0, roundTrips = 1, tables = 0, flops = 0, threads = 0, loads = 0, waits = 0 } = work;
   const tokens = work.batch * work.seqLen;
   return {
     roundTrip: roundTrips * rates.roundTripMs,
     upload: (tokens * work.bytesIn + tables) / rates.uploadBytesPerMs,
     ...(tables && { timesteps: tables / TABLE_BYTES_PER_MS }),
     dispatches: roundTrips * dispatches * rates.dispatchMs,
-    compute: flops * rates.flopMs + loads * rates.loadMs + waits * rates.waitMs,
+    compute: flops * rates.flopMs + threads * rates.threadMs + loads * rates.loadMs + waits * rates.waitMs,
     readback: (tokens * work.bytesOut) / rates.readbackBytesPerMs,
   };
 }

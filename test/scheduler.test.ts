@@ -19,7 +19,7 @@ const wasm = {
 };
 const rates: GpuRates = {
   ...{ roundTripMs: 0.5, dispatchMs: 0, uploadBytesPerMs: 5e6, readbackBytesPerMs: 5e6 },
-  ...{ flopMs: 1e-9, loadMs: 0, waitMs: 0 },
+  ...{ flopMs: 1e-9, threadMs: 0, loadMs: 0, waitMs: 0 },
 };
 const gpuOf = (rates: GpuRates | undefined, software = false) => ({
   software,
@@ -61,20 +61,20 @@ describe("what a candidate costs is the sum of its parts", () => {
       return parts;
     }) ?? [];
 
-  test("on a GPU: bytes there and back, dispatches, flops, and loads, of which one workgroup's come one after the other", () => {
+  test("on a GPU: bytes there and back, dispatches, flops, threads, and loads, of which one workgroup's come one after the other", () => {
     const given = {
       ...{ roundTripMs: 2, dispatchMs: 0.25, uploadBytesPerMs: 1000, readbackBytesPerMs: 500 },
-      ...{ flopMs: 1e-3, loadMs: 2e-3, waitMs: 5e-3 },
+      ...{ flopMs: 1e-3, threadMs: 0.5, loadMs: 2e-3, waitMs: 5e-3 },
     };
     const some: Work = {
       ...{ batch: 2, seqLen: 40, flopsPerToken: 1e9, bytesIn: 100, bytesOut: 50, states: 7 },
-      ...{ dispatches: 8, roundTrips: 3, flops: 7000, loads: 5500, waits: 400 },
+      ...{ dispatches: 8, roundTrips: 3, flops: 7000, threads: 6, loads: 5500, waits: 400 },
     };
     const hardware: Hardware = { ...all, webgpu: gpuOf(given) };
     const onGpu = (work: Work) => parts("forward", work, hardware)[2] as Record<string, number>;
     const price = onGpu(some);
     expect(price).toMatchObject({ roundTrip: 6, upload: 8, dispatches: 6, readback: 8 });
-    expect(price.compute).toBeCloseTo(7 + 11 + 2, 9);
+    expect(price.compute).toBeCloseTo(7 + 3 + 11 + 2, 9);
     expect(onGpu({ ...some, batch: 0 })).toMatchObject({ upload: 0, readback: 0 });
     const { roundTrips: _, ...once } = some;
     expect(onGpu(once)).toMatchObject({ roundTrip: 2, dispatches: 2 });
@@ -258,11 +258,11 @@ describe("with the figures of real machines", () => {
   const gpus: Record<string, GpuRates> = {
     "a large GPU": {
       ...{ roundTripMs: 0.15, dispatchMs: 0.005, uploadBytesPerMs: 1e7, readbackBytesPerMs: 1e7 },
-      ...{ flopMs: 3e-11, loadMs: 1e-10, waitMs: 1e-7 },
+      ...{ flopMs: 3e-11, threadMs: 1e-8, loadMs: 1e-10, waitMs: 1e-7 },
     },
     "an integrated GPU": {
       ...{ roundTripMs: 0.4, dispatchMs: 0.02, uploadBytesPerMs: 8e6, readbackBytesPerMs: 6e6 },
-      ...{ flopMs: 1e-9, loadMs: 5e-9, waitMs: 8e-7 },
+      ...{ flopMs: 1e-9, threadMs: 1e-7, loadMs: 5e-9, waitMs: 8e-7 },
     },
   };
   const bounds = { maxBinding: 2 ** 27, flopsPerMs: 1e9 };
@@ -339,6 +339,7 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
               uploadBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
               readbackBytesPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
               flopMs: fc.double({ min: 0, max: 1e-4, noNaN: true }),
+              threadMs: fc.double({ min: 0, max: 1e-2, noNaN: true }),
               loadMs: fc.double({ min: 0, max: 1e-3, noNaN: true }),
               waitMs: fc.double({ min: 0, max: 1e-2, noNaN: true }),
             }),

@@ -4,13 +4,13 @@ import { valuesOf } from "../src/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
 import type { Program } from "../src/program.js";
-import { noWeights } from "../src/webgpu/dispatches.js";
+import { type Dispatch, noWeights, scheduled } from "../src/webgpu/dispatches.js";
 import { loadsOf } from "../src/webgpu/loads.js";
 import { costsOf } from "../src/webgpu/measure.js";
 import { passesOf } from "../src/webgpu/passes.js";
-import { segmentOf } from "../src/webgpu/pipelines.js";
+import { type Segment, segmentOf, shaderOf, tileOf } from "../src/webgpu/pipelines.js";
 import { makePlan } from "../src/webgpu/plan.js";
-import { plainTiles, softwareTiles, T } from "../src/webgpu/tiles.js";
+import { plainTiles, softwareTiles, T, type Tiles } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
 import { loadGolden } from "./support/golden.js";
 import { type Counts, count, seen, shrink, standInGpu } from "./support/gpus.js";
@@ -69,6 +69,24 @@ test.for([
   const stack = engine.explain("forward", { ...size, dModel, dState: 24, layers: 5 });
   expect(priced(engine, stack).dispatches).toBe(5 * dispatches);
 });
+
+test.for([
+  { name: "cut", batch: 1, seqLen: 1000 },
+  { name: "in groups", batch: 300, seqLen: 5 },
+])(
+  "rows that are $name: one round trip, and the dispatches of each piece",
+  async ({ batch, seqLen }, context) => {
+    const { engine, counts } = await open(context, 2 ** 14);
+    const layer = await engine.lru(initLru({ dModel: 8, dState: 8 }));
+    const x = new Float32Array(batch * seqLen * 8).fill(1);
+    const { submits, dispatches } = await seen(counts, () => layer.forward(x, { batch, backend: "webgpu" }));
+    expect(submits).toBeGreaterThan(2);
+    expect(priced(engine, layer.explain("forward", { batch, seqLen }))).toMatchObject({
+      submits: 1,
+      dispatches,
+    });
+  },
+);
 
 test.for<{
   name: string;
@@ -188,8 +206,27 @@ test.for([
         expect(own.loads / loads, `H=${H} N=${N} lift ${lift}, ${batch} x ${tokens}`).toBeGreaterThan(0.8);
         expect(own.loads / loads, `H=${H} N=${N} lift ${lift}, ${batch} x ${tokens}`).toBeLessThan(1.25);
         expect(own.waits).toBeLessThanOrEqual(own.loads);
+        expect(own.threads).toBe(threadsIn(dispatches, segment, tiles));
+        const whole = chunks * T * 8 * H * N;
+        if (lift > 1) continue;
+        expect(own.flops).toBeGreaterThanOrEqual(whole);
+        // Of layers that fill their tiles, no more.
+        if (tiles !== large && Math.min(H, N) >= 64) expect(own.flops).toBe(whole);
       }
 });
+
+/** As the shaders have them. */
+function threadsIn(dispatches: readonly Dispatch[], segment: Segment, tiles: Tiles): number {
+  let threads = 0;
+  for (const { dispatch, on } of scheduled(dispatches, segment, true, false)) {
+    const tile = tileOf(tiles, dispatch.kernel);
+    const code = shaderOf(dispatch.kernel, tile);
+    const size = code.match(/@workgroup_size\((\w+)\)/)?.[1] as string;
+    const each = Number(size === "THREADS" ? code.match(/const THREADS = (\d+)u/)?.[1] : size);
+    threads += dispatch.workgroups(on, tile) * each;
+  }
+  return threads;
+}
 
 test("what a network's stages load is about what their shaders do, and its flops are those of whole chunks", async () => {
   const { checkpoint, spec } = await loadGolden("ml_seq_04_batchnorm_eval");
@@ -203,10 +240,14 @@ test("what a network's stages load is about what their shaders do, and its flops
   const { kernels } = trafficOf(plan, segment, true, plainTiles);
   const loads = kernels.flatMap(({ touches }) => touches).reduce((sum, { loads }) => sum + loads, 0);
   const bounds = { maxBinding: 2 ** 27, flopsPerMs: 1e9 };
-  const passes = passesOf(program, 3, 50, 0, bounds, 2 ** 26, plainTiles);
+  const of = (batch: number, seqLen: number) =>
+    passesOf(program, batch, seqLen, 0, bounds, 2 ** 26, plainTiles);
+  const passes = of(3, 50);
   expect(passes.loads / loads).toBeGreaterThan(0.8);
   expect(passes.loads / loads).toBeLessThan(1.25);
-  expect(passes.flops).toBe(3 * 64 * plan.flopsPerToken);
+  expect(of(1, 33).flops).toBe(of(1, 64).flops);
+  expect(passes.flops).toBeGreaterThan(3 * 64 * 0.8 * plan.flopsPerToken);
+  expect(passes.threads).toBe(threadsIn(plan.dispatches, segment, plainTiles));
 });
 
 test("what things cost is found from what sums of them took; nothing costs less than nothing", () => {

@@ -6,7 +6,7 @@ import type { Program, Stage } from "../src/program.js";
 import { State } from "../src/state.js";
 import { Timeline } from "../src/timeline.js";
 import type { Dispatch } from "../src/webgpu/dispatches.js";
-import { piecesOf, tablesOf } from "../src/webgpu/pieces.js";
+import { evenPiece, type Part, type Piece, piecesOf, tablesOf } from "../src/webgpu/pieces.js";
 import { type Segment, segmentOf, spread } from "../src/webgpu/pipelines.js";
 import { areaBytes, makePlan, READBACKS } from "../src/webgpu/plan.js";
 import { T } from "../src/webgpu/tiles.js";
@@ -163,6 +163,31 @@ test("pieces keep within their bounds, hold every token once and in order, and a
   fc.assert(fc.property(rows, fc.constantFrom(1, 1, 5), fc.integer({ min: 1000, max: 3e4 }), check), {
     numRuns: 50,
   });
+});
+
+test("rows that are all as long are cut as their first piece says", () => {
+  const plan = planOf(2, [gelu(0, 1), gelu(1, 0), add(0, 1, 1)], 1);
+  const check = (rows: number, tokens: number, totalBytes: number, flops: number) => {
+    const bounds = { areaBytes: totalBytes / 2, totalBytes, flops };
+    const { job, timeline } = rowsOf(Array(rows).fill(tokens));
+    const { parts } = piecesOf(plan, job, timeline, bounds).next().value as Piece;
+    const { start, end } = parts[0] as Part;
+    expect(evenPiece(plan, rows, tokens, bounds)).toEqual({ rows: parts.length, tokens: end - start });
+  };
+  const [rows, tokens] = [fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 500 })];
+  fc.assert(
+    fc.property(rows, tokens, fc.integer({ min: 4000, max: 1e5 }), fc.constantFrom(1, 2e4, 1e12), check),
+    {
+      numRuns: 100,
+    },
+  );
+});
+
+test("a device too slow for a chunk takes a chunk at a time, not a token", () => {
+  const plan = planOf(2, [gelu(0, 1)], 1);
+  const { job, timeline } = rowsOf([3 * T]);
+  const pieces = [...piecesOf(plan, job, timeline, { areaBytes: 1e6, totalBytes: 1e6, flops: 1 })];
+  expect(pieces.map(({ segment }) => segment.tokens)).toEqual([T, T, T]);
 });
 
 test("rows of different lengths cost their tokens, not those of the longest", () => {

@@ -1,42 +1,47 @@
 /**
- * What dispatches take of a GPU beyond multiplying and adding: what their threads load, in bytes, from the shapes alone. Columns that only
- * fill a tile are loaded too. test/webgpu-passes.node.test.ts holds it against the exact count of traffic.ts.
+ * What dispatches take of a GPU: threads, what they multiply and add, and what they load, in bytes, from the shapes alone. Columns and
+ * tokens that only fill a tile take as long as others. test/webgpu-passes.node.test.ts holds it against the exact count of traffic.ts.
  */
+import type { Passes } from "../backend.js";
 import { type Dispatch, scheduled } from "./dispatches.js";
 import { type Segment, tileOf } from "./pipelines.js";
-import { T, type Tile, type Tiles, tilesOver } from "./tiles.js";
+import { T, type Tile, type Tiles, threadsOf, tilesOver } from "./tiles.js";
 
-/**
- * @returns how many of the dispatches a segment takes (none of its tokens thinned), what all their workgroups load, and what one
- *   workgroup of each does
- */
-export function loadsOf(
-  dispatches: readonly Dispatch[],
-  segment: Segment,
-  tiles: Tiles,
-): { dispatches: number; loads: number; waits: number } {
-  const sum = { dispatches: 0, loads: 0, waits: 0 };
+/** What one segment takes: of `waits`, bytes that one workgroup of each dispatch loads. */
+type Loads = Omit<Passes, "roundTrips" | "tables">;
+
+/** Of a segment, none of whose tokens are thinned. */
+export function loadsOf(dispatches: readonly Dispatch[], segment: Segment, tiles: Tiles): Loads {
+  const sum = { dispatches: 0, flops: 0, threads: 0, loads: 0, waits: 0 };
   for (const { dispatch, on } of scheduled(dispatches, segment, true, false)) {
     const { kernel, sizes, workgroups } = dispatch;
     const tile = tileOf(tiles, kernel);
-    const one = loadsOfGroup(kernel, sizes, on, tile);
+    const groups = workgroups(on, tile);
+    const one = loadsOfGroup(kernel, sizes, on, tile, (flops) => {
+      sum.flops += groups * flops;
+    });
     sum.dispatches++;
-    sum.loads += workgroups(on, tile) * one;
+    sum.threads += groups * (kernel === "carryScan" || kernel === "pool" ? 256 : threadsOf(tile));
+    sum.loads += groups * one;
     sum.waits += one;
   }
   return sum;
 }
 
+/** Tells of what it multiplies and adds in products: what else it computes is little beside its loads. */
 function loadsOfGroup(
   kernel: Dispatch["kernel"],
   [width = 0, other = 0, factor = 0]: readonly number[],
   { rows, chunks, tokens }: Segment,
   tile: Tile,
+  count: (flops: number) => void,
 ): number {
   const breadth = tile.cols * tile.lanes;
-  /** For each of the summed: a weight for each column of each thread, and `staged` bytes for each token. */
-  const product = (summed: number, weight: number, staged: number) =>
-    summed * tile.chunks * (T * staged + (weight * breadth * T) / tile.rows);
+  /** For each of the summed: a weight for each column of each thread, of a number or two, and `staged` bytes for each token. */
+  const product = (summed: number, weight: number, staged: number) => {
+    count((summed * tile.chunks * T * breadth * weight) / 2);
+    return summed * tile.chunks * (T * staged + (weight * breadth * T) / tile.rows);
+  };
   switch (kernel) {
     case "projectScan":
       return product(width, 8, 6);
@@ -45,7 +50,7 @@ function loadsOfGroup(
     case "liftedOutput":
       return product(other, 8, 22) + product((width + Math.min(width, breadth)) / 2, 4, 6);
     case "oneChunk":
-      return tilesOver(tile, 1, other) * product(width, 8, 4) + product(other, 8, 0) + 4 * T * width;
+      return product(tilesOver(tile, 1, other) * width, 8, 4) + product(other, 8, 0) + 4 * T * width;
     case "dense":
       return product(width, 4, 4);
     case "carryScan":

@@ -13,22 +13,22 @@ import { makePlan } from "./plan.js";
 import { T, type Tiles } from "./tiles.js";
 import { loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
 
-const WIDE = 256;
+/** Layers of so many features and states are run, of one token and */
 const NARROW = 16;
-/** Tokens grow by this factor until they take this long, and nearly as many times as long as before: the whole GPU is at work, */
-const GROWTH = 8;
-const NEARLY = 6;
-const ENOUGH_MS = 0.5;
-/** or take so long that more would not say more, */
-const LONG_MS = 10;
-/** or until there are this many, which even the fastest GPU notices. */
+const WIDTHS = [256, 64, NARROW];
+/** of two chunks, and of so many that even the fastest GPU notices; fewer where they */
 const MOST_TOKENS = 2 ** 14;
+const LENGTHS = [1, 2 * T, 2 ** 10, MOST_TOKENS];
+/** take this long, and nearly as many times as long as before: the whole GPU is at work, */
+const ENOUGH_MS = 0.5;
+const NEARLY = 0.75;
+/** or so long that more would not say more, and the way there and back is little beside it. */
+const LONG_MS = 10;
 /** Runs one after the other in a submit: their copies and the way there and back cancel out. */
 const REPEATS = 4;
 const COPIED_BYTES = 2 ** 21;
-/** The best of so many, or of fewer that take so long. */
-const TURNS = 3;
-const TURNS_MS = 100;
+/** What is lost in the clock's noise is taken to be as long as its tick. */
+const TICK_MS = 1e-3;
 
 /** To be run when nothing else runs on the device: a few milliseconds on a GPU, seconds on a CPU that plays one. */
 export async function measureDevice(
@@ -36,22 +36,21 @@ export async function measureDevice(
   pipelines: Pipelines,
   prepare: (program: Program) => Promise<Runner>,
 ): Promise<GpuRates> {
-  const wide = await measureLayer(device, pipelines, WIDE);
-  const narrow = await measureLayer(device, pipelines, NARROW);
-  const [many, least] = [wide.at(-1) as Run, narrow[0] as Run];
-  const counts = [...wide, ...narrow].map(({ ms, dispatches, flops, loads, waits }) =>
-    [dispatches, flops, loads, waits].map((count) => count / ms),
-  );
-  const [dispatchMs, flopMs, loadMs, waitMs] = costsOf(counts) as [number, number, number, number];
+  const layers: Run[][] = [];
+  for (const width of WIDTHS) layers.push(await measureLayer(device, pipelines, width));
+  const [many, least] = [layers[0]?.at(-1) as Run, layers.at(-1)?.[0] as Run];
+  const counted = ["dispatches", "flops", "threads", "loads", "waits"] as const;
+  const counts = layers.flat().map((run) => counted.map((name) => run[name] / run.ms));
+  const costs = costsOf(counts) as [number, number, number, number, number];
+  const [dispatchMs, flopMs, threadMs, loadMs, waitMs] = costs;
   // A power of two, so that the next engine on this machine cuts its forwards at the same places, most likely.
   device.flopsPerMs = 2 ** Math.floor(Math.log2(many.flops / many.ms));
-  const { uploadMs, readbackMs } = await measureCopies(device);
+  const copies = await measureCopies(device);
   const forwardMs = await measureForward(prepare);
   return {
     roundTripMs: Math.max(forwardMs / 2, forwardMs - least.ms),
-    ...{ dispatchMs, flopMs, loadMs, waitMs },
-    uploadBytesPerMs: COPIED_BYTES / uploadMs,
-    readbackBytesPerMs: COPIED_BYTES / readbackMs,
+    ...{ dispatchMs, flopMs, threadMs, loadMs, waitMs },
+    ...copies,
   };
 }
 
@@ -61,7 +60,7 @@ export async function measureDevice(
  */
 export function costsOf(rows: readonly (readonly number[])[]): number[] {
   const costs = new Array<number>(rows[0]?.length ?? 0).fill(0);
-  for (let round = 0; round < 10_000; round++)
+  for (let round = 0; round < 1000; round++)
     for (const i of costs.keys()) {
       let [along, square] = [0, 0];
       for (const row of rows) {
@@ -74,12 +73,8 @@ export function costsOf(rows: readonly (readonly number[])[]): number[] {
   return costs;
 }
 
-interface Run {
+interface Run extends ReturnType<typeof loadsOf> {
   readonly ms: number;
-  readonly flops: number;
-  readonly dispatches: number;
-  readonly loads: number;
-  readonly waits: number;
 }
 
 /** An LRU of `width` features and states: of one token, and of more and more. */
@@ -109,23 +104,23 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
   const time = async (tokens: number) => {
     const once = await best(() => submit(tokens, 1));
     const segment = segmentOf(1, tokens);
+    const more = once > LONG_MS ? 0 : await best(() => submit(tokens, 1 + REPEATS));
     return {
-      // What is lost in the clock's noise is taken to be as long as its tick.
-      ms: Math.max(1e-3, (await best(() => submit(tokens, 1 + REPEATS))) - once) / REPEATS,
-      flops: segment.chunks * T * plan.flopsPerToken,
+      ms: more ? Math.max(TICK_MS, more - once) / REPEATS : once,
       ...loadsOf(plan.dispatches, segment, pipelines.tiles as Tiles),
     };
   };
   try {
     await room.clean;
     await submit(1, 1); // the driver's first time is not like the others
-    const runs = [await time(1)];
+    const runs: Run[] = [];
     let before = Number.POSITIVE_INFINITY;
-    for (let tokens = MOST_TOKENS / GROWTH ** 3; tokens <= MOST_TOKENS; tokens *= GROWTH) {
+    for (const tokens of LENGTHS) {
       const run = await time(tokens);
       runs.push(run);
-      if (run.ms > LONG_MS || (run.ms * REPEATS > ENOUGH_MS && run.ms > NEARLY * before)) break;
-      before = run.ms;
+      const each = run.ms / tokens;
+      if (run.ms > LONG_MS || (run.ms * REPEATS > ENOUGH_MS && each > NEARLY * before)) break;
+      before = each;
     }
     return runs;
   } finally {
@@ -161,10 +156,10 @@ async function measureCopies(device: Device) {
     await clean;
     await time(COPIED_BYTES, COPIED_BYTES);
     const least = await time(4, 4);
-    const tick = 1e-3;
+    const rate = (ms: number) => COPIED_BYTES / Math.max(TICK_MS, ms - least);
     return {
-      uploadMs: Math.max(tick, (await time(COPIED_BYTES, 4)) - least),
-      readbackMs: Math.max(tick, (await time(4, COPIED_BYTES)) - least),
+      uploadBytesPerMs: rate(await time(COPIED_BYTES, 4)),
+      readbackBytesPerMs: rate(await time(4, COPIED_BYTES)),
     };
   } finally {
     there.destroy();
@@ -177,8 +172,8 @@ async function measureForward(prepare: (program: Program) => Promise<Runner>): P
   const program = layerOf(NARROW);
   const runner = await prepare(program);
   const state = new State(stateLayout(program), 1);
-  const [x, y] = [new Float32Array(NARROW), new Float32Array(NARROW)];
-  const job = { batch: 1, seqLen: 1, lengths: Int32Array.of(1), x, y, state, threads: 0 };
+  const x = new Float32Array(NARROW);
+  const job = { batch: 1, seqLen: 1, lengths: Int32Array.of(1), x, y: x, state, threads: 0 };
   const forward = async () => {
     const start = performance.now();
     await runner.forward({ ...job, signal: undefined, onProgress: undefined });
@@ -209,13 +204,7 @@ async function submitted(
 }
 
 async function best(run: () => Promise<number>): Promise<number> {
-  let ms = Number.POSITIVE_INFINITY;
-  for (let turn = 0, sum = 0; turn < TURNS && sum < TURNS_MS; turn++) {
-    const once = await run();
-    sum += once;
-    ms = Math.min(ms, once);
-  }
-  return ms;
+  return Math.min(await run(), await run(), await run());
 }
 
 function layerOf(width: number): Program {

@@ -17,6 +17,7 @@ import type { Device } from "./device.js";
 import { type Dispatch, localDispatch, lruWeights, noWeights, windowDispatch } from "./dispatches.js";
 import { isLifted, liftingOf } from "./lifting.js";
 import { loadsOf } from "./loads.js";
+import { evenPiece } from "./pieces.js";
 import { segmentOf } from "./pipelines.js";
 import { areaBytes, type Layout, makePlan, noBytes, type Plan } from "./plan.js";
 import { SUBMIT_MS } from "./runner.js";
@@ -96,11 +97,12 @@ function stopsOf(network: Network, timed: boolean, lift: number): Stop[] {
   const own = known.get(network) ?? new Map<number, Stop[]>();
   known.set(network, own);
   const links = ratesOf(network)?.links ?? [{ kind: "part", src: 0, dst: 0, program: network as Program }];
+  const plan = ratesOf(network) ? makeLinkedPlan : makePlan;
   const stops =
     own.get(timed ? 0 : lift) ??
     links.map((link): Stop => {
       if (link.kind === "part") {
-        const { dispatches, ...layout } = makeLinkedPlan(link.program, timed, lift, noWeights);
+        const { dispatches, ...layout } = plan(link.program, timed, lift, noWeights);
         return { link, dispatches, layout };
       }
       return { link, dispatches: betweenOf(link), layout: undefined };
@@ -123,7 +125,7 @@ function layerOf({ dModel, dState }: Layers): Network {
 
 /**
  * Of rows that are all as long. Where the rate stays, what is cut in pieces is on its way while others are computed: one round
- * trip; and what lifting and more pieces dispatch again is nothing beside what they compute.
+ * trip; and what lifting leaves is nothing beside what it computes.
  */
 export function passesOf(
   work: Network | Layers,
@@ -135,7 +137,7 @@ export function passesOf(
   tiles: Tiles,
 ): Passes {
   const [network, times] = "stages" in work ? [work, 1] : [layerOf(work), work.layers];
-  let [rows, tokens, roundTrips, segments, lift] = [batch, seqLen, 1, 1, 1];
+  let [rows, tokens, roundTrips, submits, segments, lift] = [batch, seqLen, 1, 1, 1, 1];
   const tables = timed && 4 * rows * tokens + 8 * statesPerToken(network) * Math.min(timed, rows * tokens);
   const rates = ratesOf(network);
   if (rates && batch > 0) {
@@ -145,30 +147,34 @@ export function passesOf(
     tokens = Math.min(padded, most.tokens);
     roundTrips = Math.ceil(batch / rows) * Math.ceil(padded / most.tokens);
     segments = tokens > 0 ? (batch * padded) / (rows * tokens) : 0;
-  } else if (!rates && !timed) {
+  } else if (!rates && batch * seqLen > 0) {
     const lifting = liftingOf(network as Program);
-    if (isLifted({ lengths: new Int32Array(batch).fill(seqLen) }, lifting)) lift = lifting.lift;
+    if (!timed && isLifted({ lengths: new Int32Array(batch).fill(seqLen) }, lifting)) lift = lifting.lift;
+    const { layout } = stopsOf(network, timed > 0, lift)[0] as { layout: Layout };
+    const { maxBinding: areaBytes, flopsPerMs } = bounds;
+    const most = { areaBytes, totalBytes: scratchBytes, flops: (SUBMIT_MS * flopsPerMs) / times };
+    ({ rows, tokens } = evenPiece(layout, batch, seqLen, most));
+    segments = (batch * seqLen) / (rows * tokens);
+    submits = Math.ceil(batch / rows) * Math.ceil(seqLen / tokens);
   }
-  const sum = { dispatches: 0, flops: 0, loads: 0, waits: 0 };
-  for (const { link, dispatches, layout } of stopsOf(network, timed > 0, lift)) {
+  const sum = { dispatches: 0, flops: 0, threads: 0, loads: 0, waits: 0 };
+  for (const { link, dispatches } of stopsOf(network, timed > 0, lift)) {
     if (tokens === 0) break;
     let given = tokens;
     if (link.kind === "reshape") given *= link.inWidth / link.outWidth;
     else if (link.kind === "window") given = Math.ceil(tokens / link.factor);
     const segment = { ...segmentOf(rows, given), chunks: rows * Math.ceil(given / lift / T) };
     const own = loadsOf(dispatches, segment, tiles);
-    sum.dispatches += own.dispatches;
-    sum.loads += own.loads;
-    sum.waits += own.waits;
-    if (layout) sum.flops += segment.chunks * T * lift * layout.flopsPerToken; // a short chunk costs a whole one
+    for (const key of Object.keys(sum) as (keyof typeof sum)[]) sum[key] += own[key];
     tokens = link.kind === "window" && link.mode !== "stride" ? Math.floor(tokens / link.factor) : given;
   }
   return {
     roundTrips,
     tables: times * tables,
-    dispatches: times * sum.dispatches,
+    dispatches: times * submits * sum.dispatches,
     flops: times * segments * sum.flops,
+    threads: times * segments * sum.threads,
     loads: times * segments * sum.loads,
-    waits: times * roundTrips * sum.waits,
+    waits: times * roundTrips * submits * sum.waits,
   };
 }

@@ -3,7 +3,7 @@ import type { ForwardJob } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import { lastAt, type Timeline } from "../timeline.js";
 import { type Segment, segmentOf } from "./pipelines.js";
-import { type Area, areaBytes, type Layout, noBytes, READBACKS } from "./plan.js";
+import { areaBytes, type Layout, READBACKS } from "./plan.js";
 import { T } from "./tiles.js";
 
 /** Some tokens of one row, [start, end). Parts stand one after the other in a piece, and so do their chunks and outputs. */
@@ -47,8 +47,7 @@ export function* piecesOf(
       `A layer is too wide for this GPU: it binds at most ${bounds.areaBytes} bytes.`,
     );
   }
-  const limits = limitsOf(layout, bounds);
-  const fits = (segment: Segment) => limits.every(({ area, bound }) => areaBytes(area, segment) <= bound);
+  const fits = fitting(layout, bounds);
   const nothing = segmentOf(0, 0);
   const plus = (a: Segment, b: Segment) => combine(a, b, (a, b) => a + b);
   let [parts, size]: [Part[], Segment] = [[], nothing];
@@ -86,32 +85,52 @@ export function* piecesOf(
   if (parts.length > 0) yield { parts, segment: size, room: size, isLast: true };
 }
 
-function limitsOf(
-  { areas, readback, flopsPerToken, lift }: Layout,
+/** Rows of a piece, and tokens of each, where as many as `rows` all have as many as `tokens`. */
+export function evenPiece(
+  layout: Layout,
+  rows: number,
+  tokens: number,
   bounds: Bounds,
-): { area: Area; bound: number }[] {
-  const total: Area = { ...noBytes };
-  areas.forEach((area, i) => {
-    const copies = i === readback ? READBACKS : 1;
-    for (const key of Object.keys(total) as (keyof Area)[]) total[key] += copies * area[key];
-  });
-  // A short chunk costs a whole one.
-  const flops = { ...noBytes, perChunk: flopsPerToken * T * lift };
-  return [
-    ...areas.map((area) => ({ area, bound: bounds.areaBytes })),
-    { area: total, bound: bounds.totalBytes },
-    { area: flops, bound: bounds.flops },
-  ];
+): { rows: number; tokens: number } {
+  const fits = fitting(layout, bounds);
+  const size = T * layout.lift;
+  const whole = Math.ceil(tokens / size);
+  const holds = (rows: number, chunks: number) =>
+    fits({ ...segmentOf(rows, Math.min(tokens, chunks * size)), chunks: rows * chunks });
+  const together = most(rows, (count) => holds(count, whole));
+  const chunks = together ? whole : most(whole, (count) => holds(1, count)) || 1;
+  return { rows: together || 1, tokens: Math.min(tokens, chunks * size) };
+}
+
+/** The largest number up to `limit` that fits, where all smaller ones do. */
+function most(limit: number, fits: (count: number) => boolean): number {
+  let [few, most] = [0, limit];
+  while (few < most) {
+    const count = Math.ceil((few + most) / 2);
+    if (fits(count)) few = count;
+    else most = count - 1;
+  }
+  return few;
+}
+
+/** Whether a segment is within bounds. A short chunk costs the flops of a whole one: less than that is not to be had. */
+function fitting({ areas, readback, flopsPerToken, lift }: Layout, bounds: Bounds) {
+  return (segment: Segment): boolean => {
+    let total = 0;
+    for (const [i, area] of areas.entries()) {
+      const bytes = areaBytes(area, segment);
+      if (bytes > bounds.areaBytes) return false;
+      total += (i === readback ? READBACKS : 1) * bytes;
+    }
+    const { chunks } = segment;
+    return total <= bounds.totalBytes && (chunks <= 1 || chunks * T * lift * flopsPerToken <= bounds.flops);
+  };
 }
 
 function combine(a: Segment, b: Segment, by: (a: number, b: number) => number): Segment {
-  return {
-    rows: by(a.rows, b.rows),
-    chunks: by(a.chunks, b.chunks),
-    tokens: by(a.tokens, b.tokens),
-    outputs: by(a.outputs, b.outputs),
-    thinned: by(a.thinned, b.thinned),
-  };
+  const both = { ...a };
+  for (const key of Object.keys(a) as (keyof Segment)[]) both[key] = by(a[key], b[key]);
+  return both;
 }
 
 function sizeOf(
@@ -160,14 +179,11 @@ function furthest(
   const size = T * lift;
   // Without resets every chunk is like the others, and there may be millions.
   if (timeline.resets(row).length === 0) {
-    let [most, few] = [Math.ceil((length - start) / size), 0];
-    while (few < most) {
-      const chunks = Math.ceil((few + most) / 2);
-      const end = Math.min(start + chunks * size, length);
-      if (fits(sizeOf(lift, { row, start, end }, timeline, chunks))) few = chunks;
-      else most = chunks - 1;
-    }
-    if (few > 0) return Math.min(start + few * size, length);
+    const endOf = (chunks: number) => Math.min(start + chunks * size, length);
+    const chunks = most(Math.ceil((length - start) / size), (count) =>
+      fits(sizeOf(lift, { row, start, end: endOf(count) }, timeline, count)),
+    );
+    if (chunks > 0) return endOf(chunks);
   }
   let chunks = 0;
   let reached = start;

@@ -1,5 +1,7 @@
 /** Which tiles are the fastest on a GPU, by trying: once in a process for each kind of GPU, never on a software adapter. */
-import type { LruParams, Program, Stage } from "../program.js";
+import { initLru } from "../init.js";
+import { programOf } from "../models/lru.js";
+import type { Program } from "../program.js";
 import type { Device } from "./device.js";
 import { type Pipelines, segmentOf, spread } from "./pipelines.js";
 import { areaBytes, makePlan } from "./plan.js";
@@ -79,7 +81,7 @@ export async function tune(
     const start = performance.now();
     for (const [i, { kernel, sizes, arrays, workgroups, tiles }] of trials.entries()) {
       const { rows, chunks, tokens } = segment;
-      // Weights are zeros: multiplying by them takes no less time.
+      // Activations are zeros, and weights are not uploaded: multiplying zeros takes no less time.
       const bound = [
         buffer(16, UNIFORM, Uint32Array.of(rows, chunks, tokens, 0)),
         buffer(16, UNIFORM, Uint32Array.from(sizes)),
@@ -128,15 +130,11 @@ export async function tune(
 }
 
 function trial(width: number): Program {
-  const zeros = (length: number) => new Float32Array(length);
-  const square = zeros(width ** 2);
-  const params: LruParams = {
-    ...{ nuLog: zeros(width), theta: zeros(width), gammaLog: zeros(width), D: zeros(width) },
-    ...{ BRe: square, BIm: square, CRe: square, CIm: square },
+  const layer = programOf(initLru({ dModel: width, dState: width }), "lru");
+  const widths = { inWidth: width, outWidth: width, kernel: new Float32Array(width ** 2), bias: null };
+  return {
+    ...layer,
+    stages: [...layer.stages, { kind: "dense", name: "", src: layer.output, dst: 0, ...widths }],
+    output: 0,
   };
-  const stages: Stage[] = [
-    { kind: "lru", name: "", src: 0, dst: 1, dModel: width, dState: width, params },
-    { kind: "dense", name: "", src: 1, dst: 0, inWidth: width, outWidth: width, kernel: square, bias: null },
-  ];
-  return { architecture: "", slots: [width, width], stages, output: 0 };
 }
