@@ -3,7 +3,8 @@
  * workers, and the GPU, whose rates are measured for this even where it is software. `node bench/gpu/grid.mjs [--only cpu|gpu]
  * [--rounds N] [--out FOLDER]`; prints a table, how many of the predictions are within 30 %, and their median ratio to what was
  * measured; FOLDER has them as grid.json and grid.md. A machine that others use too wants rounds: the least of each figure over as
- * many processes.
+ * many processes on the CPU; on the GPU, where compiling takes the longest, the median of one process's rounds, each of which
+ * measures the rates and then the shapes.
  */
 import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -29,12 +30,10 @@ const { values } = parseArgs({
     json: { type: "boolean", default: false },
   },
 });
-let rows = [];
-if (Number(values.rounds) > 1) rows = inProcesses(Number(values.rounds));
-else {
-  if (values.only !== "gpu") await measureCpu();
-  if (values.only !== "cpu") await measureGpu();
-}
+const rows = [];
+const rounds = Number(values.rounds);
+if (values.only !== "gpu") await (rounds > 1 ? inProcesses() : measureCpu());
+if (values.only !== "cpu") await measureGpu();
 if (values.json) console.log(JSON.stringify(rows));
 else {
   const markdown = report();
@@ -44,7 +43,7 @@ else {
     const facts = {
       date: new Date().toISOString(),
       node: process.versions.node,
-      rounds: Number(values.rounds),
+      rounds,
     };
     const sums = waysOf(rows).map(sumUp);
     writeFileSync(resolve(values.out, "grid.json"), `${JSON.stringify({ ...facts, sums, rows }, null, 1)}\n`);
@@ -53,15 +52,9 @@ else {
 }
 
 /** The least of what several processes predict and measure: what the machine does when nobody else is at work on it. */
-function inProcesses(count) {
-  const args = [
-    fileURLToPath(import.meta.url),
-    "--json",
-    "--ms",
-    values.ms,
-    ...(values.only ? ["--only", values.only] : []),
-  ];
-  const rounds = Array.from({ length: count }, () => {
+function inProcesses() {
+  const args = [fileURLToPath(import.meta.url), "--json", "--ms", values.ms, "--only", "cpu"];
+  const all = Array.from({ length: rounds }, () => {
     const { stdout } = spawnSync(process.execPath, args, {
       encoding: "utf8",
       stdio: ["ignore", "pipe", "inherit"],
@@ -69,11 +62,15 @@ function inProcesses(count) {
     });
     return JSON.parse(stdout.trim().split("\n").at(-1));
   });
-  return rounds[0].map((row, i) => {
-    const least = (name) => rounds.map((round) => round[i]).reduce((a, b) => (b[name] < a[name] ? b : a));
-    const { predicted, parts } = least("predicted");
-    return { ...row, predicted, parts, measured: least("measured").measured };
-  });
+  for (const [i, row] of all[0].entries()) {
+    const own = all.map((round) => round[i]);
+    const { predicted, parts } = least(own, "predicted");
+    rows.push({ ...row, predicted, parts, measured: least(own, "measured").measured });
+  }
+}
+
+function least(all, name) {
+  return all.reduce((a, b) => (b[name] < a[name] ? b : a));
 }
 
 /** Layers of several sizes and a network, as many tokens of each as the budget has room for. */
@@ -95,11 +92,15 @@ async function measureCpu() {
   for (const threads of [0, 1, 2]) {
     const engine = await createEngine({ backend: "wasm", threads });
     for (const shape of gridOf([1, 64, 512, 4096, 32768], 1e9)) {
-      const predict = (layer) =>
-        layer
-          .explain("forward", { batch: shape.batch, seqLen: shape.seqLen })
-          .candidates.find((each) => each.available && each.threads === threads);
-      await measure(engine, shape, `wasm, ${threads} workers`, predict);
+      const { layer, run } = await prepare(engine, shape);
+      await timesOf(run, Number(values.ms) / 4);
+      const times = await timesOf(run, Number(values.ms));
+      const { candidates } = layer.explain("forward", { batch: shape.batch, seqLen: shape.seqLen });
+      const { ms: predicted, parts } = candidates.find((each) => each.available && each.threads === threads);
+      layer.dispose();
+      const measured = values.json ? Math.min(...times) : median(times);
+      const way = `wasm, ${threads} workers`;
+      rows.push({ way, shape, predicted, parts, measured, runs: times.length });
     }
     await engine.dispose();
   }
@@ -108,23 +109,45 @@ async function measureCpu() {
 async function measureGpu() {
   const { gpuPrice, openWebgpu } = await loadInternals();
   const { gpu, software, adapter } = await openGpu();
+  // It computes on threads of this process, whose own clock stands still while strangers are at work on its cores.
+  if (software) performance.now = cpuMs;
   const { backend } = await openWebgpu(gpu);
-  const start = performance.now();
-  const rates = await backend.measure();
-  console.log(
-    `measured in ${Math.round(performance.now() - start)} ms on ${adapter}: ${JSON.stringify(rates)}`,
-  );
-  backend.dispose();
+  // As the engine's own, which cuts forwards by what it has measured, on a software adapter by nothing.
+  const { backend: own } = software ? await openWebgpu(gpu) : { backend };
   const engine = await createEngine({ backend: "webgpu", gpu });
-  for (const shape of software ? gridOf([1, 64, 512, 2048], 6e7) : gridOf([1, 64, 512, 4096, 65536], 1e12)) {
-    const { batch, seqLen } = shape;
-    const predict = ({ program }) => {
-      const parts = gpuPrice({ ...workOf(shape), ...backend.passes(program, batch, seqLen, 0) }, rates);
-      return { parts, ms: Object.values(parts).reduce((sum, part) => sum + part) };
-    };
-    await measure(engine, shape, software ? "webgpu (software)" : "webgpu", predict);
+  const shapes = software ? gridOf([1, 64, 512, 2048], 6e7) : gridOf([1, 64, 512, 4096, 65536], 1e12);
+  const all = [];
+  for (const shape of shapes) {
+    const { layer, run } = await prepare(engine, shape);
+    await timesOf(run, Number(values.ms) / 4);
+    all.push({ shape, layer, run, seen: [], times: [] });
+  }
+  for (let round = 0; round < rounds; round++) {
+    const start = performance.now();
+    const rates = await backend.measure();
+    const taken = Math.round(performance.now() - start);
+    console.log(`measured in ${taken} ms on ${adapter}: ${JSON.stringify(rates)}`);
+    for (const { shape, layer, run, seen, times } of all) {
+      // The least of three and more, as the rates' runs are.
+      times.push(Math.min(...(await timesOf(run, Number(values.ms) / rounds, 3))));
+      const passes = own.passes(layer.program, shape.batch, shape.seqLen, 0);
+      const parts = gpuPrice({ ...workOf(shape), ...passes }, rates);
+      seen.push({ parts, predicted: Object.values(parts).reduce((sum, part) => sum + part) });
+    }
+  }
+  for (const { shape, layer, seen, times } of all) {
+    layer.dispose();
+    seen.sort((a, b) => a.predicted - b.predicted);
+    const way = software ? "webgpu (software)" : "webgpu";
+    rows.push({ way, shape, ...seen[rounds >> 1], measured: median(times), runs: times.length });
   }
   await engine.dispose();
+  for (const each of new Set([backend, own])) each.dispose();
+}
+
+function cpuMs() {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
 }
 
 /** As the engine describes it to the scheduler. */
@@ -140,28 +163,21 @@ function workOf({ batch, seqLen, dModel, dState, layers = 0 }) {
   };
 }
 
-async function measure(engine, shape, way, predict) {
+async function prepare(engine, shape) {
   const layer = await open(engine, shape);
   const x = fillInput(new Float32Array(shape.batch * shape.seqLen * shape.dModel));
   const out = new Float32Array(x.length);
-  const run = () => layer.forward(x, { batch: shape.batch, out });
-  for (const start = performance.now(); performance.now() - start < Number(values.ms) / 4; ) await run();
+  return { layer, run: () => layer.forward(x, { batch: shape.batch, out }) };
+}
+
+async function timesOf(run, ms, least = 2) {
   const times = [];
-  for (const start = performance.now(); times.length < 2 || performance.now() - start < Number(values.ms); ) {
+  for (const start = performance.now(); times.length < least || performance.now() - start < ms; ) {
     const before = performance.now();
     await run();
     times.push(performance.now() - before);
   }
-  const { ms: predicted, parts } = predict(layer);
-  layer.dispose();
-  rows.push({
-    way,
-    shape,
-    predicted,
-    parts,
-    measured: values.json ? Math.min(...times) : median(times),
-    runs: times.length,
-  });
+  return times;
 }
 
 function ratio({ predicted, measured }) {
