@@ -51,9 +51,13 @@ test("of a kernel's tiles the fastest is taken, and none for less than a twentie
     [[1, 0.5, 0.2], 2],
   ] as const) {
     let tiles: Tile[] = [];
+    const runs = new Map<number, number>();
     const shaderMs = (code: string) => {
       const tile = tiles.findIndex((tile) => shaderOf("dense", tile) === code);
-      return tile < 0 ? 1 : (times[tile] ?? 3);
+      if (tile < 0) return 1;
+      // Something disturbs the first try of each tile but the plain one.
+      runs.set(tile, (runs.get(tile) ?? 0) + 1);
+      return (times[tile] ?? 3) * (tile > 0 && runs.get(tile) === 1 ? 100 : 1);
     };
     const device = await open({ ...speeds, dispatchMs: 0, roundTripMs: 0.01, shaderMs });
     tiles = tilesFor("dense", device);
