@@ -104,9 +104,9 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
   const time = async (tokens: number) => {
     const once = await best(() => submit(tokens, 1));
     const segment = segmentOf(1, tokens);
-    const more = once > LONG_MS ? 0 : await best(() => submit(tokens, 1 + REPEATS));
+    const more = async () => (await best(() => submit(tokens, 1 + REPEATS))) - once;
     return {
-      ms: more ? Math.max(TICK_MS, more - once) / REPEATS : once,
+      ms: once > LONG_MS ? once : Math.max(TICK_MS, await more()) / REPEATS,
       ...loadsOf(plan.dispatches, segment, pipelines.tiles as Tiles),
     };
   };
