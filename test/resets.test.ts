@@ -6,6 +6,7 @@ import {
   type BackendName,
   createEngine,
   type Engine,
+  initLru,
   type Lru,
   type Model,
   writeSafetensors,
@@ -337,4 +338,27 @@ describe.each(["reference", "wasm", "webgpu"] as BackendName[])("%s against the 
     };
     await fc.assert(fc.asyncProperty(settings(131), check), { numRuns: backend === "wasm" ? 15 : 5 });
   });
+});
+
+// What comes into a chunk is found out in groups of chunks, and the groups' groups: a reset stops it at each level.
+test.for([
+  ["groups of several chunks", 131 * CHUNK + 5],
+  ["more groups than are scanned at a time", 4100 * CHUNK + 5],
+] as const)("webgpu, %s", async ([, seqLen], context) => {
+  const [engine, oracle] = await Promise.all([
+    createEngine({ backend: ["webgpu", "reference"] }),
+    createEngine({ backend: "reference" }),
+  ]);
+  try {
+    if (!engine.backends.webgpu.available) return context.skip(engine.backends.webgpu.reason);
+    const parameters = initLru({ dModel: 1, dState: 2, rMin: 0.9999, rMax: 0.99999, seed: 4 }); // remembers many chunks
+    const x = floats(seqLen, 1);
+    const reset = new Uint8Array(seqLen);
+    for (const token of [CHUNK, 40 * CHUNK + 3, 99 * CHUNK + 1, seqLen - 40]) reset[token] = 1;
+    const run = async (host: Engine) => (await host.lru(parameters)).forward(x, { reset });
+    const [actual, expected] = await Promise.all([run(engine), run(oracle)]);
+    expect(relativeError(actual.y, expected.y)).toBeLessThan(5e-6);
+  } finally {
+    await Promise.all([engine.dispose(), oracle.dispose()]);
+  }
 });

@@ -41,12 +41,16 @@ function sabotaged(library, fault, nth) {
   return `data:text/javascript,${encodeURIComponent(prelude + worker)}`;
 }
 
-/** The `nth` message to a worker from now on cannot be posted; returns how many there were when it is undone. */
+/**
+ * The `nth` message to a worker from now on cannot be posted; returns how many there were when it is undone. Comlink's own farewell
+ * is none of them: plain data, posted whenever the collector of garbage comes upon a worker that has ended.
+ */
 function failPost(nth) {
   const post = Worker.prototype.postMessage;
   let count = 0;
   Worker.prototype.postMessage = function (...args) {
-    if (++count === nth) throw new DOMException("it cannot be cloned on purpose", "DataCloneError");
+    if (args[0]?.type !== "RELEASE" && ++count === nth)
+      throw new DOMException("it cannot be cloned on purpose", "DataCloneError");
     return post.apply(this, args);
   };
   return () => {
