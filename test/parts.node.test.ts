@@ -34,7 +34,7 @@ const wholeModel = `
     new TransformStream({ transform: ({ y }, to) => to.enqueue(new Uint8Array(y.buffer)) }))).arrayBuffer();
   const piped = await transform.then((bytes) => new Float32Array(bytes).every((v, i) => v === y[i]), told);
   const many = await lru.stepMany(x, lru.allocateInferenceCache(1)).then((y) => y.length, told);
-  const file = await engine.lru(linrec.writeModel(lru)).then((again) => again.dState === 5, told);
+  const file = await engine.lru(new Blob([linrec.writeModel(lru)])).then((again) => again.dState === 5, told);
   const model = await engine.model(linrec.writeModel(lru)).catch(told);
   const same = model.forward && (await model.forward(x)).y.every((value, i) => value === y[i]);
   const report = await engine.selfTest().then(({ passed }) => passed, told);
