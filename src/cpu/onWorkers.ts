@@ -1,7 +1,7 @@
 /** A program's forwards on workers: loaded with them. */
 import type { ForwardJob } from "../backend.js";
 import { isLinrecError, LinrecError, messageOf } from "../errors.js";
-import { type PackedProgram, spanLimits, withTiles } from "./packed.js";
+import { type PackedProgram, withSpans } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import { DEADLINE_MS, type Window } from "./protocol.js";
 import type { RunnerHost } from "./runner.js";
@@ -43,7 +43,7 @@ export class OnWorkers {
 
   constructor(host: OnWorkersHost) {
     this.#host = host;
-    this.#spans = withTiles(host.packed, spanLimits);
+    this.#spans = withSpans(host.packed);
   }
 
   async forward(job: ForwardJob, workers: PooledWorker[]): Promise<void> {

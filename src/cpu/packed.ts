@@ -121,13 +121,6 @@ export interface PackedProgram {
   readonly image: Uint8Array<ArrayBuffer>;
 }
 
-/** How large a tile may be. */
-export interface TileLimits {
-  /** Of activations. */
-  readonly bytes: number;
-  readonly tokens: number;
-}
-
 /**
  * Tiles that follow each other through shared memory are small, to be fast to reach in a cache of 1 MiB that weights and the
  * next tokens share; but a narrow program's have work for 0.1 ms, for a tile's calls from JavaScript not to show.
@@ -162,27 +155,33 @@ export function packProgram(program: Program, pack?: PackStage): PackedProgram {
     pooled: poolOf(program) !== undefined,
     lastCarry,
     live: [...slots.keys()].filter((slot) => isRead(program, slot, Math.max(0, lastCarry))),
-    ...planTiles(slots, stages, {
-      bytes: cacheBytes(program, slots, stages),
-      tokens: Number.POSITIVE_INFINITY,
-    }),
+    ...planTiles(slots, stages, cacheBytes(program, slots, stages)),
     image: image.bytes(),
   };
 }
 
 /**
  * Of threads without shared memory: spans are the tiles there, and each costs messages. They are as large as a millisecond or
- * more of work, and what they work on stays in a large cache.
+ * more of work, and two of them, with what they come and go in, and a chunk more of each, take at most 4 MiB of a worker.
  */
-export const spanLimits: TileLimits = { bytes: 2 * 1024 * 1024, tokens: 16384 };
+const SPAN_BYTES = 1.7 * 1024 * 1024;
 
-/** The same program in tiles of another size. */
-export function withTiles(packed: PackedProgram, limits: TileLimits): PackedProgram {
-  return { ...packed, ...planTiles(packed.slots, packed.stages, limits) };
+/** The same program in tiles that are spans. */
+export function withSpans(packed: PackedProgram): PackedProgram {
+  const { slots, stages, inputWidth, outputWidth } = packed;
+  // x and y, in the worker's memory and in the message that brings the one and takes the other
+  const apart = 4 * (inputWidth + outputWidth + Math.max(inputWidth, outputWidth));
+  return { ...packed, ...planTiles(slots, stages, SPAN_BYTES, apart) };
 }
 
-function planTiles(slots: readonly number[], stages: readonly PackedStage[], limits: TileLimits) {
-  const tileTokens = pickTileTokens(slots, stages, limits);
+/**
+ * The largest tiles whose activations take no more than `most` bytes.
+ * @param apart bytes of a token beside its activations
+ */
+function planTiles(slots: readonly number[], stages: readonly PackedStage[], most: number, apart = 0) {
+  const token = tokenBytes(slots, stages);
+  const chunks = Math.floor(most / (token.slots + token.h + apart) / CHUNK);
+  const tileTokens = CHUNK * Math.max(chunks, 1);
   return { tileTokens, scratch: planScratch(slots, stages, tileTokens) };
 }
 
@@ -293,16 +292,6 @@ function tokenBytes(
     }
   }
   return { slots: slots.reduce((sum, width) => sum + 4 * width, 0), h, carries };
-}
-
-function pickTileTokens(
-  slots: readonly number[],
-  stages: readonly PackedStage[],
-  limits: TileLimits,
-): number {
-  const bytes = tokenBytes(slots, stages);
-  const tokens = Math.min(limits.bytes / (bytes.slots + bytes.h), limits.tokens);
-  return CHUNK * Math.max(Math.floor(tokens / CHUNK), 1);
 }
 
 function planScratch(slots: readonly number[], stages: readonly PackedStage[], tileTokens: number): Scratch {

@@ -117,7 +117,7 @@ export function checkedArena(module: { Arena: typeof Arena }) {
 
 interface Packing {
   packProgram(...args: never[]): PackedProgram;
-  withTiles(...args: never[]): PackedProgram;
+  withSpans(...args: never[]): PackedProgram;
 }
 
 export function checkedPacked<Module extends Packing>(module: Module) {
@@ -128,7 +128,7 @@ export function checkedPacked<Module extends Packing>(module: Module) {
   return {
     ...module,
     packProgram: (...args: never[]) => spaced(module.packProgram(...args)),
-    withTiles: (...args: never[]) => spaced(module.withTiles(...args)),
+    withSpans: (...args: never[]) => spaced(module.withSpans(...args)),
   };
 }
 
