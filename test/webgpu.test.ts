@@ -278,7 +278,8 @@ describe("jobs", () => {
     for (const [name, rate] of Object.entries(rates)) expect(rate, name).toBeGreaterThanOrEqual(0);
     for (const name of ["roundTripMs", "uploadBytesPerMs", "readbackBytesPerMs"] as const)
       expect(rates[name], name).toBeGreaterThan(0);
-    expect(rates.flopMs + rates.loadMs).toBeGreaterThan(0);
+    // Which of them a busy machine's few runs tell apart is chance; work is not free.
+    expect(rates.flopMs + rates.threadMs + rates.loadMs).toBeGreaterThan(0);
     expect(Object.values(rates).every(Number.isFinite)).toBe(true);
   });
 });
