@@ -220,17 +220,6 @@ test("what comes after a pool takes room for rows, not for tokens, and so does w
     expect(plan.areas[area]).toMatchObject({ perToken: 0, perChunk: 0, perOutput: 0, perRow: 4 * width });
 });
 
-test("nothing that goes on from token to token can follow a pool", () => {
-  const pool: Stage = { kind: "pool", name: "the pool", src: 0, dst: 0, width, mode: "mean" };
-  const params = hardParams(width, 4, 1);
-  const lru: Stage = { kind: "lru", name: "late", src: 0, dst: 1, dModel: width, dState: 4, params };
-  const refused = expect.objectContaining({
-    code: "unsupported",
-    message: expect.stringMatching(/^late: no lru.*the pool\.$/),
-  });
-  expect(() => planOf(2, [pool, lru], 1)).toThrow(refused);
-});
-
 test("a layer as wide as the device binds runs there", () => {
   const plan = planOf(2, [gelu(0, 1)], 1);
   const { job, timeline } = rowsOf([1]);

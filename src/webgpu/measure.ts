@@ -41,8 +41,8 @@ export async function measureDevice(
   const [many, least] = [layers[0]?.at(-1) as Run, layers.at(-1)?.[0] as Run];
   const counted = ["dispatches", "flops", "threads", "loads", "waits"] as const;
   const counts = layers.flat().map((run) => counted.map((name) => run[name] / run.ms));
-  const costs = costsOf(counts) as [number, number, number, number, number];
-  const [dispatchMs, flopMs, threadMs, loadMs, waitMs] = costs;
+  const costs = costsOf(counts);
+  const [dispatchMs, flopMs, threadMs, loadMs, waitMs] = costs as [number, number, number, number, number];
   // A power of two, so that the next engine on this machine cuts its forwards at the same places, most likely.
   device.flopsPerMs = 2 ** Math.floor(Math.log2(many.flops / many.ms));
   const copies = await measureCopies(device);
@@ -173,10 +173,11 @@ async function measureForward(prepare: (program: Program) => Promise<Runner>): P
   const runner = await prepare(program);
   const state = new State(stateLayout(program), 1);
   const x = new Float32Array(NARROW);
-  const job = { batch: 1, seqLen: 1, lengths: Int32Array.of(1), x, y: x, state, threads: 0 };
+  const size = { batch: 1, seqLen: 1, lengths: Int32Array.of(1) };
+  const job = { ...size, x, y: x, state, threads: 0, signal: undefined, onProgress: undefined };
   const forward = async () => {
     const start = performance.now();
-    await runner.forward({ ...job, signal: undefined, onProgress: undefined });
+    await runner.forward(job);
     return performance.now() - start;
   };
   await forward();

@@ -4,7 +4,6 @@
  * A stage may read and write one slot, but WebGPU lets no buffer be both in one dispatch. So a slot is a name, not a
  * buffer: each write gets an area that nobody needs any more, as registers are given to variables.
  */
-import { LinrecError } from "../errors.js";
 import {
   flopsPerToken,
   inputWidth,
@@ -151,13 +150,6 @@ export function makePlan(program: Program, timed = false, lift = 1, weights = lr
   let product: { at: readonly number[]; slot: number } | undefined;
   program.stages.forEach((stage, index) => {
     const [x, other] = readsOf(stage).map((slot) => slots.areaOf(slot)) as [number, number?];
-    const carriesOver = stage.kind === "lru" || stage.kind === "pool";
-    if (pool && carriesOver) {
-      throw new LinrecError(
-        "unsupported",
-        `${stage.name}: no ${stage.kind} stage can follow the pool stage ${pool.name}.`,
-      );
-    }
     if (stage.kind === "pool") pool = stage;
     const over = pool ? "rows" : index > lastLru ? "outputs" : undefined;
     const made = product;
