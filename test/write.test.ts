@@ -171,6 +171,17 @@ describe("a layer of plain parameters", () => {
   });
 });
 
+test.each(["lru", "model"] as const)(
+  "engine.%s reads bytes before it returns: they are the caller's again",
+  async (verb) => {
+    const bytes = writeModel(await engine.lru(initLru({ dModel: 3, dState: 4, seed: 1 })));
+    const given = bytes.slice();
+    const made = engine[verb](given);
+    structuredClone(given, { transfer: [given.buffer] });
+    expectSameBits(writeModel((await made) as Model), bytes, "written again");
+  },
+);
+
 test("no copy is kept of what a stage holds", async () => {
   const { program } = await loadGolden("ml_cls_05_batchnorm_eval");
   const arrays = new Set<unknown>();

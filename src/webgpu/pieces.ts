@@ -104,11 +104,11 @@ export function evenPiece(
 
 /** The largest number up to `limit` that fits, where all smaller ones do. */
 function most(limit: number, fits: (count: number) => boolean): number {
-  let [few, most] = [0, limit];
-  while (few < most) {
-    const count = Math.ceil((few + most) / 2);
+  let [few, many] = [0, limit];
+  while (few < many) {
+    const count = Math.ceil((few + many) / 2);
     if (fits(count)) few = count;
-    else most = count - 1;
+    else many = count - 1;
   }
   return few;
 }
