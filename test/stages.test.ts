@@ -73,6 +73,16 @@ describe.each(ways)("$name", (way) => {
     expectSameBits(y, first, "y");
   });
 
+  test("logSoftmax of values whose exp no float32 holds", async (context) => {
+    const backend = backendOf(context);
+    const [batch, seqLen, width] = [2, 5, 6];
+    const program = single({ ...at, kind: "logSoftmax", width, group: 3 }, width);
+    const x = floats(batch * seqLen * width, 1, 300);
+    const { y } = await runWay(backend, threads, program, x, batch, seqLen);
+    const expected = runReference(program, { x, batch, seqLen }).y;
+    expect(relativeError(y, expected)).toBeLessThanOrEqual(isGpu ? 5e-6 : 1e-6);
+  });
+
   test("gelu by erf is within 2^-23 max(1, |x|) of the true one, from -200 to 200 and beyond", async (context) => {
     const backend = backendOf(context);
     const x = Float32Array.from({ length: 80_000 }, (_, i) => ((i - 40_000) / 200) * (i % 2 ? 1 : 0.05));
