@@ -102,9 +102,10 @@ export function evenPiece(
   return { rows: together || 1, tokens: Math.min(tokens, chunks * size) };
 }
 
-/** The largest number up to `limit` that fits, where all smaller ones do. */
+/** The largest number up to `limit` that fits, where all smaller ones do: most often the limit itself. */
 function most(limit: number, fits: (count: number) => boolean): number {
-  let [few, many] = [0, limit];
+  if (fits(limit)) return limit;
+  let [few, many] = [0, limit - 1];
   while (few < many) {
     const count = Math.ceil((few + many) / 2);
     if (fits(count)) few = count;
@@ -116,14 +117,15 @@ function most(limit: number, fits: (count: number) => boolean): number {
 /** Whether a segment is within bounds. A short chunk costs the flops of a whole one: less than that is not to be had. */
 function fitting({ areas, readback, flopsPerToken, lift }: Layout, bounds: Bounds) {
   return (segment: Segment): boolean => {
+    const { chunks } = segment;
+    if (chunks > 1 && chunks * T * lift * flopsPerToken > bounds.flops) return false;
     let total = 0;
     for (const [i, area] of areas.entries()) {
       const bytes = areaBytes(area, segment);
       if (bytes > bounds.areaBytes) return false;
       total += (i === readback ? READBACKS : 1) * bytes;
     }
-    const { chunks } = segment;
-    return total <= bounds.totalBytes && (chunks <= 1 || chunks * T * lift * flopsPerToken <= bounds.flops);
+    return total <= bounds.totalBytes;
   };
 }
 
