@@ -3,19 +3,25 @@ import { afterAll, beforeAll, describe, expect, type TestContext, test } from "v
 import type { ForwardJob } from "../src/backend.js";
 import { halve } from "../src/halves.js";
 import type { Halves } from "../src/hidden.js";
+import { buildProgram } from "../src/models/build.js";
 import { toLruParams } from "../src/models/lru.js";
 import type { LruParams, Program, Stage } from "../src/program.js";
+import { ratesOf } from "../src/rates.js";
 import { runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu, type WebgpuBackend } from "../src/webgpu/backend.js";
-import { isLifted, liftOf, runLifted } from "../src/webgpu/lifting.js";
+import { countOf, liftingOf } from "../src/webgpu/chooseLift.js";
+import { noWeights } from "../src/webgpu/dispatches.js";
+import { isLifted, runLifted } from "../src/webgpu/lifting.js";
 import { segmentOf } from "../src/webgpu/pipelines.js";
 import { makePlan } from "../src/webgpu/plan.js";
 import { T } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
+import cases from "./fixtures/lrnnx/cases.json" with { type: "json" };
 import { real } from "./support/conjugates.js";
 import { goldenNames, initialState, loadGolden, relativeError } from "./support/golden.js";
+import { loadLrnnx } from "./support/lrnnx.js";
 import { floats, hardParams } from "./support/problems.js";
 
 let backend: WebgpuBackend | undefined;
@@ -181,9 +187,76 @@ test("a norm of rows is a dispatch of its own behind timesteps as one, and a par
   expect([dispatches(1), dispatches(4)]).toEqual([3, 4]);
 });
 
+const liftOf = (program: Program) => liftingOf(program).lift;
+
+/** Bytes that traffic.ts counts for a token of a long forward: without the weights, and what a row and a forward take once. */
+function bytesOf(program: Program, P: number): number {
+  const plan = makePlan(program, false, P, noWeights);
+  const bytes = (chunks: number) => {
+    const { read, written } = trafficOf(plan, { ...segmentOf(2, P * T * chunks), chunks: 2 * chunks });
+    return read + written;
+  };
+  return (bytes(3000) - bytes(1000)) / (2 * P * T * 2000);
+}
+
+/** What only counts needs no parameters. */
+function counted(dModel: number, dState: number, behind: readonly string[], layers: number): Program {
+  const params = { D: new Float32Array() } as LruParams;
+  const width = dModel;
+  const ones = new Float32Array(width);
+  const norm = { scale: ones, bias: ones, mean: ones, variance: ones, epsilon: 1e-6 };
+  const stages: Stage[] = [];
+  for (let i = 0; i < layers; i++) {
+    stages.push({ kind: "lru", name: "", src: 2 * i, dst: 2 * i + 1, dModel, dState, params });
+    const to = { name: "", src: 2 * i + 1, dst: 2 * i + 1, width };
+    for (const kind of behind) stages.push({ ...to, ...norm, kind, other: 2 * i, gate: 2 * i } as Stage);
+    stages.push({
+      ...{ ...to, kind: "dense", dst: 2 * i + 2 },
+      ...{ inWidth: width, outWidth: width, kernel: new Float32Array(), bias: null },
+    });
+  }
+  return { architecture: "", slots: Array(2 * layers + 1).fill(width), stages, output: 2 * layers };
+}
+
+async function everyProgram(): Promise<[string, Program][]> {
+  const programs: [string, Program][] = [];
+  for (const name of goldenNames) programs.push([name, (await loadGolden(name)).program]);
+  for (const { name } of cases) {
+    const { checkpoint, spec } = await loadLrnnx(name);
+    const network = buildProgram(checkpoint, {}, spec);
+    const parts = ratesOf(network)?.links ?? [{ kind: "part", program: network as Program } as const];
+    for (const part of parts) if (part.kind === "part") programs.push([name, part.program]);
+  }
+  const behind = [
+    [],
+    ["gelu"],
+    ["add"],
+    ["add", "layerNorm"],
+    ["rmsNorm", "glu"],
+    ["batchNorm", "gelu", "add"],
+  ];
+  for (const H of [1, 6, 8, 16, 48, 64, 100, 256])
+    for (const N of [1, 9, 64, 256])
+      for (const [i, kinds] of behind.entries())
+        programs.push([`H=${H} N=${N} ${kinds}`, counted(H, N, kinds, 1 + (i % 2))]);
+  return programs;
+}
+
+test("timesteps are taken as one only where that moves fewer bytes, as traffic.ts counts them", async () => {
+  let lifted = 0;
+  for (const [what, program] of await everyProgram()) {
+    const lift = liftOf(program);
+    for (const P of [1, 2, 16, lift])
+      expect(countOf(program, P).bytes, `${what}, ${P} as one`).toBeCloseTo(bytesOf(program, P), 6);
+    if (lift === 1) continue;
+    lifted++;
+    expect(bytesOf(program, lift), `${what}, ${lift} as one`).toBeLessThan(bytesOf(program, 1));
+  }
+  expect(lifted).toBeGreaterThan(20);
+});
+
 test("wide layers of few states are not lifted, layers of many states and small ones are", () => {
-  const lift = (H: number, N: number) =>
-    liftOf(lruProgram({ ...hardParams(1, 1, 1), D: new Float32Array(H), nuLog: new Float32Array(N) }));
+  const lift = (H: number, N: number) => liftOf(counted(H, N, [], 1));
   for (const [H, N] of [
     [256, 256],
     [256, 64],
@@ -194,6 +267,11 @@ test("wide layers of few states are not lifted, layers of many states and small 
   expect(lift(32, 32)).toBeGreaterThan(1);
   expect(lift(1, 1)).toBeGreaterThan(1);
   expect(liftOf({ architecture: "", slots: [1], stages: [], output: 0 })).toBe(1);
+});
+
+test("language models and classifiers of narrow layers are lifted", async () => {
+  for (const name of goldenNames.filter((name) => /^(lm|ml_cls)_/.test(name)))
+    expect(liftOf((await loadGolden(name)).program), name).toBeGreaterThan(1);
 });
 
 test("resets, timesteps, every and little work are left to the other plan", () => {

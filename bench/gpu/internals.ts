@@ -11,7 +11,8 @@ export { goldenNames, initialState, loadGolden, relativeError } from "../../test
 export { loadLrnnx } from "../../test/support/lrnnx.js";
 
 import type { Network, Program } from "../../src/program.js";
-import { isLifted, liftingOf } from "../../src/webgpu/lifting.js";
+import { liftingOf } from "../../src/webgpu/chooseLift.js";
+import { isLifted } from "../../src/webgpu/lifting.js";
 import { segmentOf } from "../../src/webgpu/pipelines.js";
 import { makePlan } from "../../src/webgpu/plan.js";
 import { T } from "../../src/webgpu/tiles.js";

@@ -5,44 +5,18 @@
  *     y~ = Re(C~ h) + D~ u~       C~ = [C lambda; ...; C lambda^P]     D~ = Re(C lambda^(i-j) B) for i >= j, + D for i = j
  *
  * is the recurrence itself. A state is stored once for P timesteps: 12H + 16N/P bytes a timestep in place of 12H + 16N, for
- * about P H^2 flops more than 8HN. Rows end with whole groups of P: what is left of them runs without lifting.
+ * about P H^2 flops more than 8HN. Rows end with whole groups of P: what is left of them runs without lifting. Which P pays is
+ * for chooseLift.ts to say.
  */
 import type { ForwardJob } from "../backend.js";
 import { eigenvalues, powerIm, powerRe } from "../params.js";
 import { inputWidth, type LruStage, lruStages, outputWidth, type Program, poolOf } from "../program.js";
 import { T } from "./tiles.js";
 
-/** What a GPU can multiply and add while a byte comes: 20 (H100), 30 (integrated, M4 Max), 80 (RTX 4090). */
-const FLOPS_PER_BYTE = 30;
-
-/** Chunks of lifted timesteps that fill a large GPU; fewer are done sooner without. */
-const LEAST_CHUNKS = 256;
-
 /** How many timesteps are taken as one, where a job has at least so many chunks of them. */
 export interface Lifting {
   readonly lift: number;
   readonly leastChunks: number;
-}
-
-/** Lifting that pays. */
-export function liftingOf(program: Program): Lifting {
-  return { lift: liftOf(program), leastChunks: LEAST_CHUNKS };
-}
-
-/** Timesteps to take as one: 1 where that is not clearly faster, as in most layers that are wide and have N <= H. */
-export function liftOf(program: Program): number {
-  const stages = lruStages(program);
-  if (stages.some(({ backward }) => backward)) return 1;
-  const cost = (P: number) => stages.reduce((sum, stage) => sum + costOf(stage, P), 0);
-  return [2, 4, 8, 16].reduce((best, P) => (cost(P) < 0.95 * cost(best) ? P : best), 1);
-}
-
-/** Of a timestep: its flops, on lanes of which there are 64 side by side, and those that its bytes stand in for. */
-function costOf({ dModel: H, dState: N }: LruStage, P: number): number {
-  const lanes = (width: number) => Math.ceil(width / 64) * 64;
-  const skip = P > 1 ? ((P + 1) * H * lanes(P * H)) / P : 2 * H;
-  const flops = 4 * H * lanes(N) + (4 * N * lanes(P * H)) / P + skip;
-  return flops + FLOPS_PER_BYTE * (12 * H + (16 * N) / P);
 }
 
 /** Flops that lifting adds to a token. */

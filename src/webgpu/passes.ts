@@ -13,9 +13,10 @@ import {
   statesPerToken,
 } from "../program.js";
 import { type Link, type Rates, ratesOf } from "../rates.js";
+import { liftingOf } from "./chooseLift.js";
 import type { Device } from "./device.js";
 import { type Dispatch, localDispatch, lruWeights, noWeights, windowDispatch } from "./dispatches.js";
-import { isLifted, liftingOf } from "./lifting.js";
+import { isLifted } from "./lifting.js";
 import { loadsOf } from "./loads.js";
 import { evenPiece } from "./pieces.js";
 import { segmentOf } from "./pipelines.js";
