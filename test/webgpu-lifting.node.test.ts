@@ -10,13 +10,14 @@ import { ratesOf } from "../src/rates.js";
 import { runReference } from "../src/reference.js";
 import { linearLimit } from "../src/selfTest.js";
 import { State, stateLayout } from "../src/state.js";
-import { openWebgpu, type WebgpuBackend } from "../src/webgpu/backend.js";
+import { openWebgpu, WebgpuBackend } from "../src/webgpu/backend.js";
 import { countOf, liftingOf } from "../src/webgpu/chooseLift.js";
+import { openDevice } from "../src/webgpu/device.js";
 import { noWeights } from "../src/webgpu/dispatches.js";
 import { isLifted, runLifted } from "../src/webgpu/lifting.js";
 import { segmentOf } from "../src/webgpu/pipelines.js";
 import { makePlan } from "../src/webgpu/plan.js";
-import { T } from "../src/webgpu/tiles.js";
+import { softwareTiles, T } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
 import cases from "./fixtures/lrnnx/cases.json" with { type: "json" };
 import { real } from "./support/conjugates.js";
@@ -154,6 +155,56 @@ describe("the reference", () => {
   });
 });
 
+/** Norms of rows and residuals, in either order, behind layers of so many features. */
+function normed(width: number): Program {
+  const lru = (src: number, dst: number, seed: number): Stage => ({
+    ...{ kind: "lru", name: "lru", src, dst, dModel: width, dState: 9 },
+    params: hardParams(width, 9, seed),
+  });
+  const of = { name: "", src: 1, dst: 1, width };
+  const norm = { ...of, epsilon: 1e-5, scale: floats(width, 11), bias: floats(width, 12) };
+  const stages: Stage[] = [
+    lru(0, 1, 1),
+    { ...norm, kind: "layerNorm" },
+    { ...of, kind: "add", other: 0 },
+    lru(1, 2, 2),
+    { ...of, src: 2, dst: 2, kind: "add", other: 1 },
+    { ...norm, src: 2, dst: 2, kind: "rmsNorm" },
+  ];
+  return { architecture: "", slots: [width, width, width], stages, output: 2 };
+}
+
+describe("norms and residuals behind several timesteps, or one", () => {
+  const wide = { ...softwareTiles, liftedOutput: { rows: 8, cols: 8, lanes: 16, chunks: 4, slab: 8 } };
+  for (const [width, lift, tiles] of [
+    [1, 4],
+    [8, 4],
+    [8, 8, wide],
+    [32, 3, wide],
+    [64, 2],
+    [7, 4],
+    [8, 1],
+  ] as const) {
+    test(`${width} features, ${lift} as one${tiles ? ", a wide tile" : ""}`, async (context) => {
+      const usual = needGpu(context);
+      const opened = tiles && (await openDevice());
+      const device = opened && "device" in opened ? opened.device : undefined;
+      const gpu = device ? new WebgpuBackend(device, tiles) : usual;
+      const program = normed(width);
+      const runner = await gpu.prepare(program, undefined, { lift, leastChunks: 0 });
+      // Of several chunks, and of one.
+      for (const lengths of [[lift * 70, 0, lift * 32, lift], [lift * 5]]) {
+        const job = makeJob(program, lengths);
+        const expected = runReference(program, job);
+        await runner.forward(job);
+        expect(relativeError(job.y, expected.y)).toBeLessThan(5e-5);
+      }
+      runner.dispose();
+      device?.dispose();
+    });
+  }
+});
+
 test("bytes fall as computed: 12H + 16N / P a timestep", () => {
   for (const [H, N, P] of [
     [64, 256, 4],
@@ -174,17 +225,18 @@ test("bytes fall as computed: 12H + 16N / P a timestep", () => {
   }
 });
 
-test("a norm of rows is a dispatch of its own behind timesteps as one, and a part of the layer behind single ones", () => {
-  const { stages, ...program } = lruProgram(hardParams(4, 6, 1));
-  const ones = new Float32Array(4).fill(1);
-  const norm: Stage = {
-    ...{ kind: "rmsNorm", name: "norm", src: 1, dst: 1, width: 4, scale: ones, epsilon: 1e-6 },
+test("norms of rows that divide a tile's columns are a part of the layer behind timesteps as one, others a dispatch", () => {
+  const dispatches = (width: number, lift: number) => {
+    const plan = makePlan(counted(width, 6, ["rmsNorm", "add"], 1), false, lift, noWeights);
+    const { kernels } = trafficOf(plan, { ...segmentOf(2, lift * T * 100), chunks: 200 });
+    return kernels.map(({ kernel }) => kernel).slice(2, -1);
   };
-  const dispatches = (lift: number) => {
-    const plan = makePlan({ ...program, stages: [...stages, norm] }, false, lift);
-    return trafficOf(plan, { ...segmentOf(2, lift * T * 100), chunks: 200 }).dispatches;
-  };
-  expect([dispatches(1), dispatches(4)]).toEqual([3, 4]);
+  expect(dispatches(4, 4)).toEqual(["liftedOutput"]);
+  expect(dispatches(64, 4)).toEqual(["liftedOutput"]);
+  expect(dispatches(5, 4)).toEqual(["liftedOutput", "layerNorm", "add"]);
+  expect(dispatches(128, 4)).toEqual(["liftedOutput", "layerNorm", "add"]);
+  // One timestep at a time: behind a norm u is not there any more.
+  expect(dispatches(5, 1)).toEqual(["output", "add"]);
 });
 
 const liftOf = (program: Program) => liftingOf(program).lift;

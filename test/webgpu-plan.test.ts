@@ -84,7 +84,7 @@ test("what works element by element becomes a part of the matrix product before 
     src,
     dst,
   });
-  const normalized = "norm 2 0.5 v = v * parameter(0) + parameter(1);";
+  const normalized = "norm 2 64 0.5 v = v * parameter(0) + parameter(1);";
   expect(kernelsOf([dense(0, 1), norm(1, 1), add(1, 0, 2)], 2)).toEqual([
     `dense ${normalized} v = v + other(0);`,
   ]);

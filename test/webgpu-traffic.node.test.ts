@@ -177,6 +177,7 @@ test("the count is what the shaders touch", async (context) => {
     { program: normed(7, 5), lengths: [T, 7], tiles: tiled },
     { program: normed(7, 5), lengths: [50, 80], every: 3 },
     { program: batchNormed(7, 5), lengths: [4 * 40, 4 * 2], lift: 4 },
+    { program: normed(8, 5), lengths: [4 * 40, 4 * 2], lift: 4, tiles: tiled },
     { program: stack("mean"), lengths: [33, 7] },
     { program: stack("last"), lengths: [33, 7] },
     { program: apart(stack("mean")), lengths: [33, 7] },

@@ -76,6 +76,8 @@ function lruBytes(dispatch: Dispatch, P: number): number | undefined {
     case "liftedOutput":
       // Besides y and u, what its epilogue reads. Lifted, the last loc of a chunk is not read.
       return (4 * width * (areasOf(dispatch) - 3) + 8 * dState + (P > 1 ? 8 : 8 * dState + 8) / T) / P;
+    default:
+      return undefined;
   }
 }
 

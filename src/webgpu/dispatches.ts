@@ -261,7 +261,7 @@ const MOST_ARRAYS = 8;
 const products = {
   dense: { own: 4, parameters: 3, u: -1 },
   output: { own: 8, parameters: 5, u: 6 },
-  liftedOutput: { own: 8, parameters: 5, u: -1 },
+  liftedOutput: { own: 8, parameters: 5, u: 6 },
   oneChunk: { own: 8, parameters: 6, u: 2 },
 } as const;
 
@@ -269,7 +269,10 @@ const products = {
 export const parametersOf = (kernel: KernelName): number =>
   products[kernel as keyof typeof products]?.parameters;
 
-/** The widest row that a workgroup of any tile has whole: wider ones are added up by a dispatch of their own. */
+/**
+ * The widest row that a workgroup of any tile has whole: wider ones are added up by a dispatch of their own. Lifted, a workgroup has
+ * several side by side, and all of them whole where they divide it.
+ */
 const ROW_WIDTH = plainTile.lanes * plainTile.cols;
 
 /**
@@ -289,17 +292,19 @@ export function fused(
   const { own, parameters, u } = products[kernel as keyof typeof products];
   const reads = readsOf(stage);
   if (!reads.includes(slot)) return undefined;
+  const isLifted = kernel === "liftedOutput";
+  const isNormed = epilogue.some((statement) => statement.startsWith("norm "));
   if (stage.kind === "batchNorm" || stage.kind === "layerNorm" || stage.kind === "rmsNorm") {
     const isRow = stage.kind !== "batchNorm";
     if (arrays.length + Number(keeps) > MOST_ARRAYS) return undefined;
-    if (isRow && (stage.width > ROW_WIDTH || kernel === "liftedOutput" || epilogue.some(isNorm)))
-      return undefined;
+    const row = isLifted ? stage.width : ROW_WIDTH;
+    if (isRow && (isNormed || stage.width > row || ROW_WIDTH % row > 0)) return undefined;
     const before = arrays[parameters] as Float32Array;
-    const length = kernel === "liftedOutput" ? (dispatch.sizes[0] as number) ** 2 : stage.width;
+    const length = isLifted ? (dispatch.sizes[0] as number) ** 2 : stage.width;
     const n = (before.length - length) / stage.width;
     const statements = [...epilogue];
     if (keeps) statements.push(`kept(${arrays.length - own}) = v;`);
-    if (isRow) statements.push(`norm ${stage.kind === "layerNorm" ? 2 : 1} ${stage.epsilon}`);
+    if (isRow) statements.push(`norm ${stage.kind === "layerNorm" ? 2 : 1} ${row} ${stage.epsilon}`);
     let columns: Float32Array[];
     if (stage.kind === "batchNorm") {
       columns = [stage.mean, factorOf(stage), stage.bias];
@@ -316,14 +321,15 @@ export function fused(
   }
   if (keeps) return undefined;
   const others = reads.flatMap((read) => (read === slot ? [] : [areaOf(read)]));
-  const isInput = others.length > 0 && others[0] === arrays[u];
+  // Behind a norm a thread has no u any more, but where it is to be read anew.
+  const isInput = others.length > 0 && others[0] === arrays[u] && (isLifted || !isNormed);
   if (isInput) others.pop();
   // What the dispatch writes no one can read in it.
   const isWritten = (area: number) =>
     arrays.some((array, i) => array === area && (i === 0 || epilogue.includes(`kept(${i - own}) = v;`)));
   if (others.some(isWritten)) return undefined;
   if (arrays.length + others.length > MOST_ARRAYS) return undefined;
-  const other = isInput ? "input" : `other(${arrays.length - own})`;
+  const other = !isInput ? `other(${arrays.length - own})` : isLifted ? "u[i]" : "input";
   const [a, b] = reads.map((read) => (read === slot ? "v" : other));
   let value: string;
   if (stage.kind === "gelu") value = `geluOf(v, ${stage.exact ?? false})`;
@@ -332,8 +338,6 @@ export function fused(
   else return undefined;
   return { ...dispatch, arrays: [...arrays, ...others], epilogue: [...epilogue, `v = ${value};`] };
 }
-
-const isNorm = (statement: string): boolean => statement.startsWith("norm ");
 
 export function replaced<T>(values: readonly T[], at: number, value: T): T[] {
   return values.map((known, i) => (i === at ? value : known));

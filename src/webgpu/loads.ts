@@ -48,7 +48,7 @@ function loadsOfGroup(
     case "output":
       return product(other, 8, 22) + 4 * T * tile.chunks * breadth;
     case "liftedOutput":
-      return product(other, 8, 22) + product((width + Math.min(width, breadth)) / 2, 4, 6);
+      return product(other, 8, 22) + product((width + Math.max(factor, Math.min(width, breadth))) / 2, 4, 6);
     case "oneChunk":
       return product(tilesOver(tile, 1, other) * width, 8, 4) + product(other, 8, 0) + 4 * T * width;
     case "dense":

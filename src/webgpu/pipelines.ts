@@ -107,7 +107,8 @@ const isTiled = (kernel: KernelName): kernel is TiledKernel => kernel in plainTi
 /**
  * A kernel as the GPU's compiler gets it.
  * @param epilogue what becomes of a value v of y before it is stored: statements, in which `other(n)` and `kept(n)` are other
- * arrays' values there, `parameter(n)` those of its column, and `input` that of u. Or a {@link normStatement}.
+ * arrays' values there, `parameter(n)` those of its column, and `input` that of u (lifted `u[i]`). Or
+ * "norm", 2 of layers or 1 of RMS, the columns that are taken for a row, and epsilon.
  * @param real each part of a state is a state by itself
  * @param back some states read rows from their ends
  */
@@ -130,7 +131,7 @@ export function shaderOf(
     const access = name.startsWith("kept") ? "read_write" : "read";
     return `@group(0) @binding(${first + n}) var<storage, ${access}> ${name}: array<f32>;\n`;
   });
-  const [before = "", norm, epsilon, after = ""] = statements.split(/norm (\d) (.*)\n/);
+  const [before = "", norm, row, epsilon, after = ""] = statements.split(/norm (\d) (\d+) (.*)\n/);
   const finish = (name: string, statements: string) =>
     `fn ${name}(value: f32, i: u32, j: u32, input: f32) -> f32 {\nvar v = value;\n${statements}\nreturn v;\n}\n`;
   return [
@@ -140,7 +141,7 @@ export function shaderOf(
       `const ROOM = ${norm ? "max(TILE * SLAB, THREADS)" : "TILE * SLAB"};\n`,
     ],
     finish("finishNorm", after),
-    norm ? `const EPSILON = ${epsilon};\n${normalize}` : noNorm,
+    norm ? `const EPSILON = ${epsilon};\nconst ROW = ${row}u;\n${normalize}` : noNorm,
     sources[kernel],
   ].join("");
 }

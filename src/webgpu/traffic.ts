@@ -68,14 +68,19 @@ export function trafficOf(
 function withEpilogue({ kernel, arrays, epilogue = [] }: Dispatch, own: readonly Touch[]): Touch[] {
   const y = own[0]?.written ?? 0;
   const text = epilogue.join();
-  const loads = text.match(/parameter\(/g)?.length ?? 0;
+  const count = (what: RegExp) => text.match(what)?.length ?? 0;
+  const [loads, again] = [count(/parameter\(/g), count(/u\[i\]/g)];
   const at = parametersOf(kernel);
   return arrays.map((array, n) => {
     const known = own[n];
     if (!known) return text.includes(`kept(${n - own.length})`) ? store(1, y) : touch(1, y);
+    if (again && n === LIFTED_U) return touch(1, known.read, known.loads + again * y);
     return loads && n === at ? touch(1, (array as Float32Array).byteLength, known.loads + loads * y) : known;
   });
 }
+
+/** Where u is among the arrays of `liftedOutput`. */
+const LIFTED_U = 6;
 
 /** Their tokens are groups of as many as the plan lifts. */
 const lifted = new Set<KernelName>(["projectScan", "liftedOutput"]);

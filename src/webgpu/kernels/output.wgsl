@@ -154,7 +154,7 @@ fn output(
     }
   }
   if (NORM == 0) { return; }
-  normalize(&sums, thread, sizes.dModel);
+  normalize(&sums, thread, sizes.block);
   for (var c = 0u; c < COLS; c++) {
     let j = column + c * LANES;
     if (j >= sizes.dModel) { break; }
