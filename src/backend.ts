@@ -99,15 +99,17 @@ export interface Linked {
   /** Tokens of each of so many rows to run at a time, with timesteps or without: in whole multiples of what the network pads rows to. */
   segmentTokens(batch: number, timed: boolean): number;
   /**
-   * Takes rows of x through all links, and advances `state`; if it rejects, that holds anything. What comes of them at
-   * the end is as the network's plain loops give it. `links` are given: they are in another file of the package.
+   * Takes rows of x through all links, segment after segment, and gives `land` each with what comes of it at the end, as the
+   * network's plain loops give it: `state` is past that segment then, and no further, while the next may be under way. If it
+   * rejects, `state` holds anything. `links` are given: they are in another file of the package.
    */
-  run(
-    rows: Rows,
+  run<Segment extends Rows>(
+    segments: Iterable<Segment>,
     state: State,
     signal: StopSignal | undefined,
+    land: (segment: Segment, end: Rows) => void,
     links: Pick<typeof import("./links.js"), "legsOf" | "hold">,
-  ): Promise<Rows>;
+  ): Promise<void>;
   /** As a {@link Runner}'s. */
   dispose(): void;
 }
@@ -124,9 +126,7 @@ export interface Backend {
 
 /** How a forward goes through a GPU. */
 export interface Passes {
-  /** Each time that it is waited for before it goes on. */
-  readonly roundTrips: number;
-  /** Between two of them, for all tokens together. */
+  /** For all tokens together. */
   readonly dispatches: number;
   /** Of the tables that tokens with timesteps need, in bytes. */
   readonly tables: number;

@@ -29,6 +29,12 @@ interface Span {
   readonly most: number;
 }
 
+/** Tokens of each row that go through the chain together, from `from` on in its span: `known` of them are no padding. */
+interface Segment extends Rows {
+  readonly from: number;
+  readonly known: readonly number[];
+}
+
 /** The calling thread may be a page's: let it breathe this often. */
 const YIELD_MS = 12;
 
@@ -106,17 +112,13 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
     const { batch, seqLen, x, y, state, done, signal, timesteps } = job;
     const [inWidth, outWidth] = [inputWidth(this.#network), outputWidth(this.#network)];
     const { padding } = this.#rates;
-    const segment = (this.#linked ?? this.#rates).segmentTokens(batch, timesteps !== undefined);
+    const size = (this.#linked ?? this.#rates).segmentTokens(batch, timesteps !== undefined);
     const buffers = new Buffers(this.#Floats);
     const padded = Int32Array.from(spans, ({ length }) => Math.ceil(length / padding) * padding);
     const longest = padded.reduce((most, length) => Math.max(most, length), 0);
     let yielded = performance.now();
-    const drive = async (rows: Rows, from: State): Promise<Rows> => {
-      if (this.#linked) {
-        throwIfAborted(signal);
-        return this.#linked.run(rows, from, signal, { legsOf, hold });
-      }
-      const walk = this.#walk(rows, from, buffers);
+    const drive = async (rows: Rows, state: State): Promise<Rows> => {
+      const walk = this.#walk(rows, state, buffers);
       for (let next = walk.next(); ; next = walk.next()) {
         throwIfAborted(signal);
         if (next.done) return next.value;
@@ -129,48 +131,60 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
         yielded = performance.now();
       }
     };
+    const take = async <Each extends Rows>(
+      all: Iterable<Each>,
+      state: State,
+      land: (each: Each, end: Rows) => void,
+    ): Promise<void> => {
+      if (this.#linked) return this.#linked.run(all, state, signal, land, { legsOf, hold });
+      for (const each of all) land(each, await drive(each, state));
+    };
     // Whoever began may have had other segments.
     const gone = spans.reduce(
       (most, { start, length }, row) => Math.max(most, Math.min((done[row] as number) - start, length)),
       0,
     );
-    for (let from = Math.ceil(gone / padding) * padding; from < longest; from += segment) {
-      const counts = padded.map((length) => Math.max(0, Math.min(length - from, segment)));
-      const tokens = Math.min(longest - from, segment);
-      const known = spans.map(({ length }) => Math.max(0, Math.min(length - from, tokens)));
-      const ends = known.map((count, row) => count && (spans[row] as Span).start + from + count);
-      // x itself is float32, or holds the bits of ids.
-      const data = new Float32Array(batch * tokens * inWidth);
-      const times = timesteps && new this.#Floats(batch * tokens).fill(1);
-      for (const [row, count] of known.entries()) {
-        const first = row * seqLen + (spans[row] as Span).start + from;
-        data.set(x.subarray(first * inWidth, (first + count) * inWidth), row * tokens * inWidth);
-        times?.set((timesteps as Float32Array).subarray(first, first + count), row * tokens);
-      }
-      const rows = { data, seqLen: tokens, counts, times: times && { data: times, known } };
-      const end = await drive(rows, state);
-      if (this.#pools) y.set(end.data);
-      else {
+    const Floats = this.#Floats;
+    function* segments(): Generator<Segment, void> {
+      for (let from = Math.ceil(gone / padding) * padding; from < longest; from += size) {
+        const counts = padded.map((length) => Math.max(0, Math.min(length - from, size)));
+        const tokens = Math.min(longest - from, size);
+        const known = spans.map(({ length }) => Math.max(0, Math.min(length - from, tokens)));
+        // x itself is float32, or holds the bits of ids.
+        const data = new Float32Array(batch * tokens * inWidth);
+        const times = timesteps && new Floats(batch * tokens).fill(1);
         for (const [row, count] of known.entries()) {
-          const start = (spans[row] as Span).start + from;
-          const own = end.data.subarray(row * end.seqLen * outWidth, (row * end.seqLen + count) * outWidth);
-          const to = (row * y.length) / batch + timeline.outputs(row, start) * outWidth;
-          copyEvery(y, to, own, outWidth, timeline.every, timeline.count(row, start));
+          const first = row * seqLen + (spans[row] as Span).start + from;
+          data.set(x.subarray(first * inWidth, (first + count) * inWidth), row * tokens * inWidth);
+          times?.set((timesteps as Float32Array).subarray(first, first + count), row * tokens);
         }
+        yield { data, seqLen: tokens, counts, times: times && { data: times, known }, from, known };
       }
-      for (const [row, end] of ends.entries()) if (end > 0) done[row] = end;
-      commit();
     }
+    await take(segments(), state, ({ from, known }, end) => {
+      if (this.#pools) y.set(end.data);
+      for (const [row, count] of known.entries()) {
+        if (count === 0) continue;
+        const start = (spans[row] as Span).start + from;
+        done[row] = start + count;
+        if (this.#pools) continue;
+        const own = end.data.subarray(row * end.seqLen * outWidth, (row * end.seqLen + count) * outWidth);
+        const to = (row * y.length) / batch + timeline.outputs(row, start) * outWidth;
+        copyEvery(y, to, own, outWidth, timeline.every, timeline.count(row, start));
+      }
+      commit();
+    });
     if (this.#pools && spans.some(({ length, most }) => length < most)) {
       // The last windows of rows that end before the others. What follows a row in time must not see them: a copy does.
       const none = { data: new this.#Floats(0), seqLen: 0, counts: new Int32Array(batch) };
       const totals = spans.map(({ start, most }, row) => timeline.count(row, start) + most);
       const times = timesteps && { data: none.data, known: none.counts };
-      const end = await drive({ ...none, totals, times }, state.clone());
-      for (let row = 0; row < batch; row++) {
-        const from = row * outWidth;
-        if (end.counts[row]) y.set(end.data.subarray(from, from + outWidth), from);
-      }
+      await take([{ ...none, totals, times }], state.clone(), (_, end) => {
+        for (let row = 0; row < batch; row++) {
+          const from = row * outWidth;
+          if (end.counts[row]) y.set(end.data.subarray(from, from + outWidth), from);
+        }
+      });
     }
   }
 

@@ -30,13 +30,13 @@ export function valuesOf(timesteps: Float32Array | undefined): number {
 
 /** What a forward or a step is the sum of there, in ms. */
 export function gpuPrice(work: Work, rates: GpuRates = SOFTWARE): Record<string, number> {
-  const { dispatches = 0, roundTrips = 1, tables = 0, flops = 0, threads = 0, loads = 0, waits = 0 } = work;
+  const { dispatches = 0, tables = 0, flops = 0, threads = 0, loads = 0, waits = 0 } = work;
   const tokens = work.batch * work.seqLen;
   return {
-    roundTrip: roundTrips * rates.roundTripMs,
+    roundTrip: rates.roundTripMs,
     upload: (tokens * work.bytesIn + tables) / rates.uploadBytesPerMs,
     ...(tables && { timesteps: tables / TABLE_BYTES_PER_MS }),
-    dispatches: roundTrips * dispatches * rates.dispatchMs,
+    dispatches: dispatches * rates.dispatchMs,
     compute: flops * rates.flopMs + threads * rates.threadMs + loads * rates.loadMs + waits * rates.waitMs,
     readback: (tokens * work.bytesOut) / rates.readbackBytesPerMs,
   };

@@ -305,10 +305,13 @@ describe("what it costs", () => {
     let runs = 0;
     const linked: Linked = {
       segmentTokens: () => segment,
-      async run(rows, state) {
-        state.parts[0]?.restartRow(0, ++runs * segment);
-        if (runs === 3) throw new Error("lost");
-        return { data: new Float32Array(2 * rows.seqLen), seqLen: rows.seqLen, counts: rows.counts };
+      async run(segments, state, _, land) {
+        for (const rows of segments) {
+          state.parts[0]?.restartRow(0, ++runs * segment);
+          if (runs === 3) throw new Error("lost");
+          const { seqLen, counts } = rows;
+          land(rows, { data: new Float32Array(2 * seqLen), seqLen, counts });
+        }
       },
       dispose() {},
     };

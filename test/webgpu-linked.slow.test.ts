@@ -1,11 +1,16 @@
 /** A network whose rate changes on the GPU: a segment is one submit and one readback, whatever is between. */
 import { afterAll, expect, test, vi } from "vitest";
+import { Chain } from "../src/chain.js";
 import { createEngine, type Engine, writeSafetensors } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
+import { inputWidth, outputWidth, poolOf } from "../src/program.js";
 import { type Rates, ratesOf } from "../src/rates.js";
+import { State, stateLayout } from "../src/state.js";
+import { openWebgpu } from "../src/webgpu/backend.js";
 import { segmentOf } from "../src/webgpu/pipelines.js";
 import { makePlan } from "../src/webgpu/plan.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
+import { expectSameBits } from "./support/bits.js";
 import { relativeError } from "./support/golden.js";
 import {
   type Change,
@@ -18,6 +23,7 @@ import {
   standInGpu,
 } from "./support/gpus.js";
 import { randomClassifier, randomUnet } from "./support/lrnnx.js";
+import { floats } from "./support/problems.js";
 
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -96,3 +102,63 @@ test.for([
   expect(relativeError(values(y), values(expected.y))).toBeLessThanOrEqual(5e-5);
   expect(submits).toBeGreaterThan(10);
 });
+
+test.for([
+  { name: "classifier", made: randomClassifier(2), timed: false },
+  { name: "classifier of tokens with timesteps", made: randomClassifier(3), timed: true },
+  { name: "U-Net", made: randomUnet(3), timed: false },
+  { name: "U-Net of tokens with timesteps", made: randomUnet(1), timed: true },
+])(
+  "$name: what stays on the GPU from segment to segment is to the bit what goes through the host",
+  async ({ made, timed }, context) => {
+    const changed = await standInGpu(poison);
+    if ("reason" in changed) return context.skip(changed.reason);
+    const opened = await openWebgpu(changed.gpu);
+    if ("reason" in opened) return context.skip(opened.reason);
+    const network = buildProgram(made.checkpoint, {}, made.spec);
+    const linked = await opened.backend.prepareLinked(network, 2 ** 16);
+    const chain = new Chain(network, [], false, linked);
+    const [batch, width, outWidth] = [3, inputWidth(network), outputWidth(network)];
+    const pools = poolOf(network) !== undefined;
+    const size = linked.segmentTokens(batch, timed);
+    const seqLen = 5 * size + 7;
+    // One ends in the second segment, one at the end of the third.
+    const lengths = Int32Array.of(size + 5, seqLen, 3 * size);
+    const x = floats(batch * seqLen * width, 1);
+    const timesteps = timed ? floats(batch * seqLen, 2).map(Math.abs) : undefined;
+    const run = async (from: number, tokens: number, state: State) => {
+      const rows = (values: Float32Array, width: number) =>
+        Float32Array.from({ length: batch * tokens * width }, (_, i) => {
+          const [row, at] = [Math.floor(i / (tokens * width)), i % (tokens * width)];
+          return values[(row * seqLen + from) * width + at] as number;
+        });
+      const y = new Float32Array(batch * (pools ? 1 : tokens) * outWidth);
+      await chain.forward({
+        ...{ batch, seqLen: tokens, x: rows(x, width), timesteps: timesteps && rows(timesteps, 1), y, state },
+        lengths: lengths.map((length) => Math.max(0, Math.min(length - from, tokens))),
+        ...{ threads: 0, signal: undefined, onProgress: undefined },
+      });
+      return y;
+    };
+    const [whole, cut] = [0, 1].map(() => new State(stateLayout(network), batch)) as [State, State];
+    const y = await run(0, seqLen, whole);
+    for (let from = 0; from < seqLen; from += size) {
+      const tokens = Math.min(size, seqLen - from);
+      const own = await run(from, tokens, cut);
+      for (const row of pools ? [] : lengths.keys()) {
+        const at = (row * seqLen + from) * outWidth;
+        const mine = own.subarray(row * tokens * outWidth, (row + 1) * tokens * outWidth);
+        expectSameBits(y.subarray(at, at + tokens * outWidth), mine, `y of row ${row} from ${from}`);
+      }
+      // Of those that end before the longest, windows are counted from where the forward begins.
+      const last = (values: Float32Array) => values.subarray(outWidth, 2 * outWidth);
+      if (pools && from + tokens === seqLen) expectSameBits(last(y), last(own), "y");
+    }
+    for (const [i, part] of whole.parts.entries()) {
+      const other = cut.parts[i] as State;
+      expectSameBits(part.bytes, other.bytes, `what link ${i} holds`);
+      expect([part.count, part.k]).toEqual([other.count, other.k]);
+    }
+    opened.backend.dispose();
+  },
+);

@@ -8,7 +8,7 @@ import { type Segment, tileOf } from "./pipelines.js";
 import { T, type Tile, type Tiles, threadsOf, tilesOver } from "./tiles.js";
 
 /** What one segment takes: of `waits`, bytes that one workgroup of each dispatch loads. */
-type Loads = Omit<Passes, "roundTrips" | "tables">;
+type Loads = Omit<Passes, "tables">;
 
 /** Of a segment, none of whose tokens are thinned. */
 export function loadsOf(dispatches: readonly Dispatch[], segment: Segment, tiles: Tiles): Loads {

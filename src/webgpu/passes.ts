@@ -20,7 +20,7 @@ import { isLifted } from "./lifting.js";
 import { loadsOf } from "./loads.js";
 import { evenPiece } from "./pieces.js";
 import { segmentOf } from "./pipelines.js";
-import { areaBytes, type Layout, makePlan, noBytes, type Plan } from "./plan.js";
+import { areaBytes, type Layout, makePlan, noBytes, type Plan, READBACKS } from "./plan.js";
 import { SUBMIT_MS } from "./runner.js";
 import { T, type Tiles } from "./tiles.js";
 
@@ -86,8 +86,9 @@ function sizeOf(network: Network, stops: readonly Stop[], rows: number, tokens: 
     add(4 * width * segment().tokens);
     states += width;
   }
-  // What the CPU reads.
-  add(4 * (states * rows + outputWidth(network) * segment().tokens));
+  // What is carried on, and what the CPU reads.
+  add(4 * states * rows);
+  for (let i = 0; i < READBACKS; i++) add(4 * (states * rows + outputWidth(network) * segment().tokens));
   return { widest, bytes, flops };
 }
 
@@ -125,8 +126,8 @@ function layerOf({ dModel, dState }: Layers): Network {
 }
 
 /**
- * Of rows that are all as long. Where the rate stays, what is cut in pieces is on its way while others are computed: one round
- * trip; and what lifting leaves is nothing beside what it computes.
+ * Of rows that are all as long. What is cut in pieces is on its way while others are computed, so there is one round trip; and
+ * what lifting leaves is nothing beside what it computes.
  */
 export function passesOf(
   work: Network | Layers,
@@ -138,7 +139,7 @@ export function passesOf(
   tiles: Tiles,
 ): Passes {
   const [network, times] = "stages" in work ? [work, 1] : [layerOf(work), work.layers];
-  let [rows, tokens, roundTrips, submits, segments, lift] = [batch, seqLen, 1, 1, 1, 1];
+  let [rows, tokens, submits, segments, lift] = [batch, seqLen, 1, 1, 1];
   const tables = timed && 4 * rows * tokens + 8 * statesPerToken(network) * Math.min(timed, rows * tokens);
   const rates = ratesOf(network);
   if (rates && batch > 0) {
@@ -146,7 +147,7 @@ export function passesOf(
     const padded = Math.ceil(seqLen / rates.padding) * rates.padding;
     rows = most.rows;
     tokens = Math.min(padded, most.tokens);
-    roundTrips = Math.ceil(batch / rows) * Math.ceil(padded / most.tokens);
+    submits = Math.ceil(batch / rows) * Math.ceil(padded / most.tokens);
     segments = tokens > 0 ? (batch * padded) / (rows * tokens) : 0;
   } else if (!rates && batch * seqLen > 0) {
     const lifting = liftingOf(network as Program);
@@ -171,12 +172,11 @@ export function passesOf(
     tokens = link.kind === "window" && link.mode !== "stride" ? Math.floor(tokens / link.factor) : given;
   }
   return {
-    roundTrips,
     tables: times * tables,
     dispatches: times * submits * sum.dispatches,
     flops: times * segments * sum.flops,
     threads: times * segments * sum.threads,
     loads: times * segments * sum.loads,
-    waits: times * roundTrips * submits * sum.waits,
+    waits: times * submits * sum.waits,
   };
 }

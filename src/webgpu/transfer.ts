@@ -2,11 +2,11 @@
 import type { ForwardJob } from "../backend.js";
 import { countOf } from "../gpuBuffer.js";
 import type { LruStage } from "../program.js";
-import type { StateSlot } from "../state.js";
+import type { State, StateSlot } from "../state.js";
 import type { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
 import { type Part, type Piece, tablesOf } from "./pieces.js";
-import type { Layout } from "./plan.js";
+import type { Layout, StateArea } from "./plan.js";
 import { uploadTimesteps } from "./timesteps.js";
 import { upload, type Workspace } from "./workspace.js";
 
@@ -15,14 +15,23 @@ export interface Passage {
   readonly job: ForwardJob;
   readonly timeline: Timeline;
   readonly layout: Layout;
-  /** x and y are on the GPU before and after it: a part of a network. */
+  /** x, y and the states are on the GPU before and after it: a part of a network. */
   readonly inPlace?: boolean;
 }
 
-/** Uploads x, timesteps and the tables, and before a row's first piece its states. Within `Device.scoped`. */
+/** Uploads x, timesteps and the tables, and before a row's first piece its states; in place only timesteps and tables. Within `Device.scoped`. */
 export function uploadPiece(device: Device, passage: Passage, workspace: Workspace, piece: Piece): void {
   const { layout, job, timeline, inPlace } = passage;
-  if (piece.parts[0]?.start === 0) uploadStates(device, passage, workspace, piece);
+  if (piece.parts[0]?.start === 0) {
+    const rows = piece.parts.map(({ row }) => row);
+    for (const [i, values] of inPlace ? [] : statesOf(layout, job.state, rows).entries())
+      upload(device, workspace.area((layout.states[i] as StateArea).area), 0, values);
+    const isMean = layout.pool?.mode === "mean";
+    const counts = Float32Array.from(rows, (row) =>
+      isMean ? timeline.count(row, job.lengths[row] as number) : 1,
+    );
+    upload(device, workspace.area(layout.counts), 0, counts);
+  }
   const tables = tablesOf(piece, timeline, layout.lift);
   for (const name of ["chunks", "rows", "wanted"] as const)
     workspace.hold(workspace.area(layout.tables[name]), tables[name]);
@@ -66,29 +75,20 @@ export function tokensOf(
 /** The maximum of no token: a shader need not know infinities. */
 export const LOWEST = -3.4028234663852886e38;
 
-function uploadStates(
-  device: Device,
-  { layout, job, timeline }: Passage,
-  workspace: Workspace,
-  { parts }: Piece,
-): void {
-  layout.states.forEach(({ area, size, isComplex, floats }, index) => {
-    const values = new Float32Array(parts.length * floats);
+/** The states of rows as the GPU holds them: [rows, floats] of each. */
+export function statesOf({ states }: Layout, state: State, rows: readonly number[]): Float32Array[] {
+  return states.map(({ size, isComplex, floats }, index) => {
+    const values = new Float32Array(rows.length * floats);
     let at = 0;
-    for (const { row } of parts) {
-      const { re, im } = job.state.read(slotOf(job, index), row);
+    for (const row of rows) {
+      const { re, im } = state.read(state.layout.slots[index] as StateSlot, row);
       for (let n = 0; n < size; n++) {
         values[at++] = isComplex ? (re[n] as number) : Math.max(re[n] as number, LOWEST);
         if (isComplex) values[at++] = im[n] as number;
       }
     }
-    upload(device, workspace.area(area), 0, values);
+    return values;
   });
-  const isMean = layout.pool?.mode === "mean";
-  const counts = Float32Array.from(parts, ({ row }) =>
-    isMean ? timeline.count(row, job.lengths[row] as number) : 1,
-  );
-  upload(device, workspace.area(layout.counts), 0, counts);
 }
 
 /** What comes back from a piece, in this order: its outputs or, after the last piece, its rows; then the states. */
