@@ -130,7 +130,7 @@ export interface Passes {
   readonly dispatches: number;
   /** Of the tables that tokens with timesteps need, in bytes. */
   readonly tables: number;
-  /** Multiplications and additions of products in all, of tokens that only fill a chunk and columns that fill a tile too. */
+  /** Multiplications and additions of products and of what follows in their registers, of tokens that only fill a chunk and columns that fill a tile too. */
   readonly flops: number;
   /** Threads of all workgroups, and bytes that they load in all. */
   readonly threads: number;

@@ -3,7 +3,7 @@ import { afterAll, expect, test, vi } from "vitest";
 import { valuesOf } from "../src/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
-import type { Program } from "../src/program.js";
+import type { Program, Stage } from "../src/program.js";
 import { type Dispatch, noWeights, scheduled } from "../src/webgpu/dispatches.js";
 import { loadsOf } from "../src/webgpu/loads.js";
 import { costsOf } from "../src/webgpu/measure.js";
@@ -250,6 +250,34 @@ test("what a network's stages load is about what their shaders do, and its flops
   expect(passes.threads).toBe(threadsIn(plan.dispatches, segment, plainTiles));
 });
 
+test("what follows a product in its registers is counted: a GELU, a norm, a residual and what it loads", () => {
+  const width = 64;
+  const kernel = new Float32Array(width ** 2);
+  const size = { inWidth: width, outWidth: width };
+  const [dense, gelu, norm, add]: Stage[] = [
+    { kind: "dense", name: "dense", src: 0, dst: 1, ...size, kernel, bias: null },
+    { kind: "gelu", name: "gelu", src: 1, dst: 1, width },
+    { kind: "rmsNorm", name: "norm", src: 1, dst: 1, width, epsilon: 1, scale: new Float32Array(width) },
+    { kind: "add", name: "add", src: 1, other: 0, dst: 1, width },
+  ] as const satisfies Stage[];
+  const of = (...stages: (Stage | undefined)[]) => {
+    const program = { architecture: "", slots: [width, width], stages: stages as Stage[], output: 1 };
+    const loads = loadsOf(makePlan(program).dispatches, segmentOf(1, T), plainTiles);
+    expect(loads.dispatches).toBe(1);
+    return loads;
+  };
+  const values = T * width;
+  const plain = of(dense);
+  expect(plain.flops).toBe(2 * width * values);
+  expect(of(dense, gelu)).toEqual({ ...plain, flops: plain.flops + 24 * values });
+  // Its sums, and the scale.
+  expect(of(dense, norm)).toEqual({ ...plain, flops: plain.flops + (48 + 6) * values });
+  const residual = of(dense, add);
+  expect(residual.flops - plain.flops).toBe(6 * values);
+  expect(residual.loads - plain.loads).toBe(4 * values);
+  expect(residual.waits - plain.waits).toBe(4 * values);
+});
+
 test("what things cost is found from what sums of them took; nothing costs less than nothing", () => {
   const expectCosts = (rows: number[][], costs: number[]) => {
     for (const [i, cost] of costsOf(rows).entries()) expect(cost).toBeCloseTo(costs[i] as number, 6);
@@ -260,7 +288,7 @@ test("what things cost is found from what sums of them took; nothing costs less 
     [3, 2],
   ] as [number[], number[], number[]];
   expectCosts([both, first], [0.2, 0.4]);
-  // Exactly, the first would cost -1 and the second 2.
-  expectCosts([[1, 1], second], [0, 0.6]);
+  // Exactly, the first would cost -1 and the second 2: without the first, sums of 2 / 3 and 4 / 3, one as wrong as the other.
+  expectCosts([[1, 1], second], [0, 2 / 3]);
   expectCosts([[0, 4]], [0, 0.25]);
 });

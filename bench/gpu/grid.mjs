@@ -3,8 +3,8 @@
  * workers, and the GPU, whose rates are measured for this even where it is software. `node bench/gpu/grid.mjs [--only cpu|gpu]
  * [--rounds N] [--out FOLDER]`; prints a table, how many of the predictions are within 30 %, and their median ratio to what was
  * measured; FOLDER has them as grid.json and grid.md. A machine that others use too wants rounds: the least of each figure over as
- * many processes on the CPU; on the GPU, where compiling takes the longest, the median of one process's rounds, each of which
- * measures the rates and then the shapes.
+ * many processes on the CPU; on the GPU, where compiling takes the longest, one process's rounds, each of which measures the rates
+ * and then, seconds later, the shapes: of a shape the round whose ratio is the median.
  */
 import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -111,6 +111,8 @@ async function measureGpu() {
   const { gpu, software, adapter } = await openGpu();
   // It computes on threads of this process, whose own clock stands still while strangers are at work on its cores.
   if (software) performance.now = cpuMs;
+  // The package asks over and over whether it is through, and takes half of a core's time from those who compute.
+  if (software) globalThis.setImmediate = (ask) => setTimeout(ask, 1);
   const { backend } = await openWebgpu(gpu);
   // As the engine's own, which cuts forwards by what it has measured, on a software adapter by nothing.
   const { backend: own } = software ? await openWebgpu(gpu) : { backend };
@@ -119,27 +121,27 @@ async function measureGpu() {
   const all = [];
   for (const shape of shapes) {
     const { layer, run } = await prepare(engine, shape);
-    await timesOf(run, Number(values.ms) / 4);
-    all.push({ shape, layer, run, seen: [], times: [] });
+    await timesOf(run, Number(values.ms) / 4, 1);
+    all.push({ shape, layer, run, seen: [] });
   }
   for (let round = 0; round < rounds; round++) {
     const start = performance.now();
     const rates = await backend.measure();
     const taken = Math.round(performance.now() - start);
     console.log(`measured in ${taken} ms on ${adapter}: ${JSON.stringify(rates)}`);
-    for (const { shape, layer, run, seen, times } of all) {
-      // The least of three and more, as the rates' runs are.
-      times.push(Math.min(...(await timesOf(run, Number(values.ms) / rounds, 3))));
+    for (const { shape, layer, run, seen } of all) {
+      const measured = median(await timesOf(run, Number(values.ms) / rounds, 1));
       const passes = own.passes(layer.program, shape.batch, shape.seqLen, 0);
       const parts = gpuPrice({ ...workOf(shape), ...passes }, rates);
-      seen.push({ parts, predicted: Object.values(parts).reduce((sum, part) => sum + part) });
+      const predicted = Object.values(parts).reduce((sum, part) => sum + part);
+      seen.push({ parts, predicted, measured });
     }
   }
-  for (const { shape, layer, seen, times } of all) {
+  for (const { shape, layer, seen } of all) {
     layer.dispose();
-    seen.sort((a, b) => a.predicted - b.predicted);
+    seen.sort((a, b) => ratio(a) - ratio(b));
     const way = software ? "webgpu (software)" : "webgpu";
-    rows.push({ way, shape, ...seen[rounds >> 1], measured: median(times), runs: times.length });
+    rows.push({ way, shape, ...seen[rounds >> 1], runs: rounds });
   }
   await engine.dispose();
   for (const each of new Set([backend, own])) each.dispose();

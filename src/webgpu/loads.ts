@@ -14,18 +14,31 @@ type Loads = Omit<Passes, "tables">;
 export function loadsOf(dispatches: readonly Dispatch[], segment: Segment, tiles: Tiles): Loads {
   const sum = { dispatches: 0, flops: 0, threads: 0, loads: 0, waits: 0 };
   for (const { dispatch, on } of scheduled(dispatches, segment, true, false)) {
-    const { kernel, sizes, workgroups } = dispatch;
+    const { kernel, sizes, workgroups, epilogue = [] } = dispatch;
     const tile = tileOf(tiles, kernel);
     const groups = workgroups(on, tile);
-    const one = loadsOfGroup(kernel, sizes, on, tile, (flops) => {
+    const count = (flops: number) => {
       sum.flops += groups * flops;
-    });
+    };
+    let one = loadsOfGroup(kernel, sizes, on, tile, count);
+    const width = sizes[kernel === "dense" ? 1 : 0] as number;
+    const values = tile.chunks * T * Math.min(tile.cols * tile.lanes, width);
+    for (const statement of epilogue) {
+      count(values * flopsOf(statement));
+      if (statement.includes("other(")) one += 4 * values;
+    }
     sum.dispatches++;
     sum.threads += groups * (kernel === "carryScan" || kernel === "pool" ? 256 : threadsOf(tile));
     sum.loads += groups * one;
     sum.waits += one;
   }
   return sum;
+}
+
+/** Of an epilogue's statement for a value, as program.ts counts stages; threads that add up a row wait for each other at every turn. */
+function flopsOf(statement: string): number {
+  if (statement.startsWith("norm ")) return 48;
+  return statement.includes("Of(") ? 24 : 6;
 }
 
 /** Tells of what it multiplies and adds in products: what else it computes is little beside its loads. */

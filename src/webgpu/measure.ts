@@ -22,8 +22,8 @@ const LENGTHS = [1, 2 * T, 2 ** 10, MOST_TOKENS];
 /** take this long, and nearly as many times as long as before: the whole GPU is at work, */
 const ENOUGH_MS = 0.5;
 const NEARLY = 0.75;
-/** or so long that more would not say more, and the way there and back is little beside it. */
-const LONG_MS = 10;
+/** or so long that more would not say more. */
+const LONG_MS = 20;
 /** Runs one after the other in a submit: their copies and the way there and back cancel out. */
 const REPEATS = 4;
 const COPIED_BYTES = 2 ** 21;
@@ -47,16 +47,17 @@ export async function measureDevice(
   device.flopsPerMs = 2 ** Math.floor(Math.log2(many.flops / many.ms));
   const copies = await measureCopies(device);
   const forwardMs = await measureForward(prepare);
+  const computeMs = counted.reduce((sum, name, i) => sum + least[name] * (costs[i] as number), 0);
   return {
-    roundTripMs: Math.max(forwardMs / 2, forwardMs - least.ms),
+    roundTripMs: Math.max(forwardMs / 2, forwardMs - computeMs),
     ...{ dispatchMs, flopMs, threadMs, loadMs, waitMs },
     ...copies,
   };
 }
 
 /**
- * What each of some things costs, none of them less than nothing, that makes of each row of counts a sum of 1, as nearly as can be:
- * least squares, one unknown after the other.
+ * What each of some things costs, none of them less than nothing, that makes of each row of counts a sum s of 1, as nearly as can be:
+ * least (1 - s)^2 / s, one unknown after the other, so that half is as wrong as twice.
  */
 export function costsOf(rows: readonly (readonly number[])[]): number[] {
   const costs = new Array<number>(rows[0]?.length ?? 0).fill(0);
@@ -65,8 +66,10 @@ export function costsOf(rows: readonly (readonly number[])[]): number[] {
       let [along, square] = [0, 0];
       for (const row of rows) {
         const own = row[i] as number;
-        along += own * (1 - row.reduce((sum, count, j) => sum + count * (costs[j] as number), 0));
-        square += own ** 2;
+        const sum = row.reduce((sum, count, j) => sum + count * (costs[j] as number), 0);
+        const weight = 1 / Math.max(sum, 0.2);
+        along += own * weight * (1 - sum);
+        square += own ** 2 * weight;
       }
       if (square > 0) costs[i] = Math.max(0, (costs[i] as number) + along / square);
     }
@@ -101,18 +104,20 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
     });
     return performance.now() - start;
   };
+  let idle = 0; // the way there and back
   const time = async (tokens: number) => {
-    const once = await best(() => submit(tokens, 1));
+    const once = await middle(() => submit(tokens, 1));
     const segment = segmentOf(1, tokens);
-    const more = async () => (await best(() => submit(tokens, 1 + REPEATS))) - once;
+    const more = async () => (await middle(() => submit(tokens, 1 + REPEATS))) - once;
     return {
-      ms: once > LONG_MS ? once : Math.max(TICK_MS, await more()) / REPEATS,
+      ms: Math.max(TICK_MS, once > LONG_MS ? once - idle : (await more()) / REPEATS),
       ...loadsOf(plan.dispatches, segment, pipelines.tiles as Tiles),
     };
   };
   try {
     await room.clean;
     await submit(1, 1); // the driver's first time is not like the others
+    idle = await middle(() => submit(1, 0));
     const runs: Run[] = [];
     let before = Number.POSITIVE_INFINITY;
     for (const tokens of LENGTHS) {
@@ -139,7 +144,7 @@ async function measureCopies(device: Device) {
   const { there, back } = buffers;
   const values = new Float32Array(COPIED_BYTES / 4);
   const time = (uploaded: number, read: number) =>
-    best(async () => {
+    middle(async () => {
       const start = performance.now();
       await submitted(
         device,
@@ -181,7 +186,7 @@ async function measureForward(prepare: (program: Program) => Promise<Runner>): P
     return performance.now() - start;
   };
   await forward();
-  const ms = await best(forward);
+  const ms = await middle(() => middle(forward));
   runner.dispose();
   return ms;
 }
@@ -204,8 +209,10 @@ async function submitted(
   await device.wait(Promise.all([mapped, clean]), SUBMIT_DEADLINE_MS);
 }
 
-async function best(run: () => Promise<number>): Promise<number> {
-  return Math.min(await run(), await run(), await run());
+/** The middle of three: what short runs take by luck, long ones never do. */
+async function middle(run: () => Promise<number>): Promise<number> {
+  const times = [await run(), await run(), await run()];
+  return times.sort((a, b) => a - b)[1] as number;
 }
 
 function layerOf(width: number): Program {
