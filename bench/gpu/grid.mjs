@@ -130,7 +130,7 @@ async function measureGpu() {
     const taken = Math.round(performance.now() - start);
     console.log(`measured in ${taken} ms on ${adapter}: ${JSON.stringify(rates)}`);
     for (const { shape, layer, run, seen } of all) {
-      const measured = median(await timesOf(run, Number(values.ms) / rounds, 1));
+      const measured = median(await timesOf(run, Number(values.ms) / 2, 1));
       const passes = own.passes(layer.program, shape.batch, shape.seqLen, 0);
       const parts = gpuPrice({ ...workOf(shape), ...passes }, rates);
       const predicted = Object.values(parts).reduce((sum, part) => sum + part);
