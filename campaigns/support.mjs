@@ -54,6 +54,9 @@ export async function undisturbed(linrec, params, inputs, options, simd = "auto"
   return { oracle, expected, dispose: () => engine.dispose() };
 }
 
+/** What every object inherits, in one text: to be the same before and after. */
+export const inherited = () => String(Object.getOwnPropertyNames(Object.prototype).sort());
+
 /** True for the library's own error with a code from its list. */
 export function isTyped(linrec, error) {
   return linrec.isLinrecError(error) && error.code in linrec.errorCodes;
@@ -78,14 +81,19 @@ export async function settled(promise, ms) {
   }
 }
 
-/** From now on, all worker threads of this process, the newest last; those that have exited are taken out. */
-export function watchWorkers() {
+/**
+ * From now on, all worker threads of this process, the newest last; those that have exited are taken out.
+ * @param options that they are made with, beside their maker's
+ * @param onMessage is shown what each says
+ */
+export function watchWorkers(options = {}, onMessage = () => {}) {
   const alive = [];
   const Real = threads.Worker;
   threads.Worker = class extends Real {
-    constructor(...args) {
-      super(...args);
+    constructor(url, given) {
+      super(url, { ...given, ...options });
       alive.push(this);
+      this.on("message", (message) => onMessage(message, this));
       this.once("exit", () => alive.splice(alive.indexOf(this), 1));
     }
   };

@@ -4,10 +4,13 @@ import { existsSync } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { setTimeout as sleep } from "node:timers/promises";
 import threads from "node:worker_threads";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { workerSource } from "../src/cpu/embedded.gen.js";
+import { startWorkers } from "../src/cpu/pool.js";
 import { createEngine, type Engine, type EngineOptions, type Lru } from "../src/index.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { createPrivateEngine } from "./support/engines.js";
+import { moduleUrl } from "./support/faultyWorker.js";
 import { floats, hardParams } from "./support/problems.js";
 
 /** Every worker that was started, the newest last. */
@@ -38,6 +41,9 @@ afterAll(() => {
   threads.Worker = RealWorker;
   syncBuiltinESMExports();
 });
+
+/** A function of it pollutes. */
+const code = { type: "RAW", value: "Object.prototype.polluted = 1" };
 
 const params = hardParams(6, 9, 1);
 const batch = 2;
@@ -107,6 +113,58 @@ describe.each(["shared memory", "private memories"])("%s: a worker is ended from
     for (const worker of started.slice(-2)) worker.terminate();
     for (const forward of forwards) await expectRight(forward);
   });
+});
+
+test("workers that cannot be started: the error has what kept them as its cause", async () => {
+  const init = { module: undefined as never, memory: null };
+  const error = await startWorkers(1, init, "file:///no/such/worker.js").catch((error) => error);
+  expect(error).toMatchObject({
+    code: "worker-failed",
+    cause: { message: expect.stringMatching(/no\/such/) },
+  });
+});
+
+test.each([
+  ["Comlink's SET, by a path", { type: "SET", path: ["__proto__", "__proto__", "polluted"] }],
+  [
+    "by a path through a call",
+    { type: "SET", path: ["run", "constructor", "__proto__", "__proto__", "polluted"] },
+  ],
+  ["CONSTRUCT", { type: "CONSTRUCT", path: ["run", "constructor"], argumentList: [code] }],
+  ["APPLY of what a call has", { type: "APPLY", path: ["run", "constructor"], argumentList: [code] }],
+  ["APPLY of what is inherited", { type: "APPLY", path: ["__defineGetter__"], argumentList: [] }],
+  ["arguments that are none", { type: "APPLY", path: "run", argumentList: 5 }],
+  ["Comlink's farewell", { type: "RELEASE", path: [] }],
+  ["a number", 5],
+  ["null", null],
+])("a message that is no call does nothing in a worker: %s", async (_, message) => {
+  const first = started.length;
+  const told: string[] = [];
+  const onFallback: EngineOptions["onFallback"] = ({ reason }) => told.push(reason);
+  const workerUrl = moduleUrl(`
+    { const { parentPort } = await import("node:worker_threads");
+      parentPort.on("message", (message) => {
+        if (message === "polluted?") parentPort.postMessage({ polluted: "polluted" in {} });
+      }); }
+    ${workerSource}`);
+  const engine = await createEngine({ backend: "wasm", threads: 1, workerUrl, onFallback });
+  const lru = await engine.lru(params);
+  const { y } = await lru.forward(x, { batch });
+  const worker = started[first] as threads.Worker;
+  worker.postMessage(
+    message && Object.assign(Object(message), { id: "1", value: { type: "RAW", value: 1 } }),
+  );
+  const answers: unknown[] = [];
+  // Comlink's answer to the forward's own call may still come.
+  worker.on("message", (answer) => {
+    if (Object(answer).id === "1" || "polluted" in Object(answer)) answers.push(answer);
+  });
+  worker.postMessage("polluted?");
+  await vi.waitUntil(() => answers.length > 0);
+  expect(answers).toEqual([{ polluted: false }]);
+  expectSameBits((await lru.forward(x, { batch })).y, y, "y");
+  expect([told, started.length]).toEqual([[], first + 1]);
+  await engine.dispose();
 });
 
 test("workers keep Node from exiting while a forward needs them, and not after", async () => {

@@ -206,11 +206,27 @@ class Worker implements WorkerApi {
   }
 }
 
+const calls: unknown[] = ["init", "load", "unload", "run", "begin", "resume"] satisfies (keyof WorkerApi)[];
+
+/**
+ * Hears each message before Comlink does, which follows any path and sets what it leads to, Object.prototype too: what is no
+ * call of the API is made a message of no kind.
+ */
+function guard(message: unknown): void {
+  const { type, path } = Object(message) as { type?: unknown; path?: unknown[] };
+  if (type !== "APPLY" || path?.length !== 1 || !calls.includes(path[0]))
+    Object.assign(Object(message), { type: "", path: [], argumentList: [] });
+}
+
 if (typeof postMessage === "function" && typeof addEventListener === "function") {
+  addEventListener("message", ({ data }) => guard(data));
   Comlink.expose(new Worker((message) => postMessage(message)));
 } else {
   // A Node worker has its port in a module.
   const threads = (await importLater("node:worker_threads")) as typeof import("node:worker_threads");
   const port = threads.parentPort;
-  if (port) Comlink.expose(new Worker((message) => port.postMessage(message)), nodeEndpoint(port));
+  if (port) {
+    port.on("message", guard);
+    Comlink.expose(new Worker((message) => port.postMessage(message)), nodeEndpoint(port));
+  }
 }

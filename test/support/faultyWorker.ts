@@ -19,9 +19,9 @@ export function faultyWorkerUrl(fault: Fault, nth: number): string {
     reject: 'data.path = ["missing"];',
     silence: 'data.type = "none";',
   };
-  // What Comlink will get passes through here first.
+  // The worker's guard hears a message first; what Comlink will get passes through here.
   const spoil = `
-    let calls = 0;
+    let [calls, listeners] = [0, 0];
     function spoil(data) {
       const isWork = data.type === "APPLY" && ["run", "begin"].includes(data.path[0]);
       if (isWork && ++calls === ${nth}) { ${actions[fault]} }
@@ -29,10 +29,11 @@ export function faultyWorkerUrl(fault: Fault, nth: number): string {
   const source = isNode
     ? `import { parentPort as port } from "node:worker_threads";
        const on = port.on.bind(port);
-       port.on = (type, listener) => on(type, (data) => { spoil(data); listener(data); });`
+       port.on = (type, listener) =>
+         on(type, listeners++ === 0 ? listener : (data) => { spoil(data); listener(data); });`
     : `const listen = addEventListener.bind(globalThis);
        globalThis.addEventListener = (type, listener) =>
-         listen(type, (event) => { if (type === "message") spoil(event.data); listener(event); });`;
+         listen(type, listeners++ === 0 ? listener : (event) => { spoil(event.data); listener(event); });`;
   return moduleUrl(`${source}\n${spoil}\n${workerSource}`);
 }
 
