@@ -11,6 +11,7 @@ const files = {
   crowd: "load/crowd.mjs",
   exits: "load/exits.mjs",
   checkpoints: "input/checkpoints.mjs",
+  models: "input/models.mjs",
   arguments: "input/arguments.mjs",
   messages: "input/messages.mjs",
   accuracy: "numbers/accuracy.mjs",

@@ -25,8 +25,33 @@ ${mutants(results.mutants)}
 
 Lines and functions that run in the tests in Node; worker threads included, by what Node writes down of each as it ends.
 
-${coverage(results.coverage)}`;
+${coverage(results.coverage)}
+${tested}`;
 }
+
+/** What tests show. */
+const tested = `## No kernel writes outside of its place.
+
+In a checked build there are words around every region of the CPU engine's memory, and around each part of a tile's working memory,
+that nobody may write to, and that are NaN to whoever reads them. They are looked at after every call of a kernel, and so is what
+surrounds that call's outputs: on the calling thread, and in workers with memories of their own. (Of workers that share memory the words are looked at
+when a forward is over.) The golden cases, the exact ones (all tails, ragged rows, cuts), resets, timesteps and \`every\` run in it:
+[test/canaries.slow.test.ts](../test/canaries.slow.test.ts), \`npm run test:slow -- test/canaries.slow.test.ts\`.
+
+Planted, and found by the same file: seven bugs of kernels that write a row or a token too many, and a store just before and just after a region.
+
+## What is installed is what was built from these sources, and little else.
+
+| promise | looked at by | |
+|---|---|---|
+| One runtime dependency, Comlink, bundled: nothing is installed along, and the library imports only what Node has and, if it is there, \`webgpu\` | [test/package.node.test.ts](../test/package.node.test.ts) | \`npx vitest run test/package.node.test.ts --project node\` |
+| No scripts run at installation: not the package's, nor any of what a clone installs, all of it pinned by its hash | the same | the same |
+| The kernels, and every other file of \`dist/\`, are the same to the byte when built again in another folder from nothing | the same | the same |
+| The package has these files and no others, and says what it bundles (CycloneDX, \`dist/sbom.cdx.json\`) | the same, and \`prepack\` | \`npm pack\` |
+| What is installed was signed by the registry's keys; of a registry without keys that is said | [tools/signatures.mjs](../tools/signatures.mjs) | \`npm run signatures\` |
+
+CI (\`.ci/run\`) runs all of it, on a fresh clone.
+`;
 
 const mutantKinds = { kernels: "kernels of the CPU", shaders: "kernels of the GPU", src: "src and workers" };
 

@@ -13,10 +13,13 @@ export const limits = { maxBufferSize: 2 ** 13, maxStorageBufferBindingSize: 2 *
 export function lossyGpu(real, adapter, faults) {
   const pipelines = new Map();
   const modules = new Map();
+  /** The buffers of each device that was opened. */
+  const opened = [];
   let newest;
 
   function open() {
     const buffers = new Set();
+    opened.push(buffers);
     let gone = false;
     let refused = false;
     let tell;
@@ -45,8 +48,13 @@ export function lossyGpu(real, adapter, faults) {
           return map(...args);
         };
         buffer.getMappedRange = call(buffer, "getMappedRange");
-        if (gone) buffer.destroy();
+        const destroy = buffer.destroy.bind(buffer);
+        buffer.destroy = () => {
+          buffers.delete(buffer);
+          destroy();
+        };
         buffers.add(buffer);
+        if (gone) buffer.destroy();
         return buffer;
       },
       createShaderModule(descriptor) {
@@ -110,5 +118,21 @@ export function lossyGpu(real, adapter, faults) {
     },
     /** Loses the device that was opened last. */
     lose: () => newest?.destroy(),
+    /** How many buffers there are that nobody has destroyed. */
+    buffers: () => opened.reduce((sum, { size }) => sum + size, 0),
   };
+}
+
+/** What has been opened stays: the package frees it with what it came from, whoever still uses the device. */
+const held = [];
+
+/** A GPU without faults, over a real device: for its count of buffers. */
+export async function countingGpu() {
+  const { create } = await import("webgpu");
+  const real = create([]);
+  const adapter = await real.requestAdapter();
+  if (!adapter) throw new Error("there is no WebGPU in this process: install the package webgpu");
+  const device = await adapter.requestDevice();
+  held.push(real, adapter, device);
+  return lossyGpu(device, adapter, { before() {}, refuses: () => false });
 }

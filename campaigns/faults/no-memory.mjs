@@ -1,7 +1,14 @@
 // Memory that is not to be had: the Nth allocation of the library fails, for every N.
 import { floats, isTyped, lruParams, sameResult, settled, undisturbed } from "../support.mjs";
 
-const makers = ["ArrayBuffer", "Float32Array", "Float64Array", "Int32Array", "Uint8Array"];
+const makers = [
+  "ArrayBuffer",
+  "SharedArrayBuffer",
+  "Float32Array",
+  "Float64Array",
+  "Int32Array",
+  "Uint8Array",
+];
 
 /** The `nth` allocation from now on throws what an engine throws; returns how many there were when it is undone. */
 function failNth(nth) {
@@ -34,7 +41,7 @@ function failNth(nth) {
 export default {
   promise:
     "When memory is not to be had, a call gives the right result or an error from the list; the engine stays usable.",
-  how: "The 1st, 2nd, 3rd … allocation (typed arrays, growth of the kernels' memory) of making a layer and of a forward fails, until a run has none left.",
+  how: "The 1st, 2nd, 3rd … allocation (typed arrays, growth of the kernels' memory) of making a layer and of a forward fails, until a run has none left; on the calling thread and on two workers.",
   plants: [
     {
       says: "what is thrown for want of memory is passed on as it is",
@@ -44,47 +51,48 @@ export default {
     },
   ],
   async run({ linrec, fail }) {
-    const params = lruParams(linrec, 8, 12);
+    const params = lruParams(linrec, 8, 64);
     const batch = 3;
-    const x = floats(batch * 5000 * 8, 1);
+    const x = floats(batch * 20_000 * 8, 1); // enough for workers to be asked
     const {
       oracle,
       expected: [expected],
       ...alone
     } = await undisturbed(linrec, params, [x], { batch });
-    let [tried, typed, recovered] = [0, 0, 0];
-    for (let nth = 1; nth < 5000; nth++) {
-      const engine = await linrec.createEngine({ backend: "wasm", threads: 0, onFallback: () => {} });
-      const undo = failNth(nth);
-      const outcome = await settled(
-        (async () => {
-          const lru = await engine.lru(params);
-          return { lru, result: await lru.forward(x, { batch }) };
-        })(),
-        30_000,
-      );
-      const made = undo();
-      tried++;
-      if (outcome === "late") fail(`allocation ${nth}: never settled`);
-      else if (outcome.error) {
-        if (isTyped(linrec, outcome.error)) typed++;
-        else fail(`allocation ${nth}: ${outcome.error?.stack ?? outcome.error}`);
-      } else if (!sameResult(outcome.value.lru, outcome.value.result, oracle, expected)) {
-        fail(`allocation ${nth}: other bits`);
-      } else if (made >= nth) recovered++;
-      // The engine must have survived it.
-      const lru = await engine.lru(params);
-      if (!sameResult(lru, await lru.forward(x, { batch }), oracle, expected)) {
-        fail(`after allocation ${nth} failed: other bits`);
+    const figures = {};
+    for (const threads of [0, 2]) {
+      let [tried, typed, recovered] = [0, 0, 0];
+      for (let nth = 1; nth < 5000; nth++) {
+        const engine = await linrec.createEngine({ backend: "wasm", threads, onFallback: () => {} });
+        const undo = failNth(nth);
+        const outcome = await settled(
+          (async () => {
+            const lru = await engine.lru(params);
+            return { lru, result: await lru.forward(x, { batch }) };
+          })(),
+          30_000,
+        );
+        const made = undo();
+        tried++;
+        const what = `allocation ${nth}, ${threads} workers`;
+        if (outcome === "late") fail(`${what}: never settled`);
+        else if (outcome.error) {
+          if (isTyped(linrec, outcome.error)) typed++;
+          else fail(`${what}: ${outcome.error?.stack ?? outcome.error}`);
+        } else if (!sameResult(outcome.value.lru, outcome.value.result, oracle, expected)) {
+          fail(`${what}: other bits`);
+        } else if (made >= nth) recovered++;
+        // The engine must have survived it.
+        const lru = await engine.lru(params);
+        if (!sameResult(lru, await lru.forward(x, { batch }), oracle, expected))
+          fail(`after ${what} failed: other bits`);
+        await engine.dispose();
+        if (made < nth) break;
       }
-      await engine.dispose();
-      if (made < nth) break;
+      figures[`allocations that failed, ${threads} workers`] = tried - 1;
+      figures[`errors from the list, right results, ${threads} workers`] = `${typed}, ${recovered}`;
     }
     await alone.dispose();
-    return {
-      "allocations that failed": tried - 1,
-      "errors from the list": typed,
-      "right results": recovered,
-    };
+    return figures;
   },
 };

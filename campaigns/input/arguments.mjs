@@ -1,5 +1,15 @@
 // Wrong arguments to every public call.
-import { between, floats, isTyped, lruParams, pick, random, sameBits, settled } from "../support.mjs";
+import {
+  between,
+  floats,
+  inherited,
+  isTyped,
+  lruParams,
+  pick,
+  random,
+  sameBits,
+  settled,
+} from "../support.mjs";
 
 const junk = [
   undefined,
@@ -54,7 +64,9 @@ export default {
     const lru = await engine.lru(params);
     const x = floats(2 * 10 * 4, 1);
     const { y: expected } = await lru.forward(x, { batch: 2 });
+    const plain = inherited();
     const counts = {};
+    let slowest = 0;
     const targets = {
       forward: () => {
         const options = {
@@ -104,16 +116,25 @@ export default {
       const name = names[i % names.length];
       // Making an engine takes a millisecond.
       if (name === "createEngine" && i % (names.length * 20) !== names.indexOf(name)) continue;
+      const start = performance.now();
       const outcome = await settled((async () => targets[name]())(), 10_000);
       const kind = outcome === "late" ? "late" : outcome.error ? "error" : "value";
       counts[kind] = (counts[kind] ?? 0) + 1;
       if (kind === "late") fail(`${name} ${i}: never settled`);
+      if (kind === "error") slowest = Math.max(slowest, performance.now() - start);
       if (kind === "error" && !isTyped(linrec, outcome.error))
         fail(`${name} ${i}: ${outcome.error?.stack ?? outcome.error}`);
     }
     const { y } = await lru.forward(x, { batch: 2 });
     if (!sameBits(y, expected)) fail("the layer gives other numbers afterwards");
+    if (inherited() !== plain) fail("Object.prototype has changed");
+    if (slowest > 100) fail(`a wrong argument took ${slowest.toFixed(0)} ms to refuse`);
     await engine.dispose();
-    return { calls, "errors from the list": counts.error, "calls that were allowed": counts.value };
+    return {
+      calls,
+      "errors from the list": counts.error,
+      "calls that were allowed": counts.value,
+      "the slowest refusal, ms": slowest.toFixed(1),
+    };
   },
 };

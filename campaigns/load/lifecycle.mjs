@@ -1,9 +1,10 @@
-// Engines that come and go: nothing may stay behind.
+// Engines and layers that come and go: nothing may stay behind.
+import { countingGpu } from "../faults/lossyGpu.mjs";
 import { floats, lruParams, watchWorkers } from "../support.mjs";
 
 export default {
-  promise: "What is created is freed: after dispose no worker, listener or memory is left.",
-  how: "1,000 times: an engine with two workers is made, runs a forward with a signal, and is disposed of.",
+  promise: "What is created is freed: after dispose no worker, listener, GPU buffer or memory is left.",
+  how: "1,000 times: an engine with two workers is made, runs a forward with a signal, and is disposed of; and so is one on a GPU (a stand-in that counts the buffers of a real one). 1,000 times on one engine: a layer is made, runs, and is disposed of.",
   plants: [
     {
       says: "dispose leaves the workers running",
@@ -15,6 +16,18 @@ export default {
       says: "a forward leaves its listener on the caller's signal",
       file: "src/engine.ts",
       find: 'job.signal?.removeEventListener("abort", abort);',
+      replace: "",
+    },
+    {
+      says: "a layer's weights stay in memory",
+      file: "src/cpu/runner.ts",
+      find: "for (const address of [this.#image, this.#scratch, this.#area.x]) arena.free(address);",
+      replace: "",
+    },
+    {
+      says: "a layer's buffers stay on the GPU",
+      file: "src/webgpu/runner.ts",
+      find: "this.#loaded.destroy();",
       replace: "",
     },
   ],
@@ -60,12 +73,51 @@ export default {
     // The last engine may still be in a register of the frame above.
     if (globalThis.gc && engines > 1) fail(`${engines} engines are still reachable`);
     if (isFull && growth > 0.1) fail(`${(1024 * growth).toFixed(0)} KB stay of each engine`);
+
+    const { gpu, buffers } = await countingGpu();
+    const short = x.subarray(0, 2 * 200 * 8);
+    let most = 0;
+    for (let i = 0; i < cycles; i++) {
+      const engine = await linrec.createEngine({ backend: "webgpu", gpu });
+      await (await engine.lru(params)).forward(short, { batch: 2 });
+      most = Math.max(most, buffers());
+      await engine.dispose();
+      if (buffers() > 0) fail(`cycle ${i}: ${buffers()} GPU buffers outlive their engine`);
+    }
+    if (most === 0) fail("no GPU buffer was made");
+
+    const layers = {};
+    for (const [on, options] of Object.entries({
+      "two workers": { backend: "wasm", threads: 2 },
+      "the GPU": { backend: "webgpu", gpu },
+    })) {
+      const engine = await linrec.createEngine(options);
+      const sizes = [];
+      for (let i = 0; i < cycles; i++) {
+        const lru = await engine.lru(params);
+        await lru.forward(on === "the GPU" ? short : x, { batch: 2 });
+        lru.dispose();
+        await new Promise((resolve) => setImmediate(resolve));
+        const probe = engine.allocate(1);
+        sizes.push([probe.buffer.byteLength, buffers()]);
+        engine.free(probe);
+      }
+      const [[bytes, held], [bytesAfter, heldAfter]] = [sizes[Math.floor(cycles / 10)], sizes.at(-1)];
+      if (bytesAfter > bytes) fail(`${on}: memory grew from ${bytes} to ${bytesAfter} bytes`);
+      if (heldAfter > held) fail(`${on}: GPU buffers grew from ${held} to ${heldAfter}`);
+      layers[`layers on ${on}; growth of memory in bytes, and of GPU buffers`] =
+        `${cycles}; ${bytesAfter - bytes}, ${heldAfter - held}`;
+      await engine.dispose();
+    }
     return {
       engines: cycles,
       "workers left": alive.length,
       "listeners left": listeners,
       "engines still reachable": engines,
       "KB of resident memory that stay of an engine": (1024 * growth).toFixed(1),
+      "engines on a GPU": cycles,
+      "GPU buffers at work, and left": `${most}, ${buffers()}`,
+      ...layers,
     };
   },
 };

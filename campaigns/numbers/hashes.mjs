@@ -1,21 +1,20 @@
 // A hash of what each way of running on the CPU gives, in Node and in browsers.
 
 /**
- * Every way of running on the CPU here: name -> hash of y and the state's file.
+ * Every way of running on the CPU here, with a build of the kernels: name -> hash of y and the state's file.
  * @param {typeof import("../../src/index.js")} linrec
- * @param {string} library the address that it came from
+ * @param {"baseline" | "relaxed"} simd
  * @param {number[]} seqLens
  */
-export async function hashes(linrec, library, seqLens) {
-  const kernels = await bytesOf(new URL("kernels.wasm", library)); // baseline, private memory: transfer mode
+async function hashes(linrec, simd, seqLens) {
   /** @type {Record<string, string>} */
   const result = {};
-  for (const [memory, options] of /** @type {const} */ ([
-    ["shared", { simd: "baseline" }],
-    ["transfer", { wasm: kernels }],
-  ])) {
+  const Real = globalThis.SharedArrayBuffer;
+  for (const memory of ["shared", "transfer"]) {
+    // So it is on a page that is not cross-origin isolated.
+    if (memory === "transfer") Object.assign(globalThis, { SharedArrayBuffer: undefined });
     for (const threads of [0, 1, 2, 3, 4, 8]) {
-      const engine = await linrec.createEngine({ backend: "wasm", threads, ...options });
+      const engine = await linrec.createEngine({ backend: "wasm", threads, simd });
       const lru = await engine.lru(
         linrec.initLru({ dModel: 17, dState: 23, seed: 1, rMin: 0.9, rMax: 0.9999 }),
       );
@@ -33,12 +32,20 @@ export async function hashes(linrec, library, seqLens) {
       await engine.dispose();
     }
   }
+  Object.assign(globalThis, { SharedArrayBuffer: Real });
   return result;
 }
 
-/** @param {URL} url */
-async function bytesOf(url) {
-  if (url.protocol !== "file:") return new Uint8Array(await (await fetch(url)).arrayBuffer());
-  const { readFileSync } = await import("node:fs");
-  return new Uint8Array(readFileSync(url));
+/**
+ * Of every build that runs here.
+ * @param {typeof import("../../src/index.js")} linrec
+ * @param {number[]} seqLens
+ */
+export async function hashesOfBuilds(linrec, seqLens) {
+  /** @type {{ baseline: Record<string, string>, relaxed?: Record<string, string> }} */
+  const result = { baseline: await hashes(linrec, "baseline", seqLens) };
+  const probe = await linrec.createEngine({ backend: "wasm", threads: 0 });
+  if (probe.backends.wasm.simd === "relaxed") result.relaxed = await hashes(linrec, "relaxed", seqLens);
+  await probe.dispose();
+  return result;
 }

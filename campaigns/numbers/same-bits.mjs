@@ -8,9 +8,11 @@ import { serve } from "../../tools/serve.mjs";
 /** The ways of one Node, in a process of its own. */
 function ofNode(node, flags, library, seqLens) {
   const source = `
+    import { setFlagsFromString } from "node:v8";
     import * as linrec from ${JSON.stringify(library)};
-    import { hashes } from ${JSON.stringify(new URL("hashes.mjs", import.meta.url).href)};
-    const result = await hashes(linrec, ${JSON.stringify(library)}, ${JSON.stringify(seqLens)});
+    import { hashesOfBuilds } from ${JSON.stringify(new URL("hashes.mjs", import.meta.url).href)};
+    setFlagsFromString("--experimental-wasm-relaxed-simd"); // Node 20 has it behind this flag
+    const result = await hashesOfBuilds(linrec, ${JSON.stringify(seqLens)});
     console.log(JSON.stringify({ version: process.version, result }));
     process.exit(0);`;
   const { stdout, stderr } = spawnSync(node, [...flags, "--input-type=module", "-e", source], {
@@ -47,8 +49,8 @@ async function ofChromium(library, seqLens) {
 
 export default {
   promise:
-    'On the CPU every way of running gives the same bits; with simd: "baseline" on every machine and engine.',
-  how: "Hashes over threads {0, 1, 2, 3, 4, 8} × {shared memory, transfer} × Chromium and every Node named in LINREC_NODES (paths, separated by commas), and V8's eager and optimising compilers.",
+    'On the CPU every way of running gives the same bits; with simd: "baseline" on every machine and engine, with "relaxed" within one engine on one machine.',
+  how: "Hashes over threads {0, 1, 2, 3, 4, 8} × {shared memory, transfer} × {baseline, relaxed} × Chromium and every Node named in LINREC_NODES (paths, separated by commas); in Node as V8 compiles by itself, with its eager compiler alone, and with its optimising one alone.",
   plants: [
     {
       says: "a tile's end depends on the number of threads",
@@ -62,15 +64,20 @@ export default {
     const tiers = isFull ? [[], ["--no-wasm-tier-up", "--liftoff-only"], ["--no-liftoff"]] : [[]];
     const seqLens = isFull ? [1, 49, 1000, 20_000] : [49, 3000];
     const seen = new Map();
-    let ways = 0;
+    /** engine -> its hashes */
+    const relaxed = new Map();
+    const ways = { baseline: 0, relaxed: 0 };
     const versions = new Set();
-    const note = (what, report) => {
-      if (!report.result) return fail(`${what}: ${report.error}`);
-      if (report.isolated === false) fail(`${what}: the page is not cross-origin isolated`);
-      versions.add(report.version);
-      for (const [way, hash] of Object.entries(report.result)) {
-        ways++;
-        seen.set(hash, `${report.version} ${way}`);
+    const note = (what, { result, error, isolated, version }) => {
+      if (!result) return fail(`${what}: ${error}`);
+      if (isolated === false) fail(`${what}: the page is not cross-origin isolated`);
+      versions.add(version);
+      if (result.relaxed && !relaxed.has(version)) relaxed.set(version, new Map());
+      for (const [build, hashes] of Object.entries(result)) {
+        for (const [way, hash] of Object.entries(hashes)) {
+          ways[build]++;
+          (build === "relaxed" ? relaxed.get(version) : seen).set(hash, `${version} ${way}`);
+        }
       }
     };
     for (const node of nodes) {
@@ -79,12 +86,19 @@ export default {
     const inBrowser = await ofChromium(library, seqLens);
     if (inBrowser) note("Chromium", inBrowser);
     if (seen.size !== 1) fail(`${seen.size} different results: ${[...seen.values()].join("; ")}`);
+    for (const hashes of relaxed.values()) {
+      if (hashes.size !== 1)
+        fail(`${hashes.size} different results, relaxed: ${[...hashes.values()].join("; ")}`);
+    }
     return {
-      "ways of running": ways,
+      "ways of running, baseline": ways.baseline,
       "different results": seen.size,
       engines: [...versions].join(", ") + (inBrowser ? "" : " (no Chromium was found here)"),
       compilers: tiers.length,
       hash: [...seen.keys()].join(", "),
+      "ways of running, relaxed": ways.relaxed,
+      "different results of an engine": Math.max(...[...relaxed.values()].map(({ size }) => size), 0),
+      "engines with relaxed SIMD": [...relaxed.keys()].join(", ") || "none",
     };
   },
 };
