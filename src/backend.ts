@@ -47,6 +47,8 @@ export interface ForwardJob {
    * and it goes on from what is done by another: the state's own count is advanced with the last token.
    */
   readonly done?: Int32Array | undefined;
+  /** Of what is left of a forward: all of it. A backend gives the same bits as if it had not been interrupted. */
+  readonly whole?: ForwardJob | undefined;
   /** Worker threads to use, 0 for the calling thread only. For the backend "wasm"; the others have no such choice. */
   readonly threads: number;
   readonly signal: StopSignal | undefined;

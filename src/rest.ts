@@ -45,6 +45,7 @@ function restOf(
   const given = poolOf(network) ? 0 : timeline.outputs(row, start) * outputWidth(network);
   return {
     ...job,
+    whole: job.whole ?? job,
     batch: end - row,
     seqLen: seqLen - start,
     lengths: job.lengths.slice(row, end).map((length) => length - start),

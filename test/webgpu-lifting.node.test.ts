@@ -8,6 +8,7 @@ import { toLruParams } from "../src/models/lru.js";
 import type { LruParams, Program, Stage } from "../src/program.js";
 import { ratesOf } from "../src/rates.js";
 import { runReference } from "../src/reference.js";
+import { restsOf } from "../src/rest.js";
 import { linearLimit } from "../src/selfTest.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu, WebgpuBackend } from "../src/webgpu/backend.js";
@@ -20,6 +21,7 @@ import { makePlan } from "../src/webgpu/plan.js";
 import { softwareTiles, T } from "../src/webgpu/tiles.js";
 import { trafficOf } from "../src/webgpu/traffic.js";
 import cases from "./fixtures/lrnnx/cases.json" with { type: "json" };
+import { expectSameBits } from "./support/bits.js";
 import { real } from "./support/conjugates.js";
 import { goldenNames, initialState, loadGolden, relativeError } from "./support/golden.js";
 import { loadLrnnx } from "./support/lrnnx.js";
@@ -338,6 +340,38 @@ test("resets, timesteps, every and little work are left to the other plan", () =
   expect(isLifted({ ...job, resets: [Int32Array.of(5)] }, lifting)).toBe(false);
   expect(isLifted({ ...job, resets: [new Int32Array()] }, lifting)).toBe(true);
   expect(isLifted({ ...job, timesteps: floats(job.seqLen, 1) }, lifting)).toBe(false);
+});
+
+test("what is left of a forward goes on as it began, with the same bits", async (context) => {
+  const gpu = needGpu(context);
+  const program = lruProgram(hardParams(6, 10, 1));
+  const lifting = { lift: 4, leastChunks: 20 };
+  const runner = await gpu.prepare(program, 30_000, lifting);
+  const lengths = [4 * T * 12, 4 * T * 12];
+  const resets = [Int32Array.of(5), new Int32Array()];
+  for (const given of [{}, { resets }] as { resets?: Int32Array[] }[]) {
+    const expected = { ...makeJob(program, lengths), ...given };
+    await runner.forward(expected);
+    const job = { ...makeJob(program, lengths), ...given };
+    const [done, reached] = [new Int32Array(2), job.state.clone()];
+    const onProgress = () => {
+      throw new Error("lost");
+    };
+    await expect(runner.forward({ ...job, done, state: reached, onProgress })).rejects.toThrow("lost");
+    expect(done[0]).toBeGreaterThan(5);
+    expect(done[0]).toBeLessThan(4 * T * 12);
+    const rests = restsOf(program, job, done, reached);
+    expect(rests).toHaveLength(2);
+    for (const { job: rest } of rests) {
+      // By itself it would be too little, or be without the reset.
+      expect(isLifted({ ...rest, whole: undefined }, lifting)).toBe(false);
+      expect(isLifted({ ...rest, whole: undefined }, { ...lifting, leastChunks: 1 })).toBe(true);
+      expect(isLifted(rest, lifting)).toBe(!given.resets);
+      await runner.forward(rest);
+    }
+    expectSameBits(job.y, expected.y, "y");
+  }
+  runner.dispose();
 });
 
 test("what has been done when the rest fails is said and kept, and x is whole where it is not", async () => {

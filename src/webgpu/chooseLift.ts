@@ -51,47 +51,36 @@ export function countOf(program: Program, P: number): { bytes: number; cost: num
   const count = { bytes: 0, cost: 0, lrus: 0 };
   const { dispatches } = makePlan(program, false, P, noWeights);
   for (const { dispatch } of scheduled(dispatches, segment, false, false)) {
-    const ofLru = lruBytes(dispatch, P);
-    const bytes = ofLru ?? bytesOf(dispatch);
+    const bytes = bytesOf(dispatch, P);
     // On lanes of which there are 64 side by side.
     const cost = loadsOf([dispatch], segment, plainTiles).flops / TOKENS + FLOPS_PER_BYTE * bytes;
     count.bytes += bytes;
     count.cost += cost;
-    if (ofLru !== undefined) count.lrus += cost;
+    if (/Scan|utput/.test(dispatch.kernel)) count.lrus += cost;
   }
   return count;
 }
 
-const areasOf = ({ arrays }: Dispatch): number => arrays.filter((array) => typeof array === "number").length;
-
-/** Bytes that a token reads and writes in a kernel of an LRU: its own, and its share of a chunk's and of P timesteps'. */
-function lruBytes(dispatch: Dispatch, P: number): number | undefined {
-  const [width = 0, dState = 0] = dispatch.sizes;
-  switch (dispatch.kernel) {
+/** Bytes that a token reads and writes: in a kernel of an LRU its share of what a chunk and P timesteps take. */
+function bytesOf({ kernel, sizes, arrays }: Dispatch, P: number): number {
+  const [width = 0, other = 0] = sizes;
+  const areas = arrays.filter((array) => typeof array === "number").length;
+  switch (kernel) {
     case "projectScan":
-      return (4 * width + 8 * dState + (8 * dState + 8) / T) / P;
+      return (4 * width + 8 * other + (8 * other + 8) / T) / P;
     case "carryScan":
       return (16 * width + 8) / T / P;
     case "output":
     case "liftedOutput":
       // Besides y and u, what its epilogue reads. Lifted, the last loc of a chunk is not read.
-      return (4 * width * (areasOf(dispatch) - 3) + 8 * dState + (P > 1 ? 8 : 8 * dState + 8) / T) / P;
-    default:
-      return undefined;
-  }
-}
-
-/** The same of the other kernels that a forward's tokens go through. */
-function bytesOf(dispatch: Dispatch): number {
-  const [width = 0, other = 0] = dispatch.sizes;
-  switch (dispatch.kernel) {
+      return (4 * width * (areas - 3) + 8 * other + (P > 1 ? 8 : 8 * other + 8) / T) / P;
     case "dense":
-      return 4 * width + 4 * other * (areasOf(dispatch) - 1);
+      return 4 * width + 4 * other * (areas - 1);
     case "embedding":
       return 4 + 4 * width;
     case "pool":
       return other === 1 ? 0 : 4 * width;
     default:
-      return 4 * width * areasOf(dispatch);
+      return 4 * width * areas;
   }
 }

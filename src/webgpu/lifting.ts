@@ -74,13 +74,14 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
 }
 
 /**
- * Whether lifting pays for a job: its tokens have no times, no resets, all give an output, and are many. What is left of rows is not cut
- * out of a GPUBuffer.
+ * Whether lifting pays for a job, or for the one that it is the rest of: its tokens have no times, no resets, all give an output, and are
+ * many. What is left of rows is not cut out of a GPUBuffer.
  */
 export function isLifted(
-  job: Pick<ForwardJob, "lengths" | "timesteps" | "every" | "resets" | "ports">,
+  given: Pick<ForwardJob, "lengths" | "timesteps" | "every" | "resets" | "ports" | "whole">,
   { lift: P, leastChunks }: Lifting,
 ): boolean {
+  const job = given.whole ?? given;
   if (P === 1 || job.timesteps || (job.every ?? 1) > 1 || job.resets?.some(({ length }) => length > 0))
     return false;
   const hasRest = job.lengths.some((length) => length % P > 0);
