@@ -52,8 +52,9 @@ export function countOf(program: Program, P: number): { bytes: number; cost: num
   const { dispatches } = makePlan(program, false, P, noWeights);
   for (const { dispatch } of scheduled(dispatches, segment, false, false)) {
     const bytes = bytesOf(dispatch, P);
-    // On lanes of which there are 64 side by side.
-    const cost = loadsOf([dispatch], segment, plainTiles).flops / TOKENS + FLOPS_PER_BYTE * bytes;
+    // Of products, on lanes of which there are 64 side by side: the other stages compute the same, in epilogues or by themselves.
+    const product = { ...dispatch, epilogue: [] };
+    const cost = loadsOf([product], segment, plainTiles).flops / TOKENS + FLOPS_PER_BYTE * bytes;
     count.bytes += bytes;
     count.cost += cost;
     if (/Scan|utput/.test(dispatch.kernel)) count.lrus += cost;
