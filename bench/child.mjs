@@ -95,8 +95,7 @@ const commands = {
   },
 
   /** GFLOP/s of `threads` threads of this process. */
-  peak: ({ bytes, threads, ms }) =>
-    WebAssembly.validate(bytes) ? measurePeak(bytes, threads, ms) : undefined,
+  peak: ({ bytes, threads, ms }) => measurePeak(bytes, threads, ms),
 
   /** In bytes. */
   memory: () => ({ rss: process.memoryUsage.rss(), peakRss: peakRss(contender.pid) }),

@@ -1,8 +1,5 @@
 /** Who takes part: linrec in each of its modes, and the peers that a JavaScript user would pick, and PyTorch. */
 
-/** V8 before version 12 (Node 20) has relaxed SIMD only behind this. */
-const RELAXED_FLAG = "--experimental-wasm-relaxed-simd";
-
 const linrec = (id, label, threads, options = {}) => ({
   id,
   label: `linrec, ${label}`,
@@ -10,7 +7,6 @@ const linrec = (id, label, threads, options = {}) => ({
   module: "./peers/linrec.mjs",
   threads: Math.max(1, threads),
   options: { threads, memory: "engine", simd: "auto", ...options },
-  flags: options.simd === "baseline" || process.versions.node.split(".")[0] > 21 ? [] : [RELAXED_FLAG],
 });
 
 const peer = (id, label, module, threads = 1, options = {}) => ({
@@ -20,7 +16,6 @@ const peer = (id, label, module, threads = 1, options = {}) => ({
   module: `./peers/${module}.mjs`,
   threads,
   options: { threads, ...options },
-  flags: [],
 });
 
 /** Each in rows of its own: which is faster on a part of a long sequence says little about all of it. */

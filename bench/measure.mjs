@@ -5,7 +5,7 @@ import { createEngine } from "./linrec.mjs";
 import { cut } from "./pieces.mjs";
 import { ContenderProcess, withContender } from "./process.mjs";
 import { checkShape, fillInput, flopsOf, inputLength, paramsOf, partOf, relativeError } from "./shapes.mjs";
-import { median, summarize, timesOf } from "./stats.mjs";
+import { leastProbe, median, summarize, timesOf } from "./stats.mjs";
 
 /** Against float64, relative to the largest |y|: what any float32 implementation must keep. */
 const TOLERANCE = 1e-3;
@@ -145,7 +145,7 @@ async function takeTurns(shape, rows, options, peakKernels, log) {
 
 async function turn(row, shape, options, { baseline: probeKernel }, alive) {
   if (!row.child || row.cold) {
-    row.child = new ContenderProcess(row.contender);
+    row.child = new ContenderProcess();
     alive.push(row.child);
     await row.child.ask("open", row.contender);
     const { formulation } = row;
@@ -157,7 +157,7 @@ async function turn(row, shape, options, { baseline: probeKernel }, alive) {
   const runs = await row.child.ask("turn", stretches);
   const part = cut(shape, options.pieceFlops);
   const pieces = part.count > 1 ? await row.child.ask("pieces", { ...stretches, ...part }) : [];
-  options.calm.best = Math.min(options.calm.best, ...[...runs, ...pieces].map(({ probe }) => probe));
+  options.calm.best = Math.min(options.calm.best, leastProbe(runs), leastProbe(pieces));
   row.runs.push(...runs);
   row.pieces.push(...pieces);
   row.turns = (row.turns ?? 0) + 1;
@@ -174,13 +174,13 @@ function isDue(row, round, { rounds, budget, turnMs }) {
   );
 }
 
-/** In a process of linrec's, right after it: the same V8, the same flags, the same clock. */
+/** In a process of linrec's, right after it: the same V8, the same clock. */
 async function takePeaks({ child, contender }, { peakMs }, kernels, peaks) {
   const kind = contender.options.simd === "baseline" ? "baseline" : "relaxed";
   if (!["linrec", "linrec-2", "linrec-baseline", "linrec-baseline-2"].includes(contender.id)) return;
   const { threads } = contender;
   const rate = await child.ask("peak", { bytes: kernels[kind], threads, ms: peakMs });
-  if (rate) peaks[`${kind === "relaxed" ? "fma" : "mulAdd"}${threads}`].push(rate);
+  peaks[`${kind === "relaxed" ? "fma" : "mulAdd"}${threads}`].push(rate);
 }
 
 function finish(

@@ -10,9 +10,8 @@ export class ContenderProcess {
   #count = 0;
   #ended;
 
-  constructor({ flags = [] } = {}) {
+  constructor() {
     this.#child = fork(childPath, [], {
-      execArgv: flags,
       serialization: "advanced",
       // Libraries' own chatter would tear the table apart.
       stdio: ["ignore", "ignore", process.env.BENCH_DEBUG ? "inherit" : "ignore", "ipc"],
@@ -57,7 +56,7 @@ export class ContenderProcess {
 
 /** Runs `use` with a process of its own for a contender. */
 export async function withContender(contender, use) {
-  const child = new ContenderProcess(contender);
+  const child = new ContenderProcess();
   try {
     const opened = await child.ask("open", contender);
     return await use(child, opened);

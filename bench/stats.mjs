@@ -14,3 +14,7 @@ export const median = (values) => summarize(values).median;
 
 /** Of runs { ms, probe } (calm.mjs). */
 export const timesOf = (runs) => runs.map(({ ms }) => ms);
+
+/** Of runs as calm.mjs gives them: there may be more of them than a call takes arguments. */
+export const leastProbe = (runs) =>
+  runs.reduce((least, { probe }) => Math.min(least, probe), Number.POSITIVE_INFINITY);

@@ -1,8 +1,5 @@
 /** What is measured beside the table of shapes: linrec alone, each in a process of its own. */
-import { contenders } from "../contenders.mjs";
 import { ContenderProcess } from "../process.mjs";
-
-const relaxedFlags = contenders.find(({ id }) => id === "linrec").flags;
 
 const plans = (quick) => [
   {
@@ -24,7 +21,7 @@ export async function measureExtras({ quick, calm }, peakKernels, log) {
   for (const { name, title, args } of plans(quick)) {
     results[name] = [];
     for (const arg of args) {
-      const child = new ContenderProcess({ flags: relaxedFlags });
+      const child = new ContenderProcess();
       try {
         const result = await child.ask(
           "extra",

@@ -1,6 +1,6 @@
 /** Times of several ways to do one thing, taken in turns. */
 import { isCalm, Probe } from "../calm.mjs";
-import { median, timesOf } from "../stats.mjs";
+import { leastProbe, median, timesOf } from "../stats.mjs";
 
 /** Medians of fewer calm runs than this are not taken. */
 const FEWEST_CALM = 5;
@@ -30,7 +30,7 @@ export async function inTurns(ways, rounds, ms, { probe, best }) {
       if (round >= 0) runs[name].push(...taken); // the first round warms up
     }
   }
-  const lowest = Math.min(best, ...names.flatMap((name) => runs[name].map(({ probe }) => probe)));
+  const lowest = Math.min(best, ...names.map((name) => leastProbe(runs[name])));
   const calm = names.map((name) => [name, runs[name].filter((run) => isCalm(run, lowest))]);
   const fewest = Math.min(...calm.map(([, runs]) => runs.length));
   const isEnough = fewest >= FEWEST_CALM;
@@ -40,6 +40,3 @@ export async function inTurns(ways, rounds, ms, { probe, best }) {
 }
 
 export const sayCalm = (calm) => (calm > 0 ? `${calm} calm runs or more each` : "the machine was not calm");
-
-/** A kernel's peak in this process: that of fused multiply-add, or of mul + add where there is none. */
-export const bestKernel = ({ relaxed, baseline }) => (WebAssembly.validate(relaxed) ? relaxed : baseline);
