@@ -29,12 +29,16 @@ export async function measure({ quick, peakKernels, best }) {
     const step = () => layer.stepSync(x, cache, { out });
     const ways = {
       step: inGroups(step),
-      forward: () => layer.forward(x, { batch, out }),
+      forward: inAwaitedGroups(() => layer.forward(x, { batch, out })),
       read: inGroups(await reader(peakKernels.baseline, 16 * dModel * dState)),
     };
     for (let i = 0; i < (quick ? 50 : 5000 / batch); i++) for (const way of Object.values(ways)) await way();
     const { ms, calm } = await inTurns(ways, quick ? 1 : 10, quick ? 5 : 100, calmness);
-    const us = { step: (1000 * ms.step) / GROUP, forward: 1000 * ms.forward, read: (1000 * ms.read) / GROUP };
+    const us = {
+      step: (1000 * ms.step) / GROUP,
+      forward: (1000 * ms.forward) / GROUP,
+      read: (1000 * ms.read) / GROUP,
+    };
     const share = flopsOf({ ...sizes, seqLen: 1 }) / us.step / 1e3 / peak;
     const heap = batch === 1 ? heapGrowth(step, quick ? 1e4 : 1e5) : undefined;
     results.push({ ...sizes, us, calm, share, heap });
@@ -46,6 +50,10 @@ export async function measure({ quick, peakKernels, best }) {
 
 const inGroups = (once) => () => {
   for (let i = 0; i < GROUP; i++) once();
+};
+
+const inAwaitedGroups = (once) => async () => {
+  for (let i = 0; i < GROUP; i++) await once();
 };
 
 /** Bytes by which the heap has grown after many steps, garbage collected before and after: none is kept by a step. */
