@@ -23,8 +23,10 @@ export async function measure({ quick, peakKernels, best }) {
   const worst = results.reduce((a, b) => (b.ratio > a.ratio ? b : a));
   const within = results.filter(({ ratio }) => ratio <= 1.1).length;
   const calmOnes = results.filter(({ calm }) => calm > 0).length;
+  const chosenNear = results.filter(({ ms, chosen, best }) => ms[chosen] <= 1.1 * ms[best]).length;
   const lines = [
-    `auto is within 10 % of the best of 0, 1 and 2 threads on ${within} of ${results.length} shapes; the worst: ` +
+    `the threads that auto takes are within 10 % of the best of 0, 1 and 2 on ${chosenNear} of ${results.length} shapes; timed beside them, ` +
+      `auto itself is on ${within}; the worst: ` +
       `${worst.ratio.toFixed(2)} times at B=${worst.batch} L=${worst.seqLen} H=N=${worst.dModel} ` +
       `(it took ${worst.chosen}, the best is ${worst.best}); calm runs on ${calmOnes} shapes`,
   ];
