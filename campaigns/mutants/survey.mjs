@@ -60,6 +60,7 @@ export const testsOfGpu = {
     ["test/timesteps-gpu.test.ts", null],
     ["test/resets.test.ts", null, "webgpu"],
     ["test/rates.test.ts", null, "webgpu"],
+    ["test/bidirectional.test.ts", null, "webgpu|on a GPU"],
     ["test/webgpu.test.ts", null],
     ["test/webgpu-lifting.node.test.ts", null],
     ["test/webgpu-tiles.node.test.ts", null],
