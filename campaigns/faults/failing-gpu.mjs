@@ -1,5 +1,6 @@
 // A GPU that fails: at the Nth call of each kind, with a submit that is refused, or lost at any await, once and twice.
 import { createHook } from "node:async_hooks";
+import { readFileSync } from "node:fs";
 import { floats, isTyped, lruParams, sameBits, settled } from "../support.mjs";
 import { crashBrowser } from "./crashedBrowser.mjs";
 import { limits, lossyGpu } from "./lossyGpu.mjs";
@@ -20,6 +21,19 @@ const calls = [
   "getMappedRange",
 ];
 
+/** A small classifier whose rate changes three times, and is pooled: with the parameters of a fixture, which has more in it. */
+function classifier(linrec) {
+  const fixture = new URL("../../test/fixtures/lrnnx/cls_06_regression_mixed.safetensors", import.meta.url);
+  const tensors = [...linrec.readSafetensors(readFileSync(fixture)).tensors].filter(([name]) =>
+    /^(input_proj|blocks|final_block)\./.test(name),
+  );
+  const spec = { architecture: "lrnnx/classifier", pooling: "max", poolingFactor: [5, 3, 2] };
+  return [
+    linrec.writeSafetensors(new Map(tensors)),
+    { ...spec, intermediatePooling: ["none", "stride", "max"] },
+  ];
+}
+
 /** Calls `then` when promise number `nth` is made from now on, however deep inside. */
 function atPromise(nth, then) {
   let made = 0;
@@ -38,7 +52,7 @@ function atPromise(nth, then) {
 export default {
   promise:
     "A GPU that fails or is lost never gives wrong numbers: opened anew it gives the same bits, the CPU finishes from its last state, or an error from the list says why not.",
-  how: "The 1st, 2nd, 3rd … call of each kind to the GPU throws, and each submit is refused. The device is lost at the 1st, 2nd, 3rd … promise of making an engine and a layer, a forward in pieces, and a step; once, and twice. So often can only a stand-in fail that keeps its kernels; a real device is destroyed a few times, and so is the GPU process of a browser.",
+  how: "The 1st, 2nd, 3rd … call of each kind to the GPU throws, and each submit is refused. The device is lost at the 1st, 2nd, 3rd … promise of making an engine and a layer, a forward in pieces, and a step; and, at each third, of two forwards of a network whose rate changes, whose segments overlap; once, and twice. So often can only a stand-in fail that keeps its kernels; a real device is destroyed a few times, and so is the GPU process of a browser.",
   plants: [
     {
       says: "a GPU error does not fall back",
@@ -69,9 +83,35 @@ export default {
     const batch = 2;
     const x = floats(batch * 500 * 8, 1);
     const xt = floats(batch * 8, 2);
+    /** What a GPU is used for, and how far it may be from the CPU. */
+    const layer = {
+      of: "",
+      /** Promises from one at which the device is lost to the next. */
+      step: isFull ? 1 : 29,
+      limit: 5e-6,
+      async work(engine) {
+        const lru = await engine.lru(params);
+        const { y, state } = await lru.forward(x, { batch, lengths: [500, 401] });
+        const yt = await lru.step(xt, state);
+        const { re, im } = state.get();
+        return [y, yt, re, im];
+      },
+    };
+    const network = {
+      of: ", a network whose rate changes",
+      step: isFull ? 3 : 149,
+      limit: 5e-5,
+      async work(engine) {
+        const model = await engine.model(...classifier(linrec));
+        const tokens = x.subarray(0, batch * 600 * model.inputWidth);
+        const { y, state } = await model.forward(tokens, { batch, lengths: [600, 401] });
+        const { y: later } = await model.forward(tokens, { batch, state });
+        return [y, later];
+      },
+    };
 
-    /** All that a GPU is used for, on an engine of its own. */
-    const use = async (backend, gpu) => {
+    /** On an engine of its own. */
+    const use = async (backend, gpu, { work }) => {
       const told = [];
       const engine = await linrec.createEngine({
         backend,
@@ -79,14 +119,10 @@ export default {
         gpu,
         onFallback: ({ to }) => told.push(to),
       });
-      const work = async () => {
-        const lru = await engine.lru(params);
-        const { y, state } = await lru.forward(x, { batch, lengths: [500, 401] });
-        const yt = await lru.step(xt, state);
-        const { re, im } = state.get();
-        return { results: [y, yt, re, im], told };
-      };
-      const outcome = await settled(work(), 60_000);
+      const outcome = await settled(
+        work(engine).then((results) => ({ results, told })),
+        60_000,
+      );
       await settled(engine.dispose(), 30_000);
       return outcome;
     };
@@ -97,13 +133,17 @@ export default {
       refuses: () => faults.refuses(),
     });
     faults = quiet;
-    const onGpu = (await use("webgpu", gpu)).value;
-    const onCpu = (await use("wasm")).value;
-    const near = (values, i) => {
-      const scale = onCpu.results[i].reduce((max, v) => Math.max(max, Math.abs(v)), 0);
-      return values.every((v, j) => Math.abs(v - onCpu.results[i][j]) <= 5e-6 * scale);
+    const figures = {};
+    for (const subject of [layer, network]) {
+      subject.onGpu = (await use("webgpu", gpu, subject)).value;
+      subject.onCpu = (await use("wasm", undefined, subject)).value;
+    }
+    const isNear = (values, expected, limit) => {
+      const scale = expected.reduce((max, v) => Math.max(max, Math.abs(v)), 0);
+      return values.every((v, j) => Math.abs(v - expected[j]) <= limit * scale);
     };
-    const judge = (outcome, what) => {
+    const judge = (outcome, { of, limit, onGpu, onCpu }, moment) => {
+      const what = `${moment}${of}`;
       if (outcome === "late") return fail(`${what}: never settled`);
       if (outcome.error) {
         const typed = isTyped(linrec, outcome.error)
@@ -113,55 +153,59 @@ export default {
       }
       const { results, told } = outcome.value;
       const same = results.every((values, i) => sameBits(values, onGpu.results[i]));
-      if (!results.every(near)) fail(`${what}: wrong numbers`);
+      if (!results.every((values, i) => isNear(values, onCpu.results[i], limit)))
+        fail(`${what}: wrong numbers`);
       else if (!same && !told.includes("wasm")) fail(`${what}: other bits than without a fault`);
     };
 
-    const figures = {};
-    for (const name of calls) {
-      let nth = 1;
-      for (; isFull || nth <= 3; nth++) {
+    for (const subject of isFull ? [layer, network] : [layer]) {
+      for (const name of calls) {
+        let nth = 1;
+        for (; isFull || nth <= 3; nth++) {
+          let count = 0;
+          const before = (call) => {
+            if (call === name && ++count === nth) throw new Error(`${name} fails on purpose`);
+          };
+          faults = { ...quiet, before };
+          judge(await use(["webgpu", "wasm"], gpu, subject), subject, `${name} ${nth} throws`);
+          if (count < nth) break;
+        }
+        figures[`calls of ${name} that threw${subject.of}`] = nth - 1;
+        if (nth === 1) fail(`${name} was never called`);
+      }
+    }
+    for (const subject of [layer, network]) {
+      let refused = 0;
+      for (let reached = true; reached; ) {
         let count = 0;
-        const before = (call) => {
-          if (call === name && ++count === nth) throw new Error(`${name} fails on purpose`);
-        };
-        faults = { ...quiet, before };
-        judge(await use(["webgpu", "wasm"], gpu), `${name} ${nth} throws`);
-        if (count < nth) break;
+        faults = { ...quiet, refuses: () => count++ === refused };
+        judge(await use(["webgpu", "wasm"], gpu, subject), subject, `submit ${refused} is refused`);
+        reached = count > refused;
+        if (reached) refused++;
       }
-      figures[`calls of ${name} that threw`] = nth - 1;
-      if (nth === 1) fail(`${name} was never called`);
-    }
-    let refused = 0;
-    for (let reached = true; reached; ) {
-      let count = 0;
-      faults = { ...quiet, refuses: () => count++ === refused };
-      judge(await use(["webgpu", "wasm"], gpu), `submit ${refused} is refused`);
-      reached = count > refused;
-      if (reached) refused++;
-    }
-    figures["submits that were refused"] = refused;
-    faults = quiet;
+      figures[`submits that were refused${subject.of}`] = refused;
+      faults = quiet;
 
-    for (const twice of [false, true]) {
-      let [moments, finished] = [0, 0];
-      for (let nth = 1, made = nth; made >= nth; nth += isFull ? 1 : 29) {
-        let stopAgain;
-        const again = () => {
-          lose();
-          if (twice) stopAgain = atPromise(1 + ((7 * nth) % 97), lose);
-        };
-        const stop = atPromise(nth, again);
-        const outcome = await use(["webgpu", "wasm"], gpu);
-        made = stop();
-        stopAgain?.();
-        judge(outcome, `lost at promise ${nth}${twice ? " and again" : ""}`);
-        if (outcome.value?.told.includes("wasm")) finished++;
-        if (made >= nth) moments++;
+      for (const twice of [false, true]) {
+        let [moments, finished] = [0, 0];
+        for (let nth = 1, made = nth; made >= nth; nth += subject.step) {
+          let stopAgain;
+          const again = () => {
+            lose();
+            if (twice) stopAgain = atPromise(1 + ((7 * nth) % 97), lose);
+          };
+          const stop = atPromise(nth, again);
+          const outcome = await use(["webgpu", "wasm"], gpu, subject);
+          made = stop();
+          stopAgain?.();
+          judge(outcome, subject, `lost at promise ${nth}${twice ? " and again" : ""}`);
+          if (outcome.value?.told.includes("wasm")) finished++;
+          if (made >= nth) moments++;
+        }
+        const how = twice ? "twice" : "once";
+        figures[`promises at which the device was lost ${how}${subject.of}`] = moments;
+        if (twice) figures[`of these, finished on the CPU${subject.of}`] = finished;
       }
-      const how = twice ? "twice" : "once";
-      figures[`promises at which the device was lost ${how}`] = moments;
-      if (twice) figures["of these, finished on the CPU"] = finished;
     }
 
     let destroyed = 0;
@@ -177,9 +221,9 @@ export default {
         return { limits: adapter.limits, info: adapter.info, requestDevice };
       };
       const stop = atPromise(nth, () => handle?.destroy());
-      const outcome = await use(["webgpu", "wasm"], { requestAdapter });
+      const outcome = await use(["webgpu", "wasm"], { requestAdapter }, layer);
       if (stop() >= nth) destroyed++;
-      judge(outcome, `a real device is destroyed at promise ${nth}`);
+      judge(outcome, layer, `a real device is destroyed at promise ${nth}`);
     }
     figures["real devices that were destroyed"] = destroyed;
 
