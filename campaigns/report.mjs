@@ -103,7 +103,11 @@ function section(name, { promise, how }, record) {
   const title = `## ${promise}\n\n${how}\n`;
   if (!record?.figures) return `${title}\nNot run yet: \`npm run campaigns -- ${name}\`\n`;
   const verdict = record.broken === 0 ? "Holds" : `**Broken ${record.broken} times**`;
-  const figures = Object.entries(record.figures).map(([label, value]) => `| ${label} | ${value} |`);
+  // Absolute values are written with the sign that parts cells.
+  const cell = (text) => String(text).replaceAll("|", "\\|");
+  const figures = Object.entries(record.figures).map(
+    ([label, value]) => `| ${cell(label)} | ${cell(value)} |`,
+  );
   const plants = (record.plants ?? []).map(
     ({ says, found, how }) => `- ${says}: ${found ? `found (“${how}”)` : "**not found**"}`,
   );
