@@ -88,7 +88,6 @@ fn projectScan(
               if (k < count && n < sizes.dState) {
                 h = multiply(lambda, h) + vec2f(re[(q - 1) * COLS + c][s - 1], im[(q - 1) * COLS + c][s - 1]);
                 loc[(first + k) * sizes.dState + n] = h;
-                last = h;
               }
             }
           }
@@ -110,6 +109,7 @@ fn projectScan(
         if (!single) {
           if (now == PARTS - 1) { carry[at] = h; }
         } else if (now == select((count - 1) / ROWS, PARTS - 1, back)) {
+          // Of a row that is read from its end, nobody asks for the state after it.
           var incoming = vec2f(0);
           if (!isFresh) { incoming = state[at]; }
           carry[at] = incoming;
