@@ -258,7 +258,7 @@ function* runsOf(
 
 export const sumOf = (counts: Int32Array): number => counts.reduce((sum, count) => sum + count, 0);
 
-/** What a link holds of some rows, one behind the other. */
+/** The other way of {@link heldOf}, for a link that is no part. */
 function holdAgain(state: State, rows: readonly number[], width: number, values: Float32Array): void {
   for (const [n, row] of rows.entries()) carryOf(state, row).set(values.subarray(n * width, (n + 1) * width));
 }

@@ -151,8 +151,8 @@ export function passesOf(
     segments = tokens > 0 ? (batch * padded) / (rows * tokens) : 0;
   } else if (!rates && batch * seqLen > 0) {
     const lifting = liftingOf(network as Program);
-    const lengths = () => new Int32Array(batch).fill(seqLen);
-    if (!timed && lifting.lift > 1 && isLifted({ lengths: lengths() }, lifting)) lift = lifting.lift;
+    const canLift = !timed && lifting.lift > 1;
+    if (canLift && isLifted({ lengths: new Int32Array(batch).fill(seqLen) }, lifting)) lift = lifting.lift;
     const { layout } = stopsOf(network, timed > 0, lift)[0] as { layout: Layout };
     const { maxBinding: areaBytes, flopsPerMs } = bounds;
     const most = { areaBytes, totalBytes: scratchBytes, flops: (SUBMIT_MS * flopsPerMs) / times };

@@ -24,7 +24,8 @@ export function uploadPiece(device: Device, passage: Passage, workspace: Workspa
   const { layout, job, timeline, inPlace } = passage;
   if (piece.parts[0]?.start === 0) {
     const rows = piece.parts.map(({ row }) => row);
-    for (const [i, values] of inPlace ? [] : statesOf(layout, job.state, rows).entries())
+    const states = inPlace ? [] : statesOf(layout, job.state, rows);
+    for (const [i, values] of states.entries())
       upload(device, workspace.area((layout.states[i] as StateArea).area), 0, values);
     const isMean = layout.pool?.mode === "mean";
     const counts = Float32Array.from(rows, (row) =>
@@ -42,7 +43,7 @@ export function uploadPiece(device: Device, passage: Passage, workspace: Workspa
   }
   if (job.timesteps) {
     const tables = layout.states.flatMap(({ table }, index) => {
-      const { params } = slotOf(job, index).stage as LruStage;
+      const { params } = slotOf(job.state, index).stage as LruStage;
       return table === undefined ? [] : [{ buffer: workspace.area(table), params }];
     });
     const times = workspace.area(layout.times);
@@ -81,7 +82,7 @@ export function statesOf({ states }: Layout, state: State, rows: readonly number
     const values = new Float32Array(rows.length * floats);
     let at = 0;
     for (const row of rows) {
-      const { re, im } = state.read(state.layout.slots[index] as StateSlot, row);
+      const { re, im } = state.read(slotOf(state, index), row);
       for (let n = 0; n < size; n++) {
         values[at++] = isComplex ? (re[n] as number) : Math.max(re[n] as number, LOWEST);
         if (isComplex) values[at++] = im[n] as number;
@@ -144,7 +145,7 @@ export function collectPiece(passage: Passage, piece: Piece, values: Float32Arra
         re[n] = values[at + (isComplex ? 2 * n : n)] as number;
         if (isComplex) im[n] = values[at + 2 * n + 1] as number;
       }
-      state.write(slotOf(job, index), row, re, im);
+      state.write(slotOf(state, index), row, re, im);
       at += floats;
     }
   });
@@ -154,6 +155,6 @@ export function collectPiece(passage: Passage, piece: Piece, values: Float32Arra
   }
 }
 
-function slotOf(job: ForwardJob, index: number): StateSlot {
-  return job.state.layout.slots[index] as StateSlot;
+function slotOf(state: State, index: number): StateSlot {
+  return state.layout.slots[index] as StateSlot;
 }
