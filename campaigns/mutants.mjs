@@ -61,6 +61,8 @@ const knownFile = join(project, "node_modules/.cache/linrec", `mutants-${kind}.j
 /** digest of the changed file -> fate */
 const known = !options.anew && existsSync(knownFile) ? JSON.parse(readFileSync(knownFile, "utf8")) : {};
 mkdirSync(dirname(knownFile), { recursive: true });
+/** source -> the test that killed a mutant of it last: it is asked first about the next one */
+const lastKiller = new Map();
 const alive = [];
 for (const [i, mutant] of chosen.entries()) {
   const { file, line, says, becomes } = mutant;
@@ -128,7 +130,7 @@ async function fateOf(mutant) {
       ? { fate: "not compiled" }
       : tried({ file, text }, testsOf(await map(), mutant));
   }
-  if (kind === "shaders") return tried({ file, text: mutant.text }, testsOfGpu);
+  if (kind === "shaders") return tried({ file, text: mutant.text }, first(lastKiller.get(file), testsOfGpu));
   const wasm = await compile(file, mutant.text);
   if (!wasm) return { fate: "not compiled" };
   const answer = await kernelJudge.ask({ wasm }, 30_000);
@@ -137,10 +139,16 @@ async function fateOf(mutant) {
   return tried({ file: "src/cpu/embedded.gen.ts", text: embed(wasm) }, testsOfCpu(await map()));
 }
 
+/** Among tests, one that is asked before the others, in a process of its own. */
+function first(test, { tests, ms }) {
+  return { ms, tests: test ? [[test[0], [test[1]], "."], ...tests] : tests };
+}
+
 /** What the tests say of a changed file. */
 async function tried(change, { tests, ms }) {
   if (tests.length === 0) return { fate: "alive", by: "no test comes here" };
   const answer = await judge.ask({ ...change, tests }, 30_000 + 10 * ms);
   if (!answer) return { fate: "killed", by: "no end" };
+  if (answer.test) lastKiller.set(change.file, answer.test);
   return { fate: answer.killed ? "killed" : "alive", by: answer.by };
 }

@@ -52,7 +52,7 @@ function atPromise(nth, then) {
 export default {
   promise:
     "A GPU that fails or is lost never gives wrong numbers: opened anew it gives the same bits, the CPU finishes from its last state, or an error from the list says why not.",
-  how: "The 1st, 2nd, 3rd … call of each kind to the GPU throws, and each submit is refused. The device is lost at the 1st, 2nd, 3rd … promise of making an engine and a layer, a forward in pieces, and a step; once, and twice. So often can only a stand-in fail that keeps its kernels; a real device is destroyed a few times, and so is the GPU process of a browser.",
+  how: "The 1st, 2nd, 3rd … call of each kind to the GPU throws, and each submit is refused. The device is lost at the 1st, 2nd, 3rd … promise of making an engine and a layer, a forward in pieces, and a step, and at each third of two forwards of a network whose rate changes, whose segments overlap; once, and twice. So often can only a stand-in fail that keeps its kernels; a real device is destroyed a few times, and so is the GPU process of a browser.",
   plants: [
     {
       says: "a GPU error does not fall back",

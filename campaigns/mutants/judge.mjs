@@ -76,7 +76,7 @@ async function survey(path) {
   };
 }
 
-/** Whether any of the tests fails with the changed file, and which, and how. */
+/** Whether any of the tests fails with the changed file, which, and how. */
 async function judge({ file, text, tests }) {
   const path = join(project, file);
   restore();
@@ -92,7 +92,7 @@ async function judge({ file, text, tests }) {
     if (by && by.moduleId !== group[0][0]) by = await confirmed(group, by);
     if (by) break;
   }
-  return { killed: by !== undefined, by: by?.says };
+  return { killed: by !== undefined, test: by?.test, by: by?.says };
 }
 
 function restore() {
@@ -117,7 +117,8 @@ async function failure(tests) {
   const where = module
     ? `${module.moduleId.slice(project.length)}: ${test?.fullName ?? "no test"}`
     : "outside the tests";
-  return { moduleId: module?.moduleId, says: `${where}: ${error?.name}: ${error?.message}` };
+  const id = test && [module.moduleId, test.id];
+  return { moduleId: module?.moduleId, test: id, says: `${where}: ${error?.name}: ${error?.message}` };
 }
 
 /** Runs [file, test ids or null for all, part of their names or nothing] in one process. `module`: the file that fails. */
