@@ -117,7 +117,7 @@ test.for([
 ])(
   "$name: what stays on the GPU from segment to segment is to the bit what goes through the host",
   async ({ made, timed }, context) => {
-    const changed = await standInGpu(poison);
+    const changed = await standInGpu((handle) => poison(handle));
     if ("reason" in changed) return context.skip(changed.reason);
     const opened = await openWebgpu(changed.gpu);
     if ("reason" in opened) return context.skip(opened.reason);

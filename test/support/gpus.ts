@@ -118,12 +118,12 @@ export async function seen(counts: Counts, forward: () => Promise<unknown>): Pro
   };
 }
 
-/** Fills every buffer with NaN before anybody else writes to it: zeros, which a new one holds, hide what is never written. */
-export function poison(handle: GPUDevice): void {
+/** Fills every buffer before anybody else writes to it: zeros, which a new one holds, hide what is never written. */
+export function poison(handle: GPUDevice, value = Number.NaN): void {
   const create = handle.createBuffer.bind(handle);
   handle.createBuffer = (descriptor) => {
     const buffer = create(descriptor);
-    handle.queue.writeBuffer(buffer, 0, new Float32Array(descriptor.size / 4).fill(Number.NaN));
+    handle.queue.writeBuffer(buffer, 0, new Float32Array(descriptor.size / 4).fill(value));
     return buffer;
   };
 }
