@@ -68,11 +68,13 @@ export class Timeline {
 
   /** Where `tokens` tokens of a row from `start` on stand: as of a window's row, or a span. */
   part(row: number, start: number, tokens: number): { phase: number; resets: Int32Array; given: Int32Array } {
+    const phase = this.count(row, start) % this.every;
+    if (!this.#resets) return { phase, resets: none, given: none };
     const all = this.resets(row);
     const within = all.subarray(lastAt(all, start - 1) + 1, lastAt(all, start + tokens - 1) + 1);
     const before = this.outputs(row, start);
     return {
-      phase: this.count(row, start) % this.every,
+      phase,
       resets: within.map((t) => t - start),
       given: within.map((t) => this.outputs(row, t) - before),
     };

@@ -57,13 +57,18 @@ export class RowTableView {
   }
 
   write(row: number, { tokens, k0, last, phase, count, resets, given }: TableRow): void {
-    const marks = this.#marks;
-    const values = [tokens, k0, Number(last), phase];
-    this.#ints.set(values, (row * RowTable.bytes) / 4);
+    const ints = this.#ints;
+    const at = (row * RowTable.bytes) / 4;
+    ints[at + RowTable.tokens] = tokens;
+    ints[at + RowTable.k0] = k0;
+    ints[at + RowTable.last] = Number(last);
+    ints[at + RowTable.phase] = phase;
+    ints[at + RowTable.resets] = this.#marks;
+    ints[at + RowTable.resetCount] = resets.length;
     this.#floats[(row * RowTable.bytes) / 8 + RowTable.count] = count;
-    this.#ints.set([marks, resets.length], (row * RowTable.bytes) / 4 + RowTable.resets);
-    this.#ints.set(resets, marks);
-    this.#ints.set(given, marks + resets.length);
+    if (resets.length === 0) return;
+    ints.set(resets, this.#marks);
+    ints.set(given, this.#marks + resets.length);
     this.#marks += 2 * resets.length;
   }
 

@@ -64,9 +64,9 @@ export function clearPastLengths(
 ): void {
   if (pooled) return;
   const rowFloats = y.length / batch;
-  for (const [row, length] of lengths.entries()) {
-    const outputs = timeline.outputs(row, length);
-    y.fill(0, row * rowFloats + outputs * outputWidth, (row + 1) * rowFloats);
+  for (let row = 0; row < batch; row++) {
+    const given = timeline.outputs(row, lengths[row] as number) * outputWidth;
+    if (given < rowFloats) y.fill(0, row * rowFloats + given, (row + 1) * rowFloats);
   }
 }
 
@@ -125,7 +125,8 @@ class Block {
     });
     try {
       this.#states = this.#allocate(rows * program.layout.rowBytes);
-      this.#buffers = [buffers(), buffers()];
+      const first = buffers();
+      this.#buffers = [first, this.#span < job.seqLen ? buffers() : first];
     } catch (error) {
       this.free(); // what there was memory for
       throw error;
