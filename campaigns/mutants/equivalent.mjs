@@ -67,6 +67,13 @@ const list = [
       "loads what comes after the last token of a chunk that starts anew, and nothing reads what comes of it",
   },
   {
+    file: "src/webgpu/kernels/output.wgsl",
+    says: "no bit is masked",
+    line: "let token = place.x + min(row % T + s, (place.y & ~FRESH) - 1);",
+    reason:
+      "as in projectScan: what comes after a chunk's last token has sums of its own, which nobody stores",
+  },
+  {
     file: "src/webgpu/kernels/slotPool.wgsl",
     says: "left out",
     line: "if (sizes.mode == LAST) { at = 0; }",
