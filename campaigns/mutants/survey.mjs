@@ -64,6 +64,7 @@ export const testsOfGpu = {
     ["test/webgpu.test.ts", null],
     ["test/webgpu-lifting.node.test.ts", null],
     ["test/webgpu-tiles.node.test.ts", null],
+    ["test/webgpu-past-end.node.test.ts", null],
     ["test/gpu-cache.test.ts", null],
   ].map(([file, ...rest]) => [join(project, file), ...rest]),
 };
