@@ -1,5 +1,6 @@
 /** The WebGPU backend by itself: accuracy against the float64 reference, segments, and what happens when the GPU fails. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Resident } from "../src/backend.js";
 import type { Program, Stage } from "../src/program.js";
 import { outputWidth } from "../src/program.js";
 import { runReference } from "../src/reference.js";
@@ -240,6 +241,30 @@ describe("jobs", () => {
       expect(deviation(job.y, expected[i] as Float64Array)).toBeLessThan(5e-5);
     }
     for (const runner of runners) runner.dispose();
+  });
+
+  gpuTest("streams of an odd width that are pooled and start anew", async (gpu) => {
+    const width = 5;
+    for (const mode of ["mean", "max"] as const) {
+      const stages: Stage[] = [{ kind: "pool", name: "pool", src: 0, dst: 1, width, mode }];
+      const runner = await gpu.prepare({ architecture: "", slots: [width, width], stages, output: 1 });
+      const resident = (await runner.resident?.(3)) as Resident;
+      const x = values(2 * 2 * width, signed(3));
+      const y = new Float32Array(x.length);
+      const step = (t: number) =>
+        resident.step({
+          ...{ steps: 1, streams: 2, rows: Int32Array.of(2, 0), ports: undefined, timesteps: undefined },
+          ...{ fresh: Uint8Array.of(1 - t, 1 - t), counts: Float32Array.of(t + 1, t + 1) },
+          x: x.subarray(t * 2 * width, (t + 1) * 2 * width),
+          y: y.subarray(t * 2 * width, (t + 1) * 2 * width),
+        });
+      await step(0);
+      await step(1);
+      const pooled = (a: number, b: number) => (mode === "mean" ? (a + b) / 2 : Math.max(a, b));
+      const last = x.subarray(2 * width).map((value, i) => pooled(x[i] as number, value));
+      expect(deviation(y, Float32Array.of(...x.subarray(0, 2 * width), ...last))).toBeLessThan(1e-6);
+      runner.dispose();
+    }
   });
 
   gpuTest("report progress and can be aborted between submits", async (gpu) => {
