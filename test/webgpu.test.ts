@@ -201,6 +201,12 @@ describe("a stack", () => {
     expect(y).toBe(0);
   });
 
+  gpuTest("log softmax of one value each", async (gpu) => {
+    const stages: Stage[] = [{ kind: "logSoftmax", name: "softmax", src: 0, dst: 1, width: 1, group: 1 }];
+    const program = { architecture: "", slots: [1, 1], stages, output: 1 };
+    expect(await compare(gpu, program, { batch: 2, seqLen: 5 })).toEqual({ y: 0, h: 0 });
+  });
+
   gpuTest("gelu and glu of values large and small", async (gpu) => {
     const width = 8;
     const stages: Stage[] = [
