@@ -6,10 +6,11 @@ import { openDevice } from "../src/webgpu/device.js";
 import { segmentOf } from "../src/webgpu/pipelines.js";
 import { areaBytes, makePlan } from "../src/webgpu/plan.js";
 import { softwareTiles, T, type Tiles } from "../src/webgpu/tiles.js";
-import { COPY_DST, COPY_SRC, MAP_READ, STORAGE } from "../src/webgpu/workspace.js";
+import { COPY_DST, COPY_SRC, STORAGE } from "../src/webgpu/workspace.js";
 import { lruProgram, makeJob } from "./support/gpuJobs.js";
 import { changedGpu, poison } from "./support/gpus.js";
 import { floats } from "./support/problems.js";
+import { download } from "./support/watched-gpu.js";
 
 const width = 5;
 const norm = { width, epsilon: 1e-5, scale: floats(width, 1), bias: floats(width, 2) };
@@ -79,7 +80,7 @@ test.for(cases)("%o", async ({ seqLen, every = 1, lift = 1 }, context) => {
     expect(areas.length).toBe(sizes.length);
     let room = 0;
     for (const [i, area] of areas.entries()) {
-      const past = (await wordsOf(device.handle, area)).subarray((sizes[i] as number) / 4);
+      const past = (await download(device.handle, area)).subarray((sizes[i] as number) / 4);
       room += past.length;
       const what = `${stages.map(({ kind }) => kind).join(", ")}: area ${i}`;
       expect(
@@ -92,16 +93,3 @@ test.for(cases)("%o", async ({ seqLen, every = 1, lift = 1 }, context) => {
   }
   backend.dispose();
 });
-
-/** What is in a buffer on the GPU. */
-async function wordsOf(handle: GPUDevice, buffer: GPUBuffer): Promise<Float32Array> {
-  const { size } = buffer;
-  const readback = handle.createBuffer({ size, usage: COPY_DST | MAP_READ });
-  const encoder = handle.createCommandEncoder();
-  encoder.copyBufferToBuffer(buffer, 0, readback, 0, size);
-  handle.queue.submit([encoder.finish()]);
-  await readback.mapAsync(MAP_READ);
-  const words = new Float32Array(readback.getMappedRange().slice());
-  readback.destroy();
-  return words;
-}
