@@ -49,7 +49,7 @@ interface Case {
 // Of outputs few enough that a chunk of them has no room, and of chunks an odd number.
 const cases: Case[] = [{ seqLen: 9 }, { seqLen: T + 1 }, { seqLen: 9, every: 2 }, { seqLen: 5 * T, lift: 2 }];
 
-test.for(cases)("%o", async ({ seqLen, every = 1, lift = 1 }, context) => {
+test.for(cases)("nothing is written past the end of %o", async ({ seqLen, every = 1, lift = 1 }, context) => {
   let areas: GPUBuffer[] = [];
   const watched = await changedGpu((handle) => {
     poison(handle, FILLING);

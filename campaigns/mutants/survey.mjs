@@ -53,7 +53,7 @@ export function testsOf({ files, workerFiles, first }, { file, place }) {
 
 /** The tests of the GPU's kernels: files, the name of those in them that run there, the shortest first. No survey is needed. */
 export const testsOfGpu = {
-  ms: 30_000,
+  ms: 60_000,
   tests: [
     ["test/stages.test.ts", null, "webgpu"],
     ["test/golden.test.ts", null, "webgpu"],
