@@ -31,6 +31,7 @@ const cpuOnly = [
     "scanChunk",
     "simd",
     "stepScan",
+    "tiles",
     "timedLambda",
     "wide",
   ],

@@ -71,12 +71,6 @@ export interface Kernels {
     chunk: number, rows: number, width: number, isMax: boolean,
   ): void;
   // biome-ignore format: as above
-  projectHidden(
-    h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, u: Pointer, uStride: number, B: Pointer,
-    lambda: Pointer, lambdaT: Pointer, powers: Pointer, tokens: number, k0: number, chunk: number,
-    dModel: number, groups: number,
-  ): void;
-  // biome-ignore format: as above
   projectScan(
     loc: Pointer, last: Pointer, u: Pointer, uStride: number, B: Pointer, lambda: Pointer, stateLoc: Pointer,
     tokens: number, k0: number, chunk: number, dModel: number, groups: number,
@@ -89,6 +83,12 @@ export interface Kernels {
   stepScan(
     h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, stateStride: number, ks: Pointer,
     lambda: Pointer, lambdaT: Pointer, powers: Pointer, chunk: number, rows: number, groups: number, real?: boolean,
+  ): void;
+  // biome-ignore format: as above
+  tiles(
+    y: Pointer, h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, u: Pointer, uStride: number, B: Pointer,
+    lambdaT: Pointer, powers: Pointer, C: Pointer, D: Pointer,
+    tokens: number, k0: number, chunk: number, tile: number, dModel: number, groups: number, outWidth: number,
   ): void;
   // biome-ignore format: as above
   timedScan(

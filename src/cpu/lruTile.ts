@@ -50,14 +50,14 @@ export class LruTile {
     this.#restart(stage, this.fresh, this.fresh + 64 * groups);
     if (this.#head === 0) return;
     const [x, xBytes] = [this.#slots.at(stage.src), this.#slots.stride(stage.src)];
-    const [B, lambda] = [image + stage.B, image + stage.lambda];
+    const lambda = image + stage.powers;
     if (real) {
       kernels.realScan(this.h, lambda, state + stage.loc, image + stage.zeros, this.#head, k0, CHUNK, groups);
       return;
     }
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.projectScan(
-      this.h, this.carries, x, xBytes, B, lambda, state + stage.loc, this.#head, k0, CHUNK, dModel, groups,
+      this.h, this.carries, x, xBytes, image + stage.B, lambda, state + stage.loc, this.#head, k0, CHUNK, dModel, groups,
     );
   }
 
@@ -78,7 +78,8 @@ export class LruTile {
     this.#slots.copy(loc, this.fresh + 64 * groups, 32 * groups);
   }
 
-  advance(stage: Stage): void {
+  /** @param cut as in {@link TileRunner.run}: then y as well */
+  advance(stage: Stage, cut?: number): void {
     const { state, k0, times } = this.#tile;
     if (times !== 0) {
       this.project(stage);
@@ -88,7 +89,7 @@ export class LruTile {
     const [carry, loc] = [state + stage.carry, state + stage.loc];
     if (stage.real) this.#projectRows(stage);
     this.#hasHidden = true;
-    if (this.#head > 0) this.#projectHidden(stage, carry, loc, 0, this.#head, k0);
+    if (this.#head > 0) this.#projectHidden(stage, carry, loc, 0, this.#head, k0, cut);
     this.#restart(stage, carry, loc);
   }
 
@@ -116,7 +117,7 @@ export class LruTile {
       // biome-ignore format: the kernel's arguments, outputs first
       kernels.stepScan(
         this.h, this.carries, states + carry, states + loc, rowBytes, ks,
-        image + stage.lambda, image + stage.lambdaT, image + stage.powers, CHUNK, rows, groups, stage.real,
+        image + stage.powers, image + stage.lambdaT, image + stage.powers, CHUNK, rows, groups, stage.real,
       );
     }
     this.#projectOutput(stage);
@@ -146,23 +147,32 @@ export class LruTile {
     }
   }
 
-  #projectHidden(stage: Stage, carry: number, loc: number, start: number, tokens: number, k0: number): void {
+  /** h of `tokens` tokens from `start` on, and the state after them; with `cut` y in its stead, so many tokens at a time. */
+  #projectHidden(
+    stage: Stage,
+    carry: number,
+    loc: number,
+    start: number,
+    tokens: number,
+    k0: number,
+    cut = 0,
+  ): void {
     const { kernels, image } = this.#slots;
-    const { dModel, groups } = stage;
+    const { dModel, groups, outWidth } = stage;
+    const h = this.h + 32 * groups * start;
+    const [powers, lambdaT] = [image + stage.powers, image + stage.lambdaT];
     if (stage.real) {
-      const h = this.h + 32 * groups * start;
-      const [lambda, lambdaT, powers] = [image + stage.lambda, image + stage.lambdaT, image + stage.powers];
-      kernels.realScan(h, lambda, loc, image + stage.zeros, tokens, k0, CHUNK, groups);
+      kernels.realScan(h, powers, loc, image + stage.zeros, tokens, k0, CHUNK, groups);
       kernels.carryScan(this.carries, carry, loc, h, lambdaT, tokens, k0, CHUNK, groups, true);
       kernels.addCarry(h, powers, this.carries, tokens, k0, CHUNK, groups, true);
       return;
     }
     const xBytes = this.#slots.stride(stage.src);
     // biome-ignore format: the kernel's arguments, outputs first
-    kernels.projectHidden(
-      this.h + 32 * groups * start, this.carries, carry, loc, this.#slots.at(stage.src) + xBytes * start, xBytes,
-      image + stage.B, image + stage.lambda, image + stage.lambdaT, image + stage.powers,
-      tokens, k0, CHUNK, dModel, groups,
+    kernels.tiles(
+      cut && this.#slots.at(stage.dst), h, this.carries, carry, loc, this.#slots.at(stage.src) + xBytes * start, xBytes,
+      image + stage.B, lambdaT, powers, image + stage.C, image + stage.D,
+      tokens, k0, CHUNK, cut || k0 + tokens, dModel, groups, outWidth,
     );
   }
 

@@ -33,8 +33,8 @@ export type PackedStage =
       readonly B: number;
       /** [groups, 8] float32: what a step's projection adds. */
       readonly zeros: number;
-      readonly lambda: number;
       readonly lambdaT: number;
+      /** The first one is lambda itself. */
       readonly powers: number;
       /** [groups, nu x 4 | high x 4 | low x 4] float64: theta in turns is high + low, high a float32. If real, of either part. */
       readonly rates: number;
@@ -115,6 +115,8 @@ export interface PackedProgram {
   readonly lastCarry: number;
   /** The slots that it or a later stage reads. */
   readonly live: readonly number[];
+  /** Whether it is one LRU between the caller's x and y: tiles of a row can follow each other without a word from the host. */
+  readonly whole: boolean;
   /** Tokens of a tile, a multiple of CHUNK. Where resets move its ends, it may have up to CHUNK - 1 more. */
   readonly tileTokens: number;
   readonly scratch: Scratch;
@@ -142,6 +144,7 @@ export function packProgram(program: Program, pack?: PackStage): PackedProgram {
     if (kind === "add") return { kind, src, dst, other: stage.other };
     return (pack as PackStage)(stage, image, layout);
   });
+  const [first] = stages;
   const slots = program.slots.map(pad4);
   if (vocabularyOf(program)) slots[0] = 1;
   const lastCarry = stages.reduce((last, stage, i) => ("carry" in stage ? i : last), -1);
@@ -154,6 +157,7 @@ export function packProgram(program: Program, pack?: PackStage): PackedProgram {
     output: program.output,
     pooled: poolOf(program) !== undefined,
     lastCarry,
+    whole: stages.length === 1 && first?.kind === "lru" && !first.real && first.dModel === first.outWidth,
     live: [...slots.keys()].filter((slot) => isRead(program, slot, Math.max(0, lastCarry))),
     ...planTiles(slots, stages, cacheBytes(program, slots, stages)),
     image: image.bytes(),
@@ -266,7 +270,6 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     real: nuIm !== undefined,
     B: image.append(panelB),
     zeros: image.append(new Float32Array(groups * 8)),
-    lambda: image.append(powers.slice(0, groups * 8)),
     lambdaT: image.append(lambdaT),
     powers: image.append(powers),
     rates: image.append(rates),

@@ -60,10 +60,10 @@ export class WasmRunner implements Runner {
   #onWorkers: OnWorkers | undefined;
   #area = noStepArea;
   /** Views of the whole memory, made again when it has grown. */
-  #floats: Float32Array;
-  #bytes: Uint8Array;
-  #ints: Int32Array;
-  #doubles: Float64Array;
+  #floats!: Float32Array;
+  #bytes!: Uint8Array;
+  #ints!: Int32Array;
+  #doubles!: Float64Array;
   /** Whose bytes are in the area since its last step, and nowhere else: its next step need not copy them. */
   #guest: State | undefined;
   readonly #fetch = (bytes: Uint8Array) => {
@@ -81,10 +81,7 @@ export class WasmRunner implements Runner {
     const { arena } = backend;
     this.#image = arena.allocate(this.packed.image.length);
     this.#scratch = arena.allocate(this.packed.scratch.bytes);
-    this.#floats = new Float32Array(arena.memory.buffer);
-    this.#bytes = new Uint8Array(arena.memory.buffer);
-    this.#ints = new Int32Array(arena.memory.buffer);
-    this.#doubles = new Float64Array(arena.memory.buffer);
+    this.#view();
     this.#bytes.set(this.packed.image, this.#image);
     this.#runner = this.#newRunner(this.#scratch);
   }
@@ -136,20 +133,15 @@ export class WasmRunner implements Runner {
     y.set(this.#stepped);
   }
 
-  /** Computes on whatever is in memory, for its time only. */
+  /** Takes zeros through a program of one stage (see {@link PackedProgram.whole}), in place: for its time only. */
   runTokens(tokens: number): void {
-    const { inputWidth, outputWidth, layout } = this.packed;
+    const { inputWidth, layout, tileTokens } = this.packed;
     const { arena } = this.#backend;
-    const [x, y] = [arena.allocate(4 * tokens * inputWidth), arena.allocate(4 * tokens * outputWidth)];
-    const state = arena.allocate(layout.rowBytes);
-    new Float32Array(arena.memory.buffer, x, tokens * inputWidth).fill(0);
-    new Uint8Array(arena.memory.buffer, state, layout.rowBytes).fill(0);
-    const most = this.packed.tileTokens;
-    for (let at = 0; at < tokens; at += most) {
-      const [from, to] = [x + 4 * at * inputWidth, y + 4 * at * outputWidth];
-      this.#runner.run({ ...noTile(), x: from, y: to, tokens: Math.min(most, tokens - at), state });
-    }
-    for (const address of [x, y, state]) arena.free(address);
+    const rows = 4 * tokens * inputWidth;
+    const x = arena.allocate(rows + layout.rowBytes);
+    new Uint8Array(arena.memory.buffer, x, rows + layout.rowBytes).fill(0);
+    this.#runner.run({ ...noTile(), x, y: x, tokens, state: x + rows }, tileTokens);
+    arena.free(x);
   }
 
   dispose(): void {
@@ -228,6 +220,14 @@ export class WasmRunner implements Runner {
     };
   }
 
+  #view(): void {
+    const { buffer } = this.#backend.arena.memory;
+    this.#floats = new Float32Array(buffer);
+    this.#bytes = new Uint8Array(buffer);
+    this.#ints = new Int32Array(buffer);
+    this.#doubles = new Float64Array(buffer);
+  }
+
   /** Room for the arrays of a step of `batch` rows, and views of the memory as it is now. */
   #reserveStep(batch: number): StepArea {
     const { arena } = this.#backend;
@@ -236,16 +236,14 @@ export class WasmRunner implements Runner {
     if (grows) {
       arena.free(this.#area.x);
       this.#area = noStepArea; // there may be no memory for the next
-      const line = (bytes: number) => Math.ceil(bytes / 128) * 128;
-      const sizes = [4 * inputWidth, 4 * outputWidth, layout.rowBytes, 4, 8, 4].map((bytes) =>
-        line(batch * bytes),
-      );
-      let end = arena.allocate(sizes.reduce((sum, bytes) => sum + bytes));
-      const take = (bytes: number) => {
-        end += bytes;
-        return end - bytes;
-      };
-      const [x, y, states, ks, counts, times] = sizes.map(take) as [
+      let end = 0;
+      const offsets = [4 * inputWidth, 4 * outputWidth, layout.rowBytes, 4, 8, 4].map((bytes) => {
+        const start = end;
+        end += Math.ceil((batch * bytes) / 128) * 128;
+        return start;
+      });
+      const area = arena.allocate(end);
+      const [x, y, states, ks, counts, times] = offsets.map((offset) => area + offset) as [
         number,
         number,
         number,
@@ -256,12 +254,7 @@ export class WasmRunner implements Runner {
       this.#area = { batch, x, y, states, ks, counts, times };
     }
     const moved = this.#floats.buffer !== arena.memory.buffer;
-    if (moved) {
-      this.#floats = new Float32Array(arena.memory.buffer);
-      this.#bytes = new Uint8Array(arena.memory.buffer);
-      this.#ints = new Int32Array(arena.memory.buffer);
-      this.#doubles = new Float64Array(arena.memory.buffer);
-    }
+    if (moved) this.#view();
     if (grows || moved || this.#stepped.length !== batch * outputWidth) {
       const y = this.#area.y / 4;
       this.#stepped = this.#floats.subarray(y, y + batch * outputWidth);
@@ -281,7 +274,8 @@ interface StepArea {
   readonly times: number;
 }
 
-const noStepArea: StepArea = { batch: -1, x: 0, y: 0, states: 0, ks: 0, counts: 0, times: 0 };
+/** For no batch: nothing else of it is looked at. */
+const noStepArea = { batch: -1, x: 0 } as StepArea;
 
 /** The calling thread may be a page's: let it breathe this often during a long forward. */
 const YIELD_MS = 12;

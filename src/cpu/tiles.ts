@@ -80,10 +80,15 @@ export class TileRunner {
     return this.#lru.h;
   }
 
-  /** Runs a whole tile on this thread, given that the row's earlier tiles are done. */
-  run(tile: Tile): void {
+  /**
+   * Runs a whole tile on this thread, given that the row's earlier tiles are done.
+   * @param cut 0, or the tile may have as many tokens as there are, and so many are taken at a time: of a program that is
+   * `whole`, where all tokens give an output, no state starts anew among them, and they are 1 apart
+   */
+  run(tile: Tile, cut = 0): void {
     this.begin(tile);
-    for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.advance(at);
+    if (cut) this.#lru.advance(this.#stage(0) as StageOf<"lru">, cut);
+    else for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.advance(at);
   }
 
   /** Reads one token of each row: the operations of {@link run}, stage by stage over all rows, so the same bits. */

@@ -54,15 +54,6 @@ export const kernelWrites: {
     { at: carry, bytes: 8 * width, rows, stride },
     { at: stateLoc, bytes: 8 * width, rows, stride },
   ],
-  // biome-ignore format: the kernel's arguments
-  projectHidden: (
-    h, last, carry, stateLoc, _u, _uStride, _B, _lambda, _lambdaT, _powers, tokens, _k0, _chunk, _dModel, groups,
-  ) => [
-    { at: h, bytes: tokens * row(groups) },
-    rounded(last),
-    { at: carry, bytes: carryRow(groups) },
-    { at: stateLoc, bytes: row(groups) },
-  ],
   projectScan: (loc, last, _u, _uStride, _B, _lambda, _stateLoc, tokens, _k0, _chunk, _dModel, groups) => [
     { at: loc, bytes: tokens * row(groups) },
     rounded(last),
@@ -76,6 +67,16 @@ export const kernelWrites: {
     rounded(last),
     { at: carry, bytes: carryRow(groups), rows, stride },
     { at: stateLoc, bytes: row(groups), rows, stride },
+  ],
+  // biome-ignore format: the kernel's arguments
+  tiles: (
+    y, h, last, carry, stateLoc, _u, _uStride, _B, _lambdaT, _powers, _C, _D, tokens, _k0, _chunk, tile, _dModel, groups, width,
+  ) => [
+    { at: y, bytes: y && 4 * width * tokens },
+    { at: h, bytes: (y ? Math.min(tokens, tile) : tokens) * row(groups) },
+    rounded(last),
+    { at: carry, bytes: carryRow(groups) },
+    { at: stateLoc, bytes: row(groups) },
   ],
   timedScan: (h, carry, lambda, _rates, _dt, tokens, groups, real) => [
     { at: h, bytes: tokens * row(groups) },

@@ -4,7 +4,8 @@ import { floats } from "../problems.js";
 import { type Checks, doubles, near, product, same, U } from "./compare.js";
 
 export const scanChecks: Checks = {
-  "projectScan, carryScan, addCarry, projectHidden, stepScan: one scan": scans,
+  "projectScan, carryScan, addCarry, tiles, stepScan: one scan": scans,
+  "tiles: h and y of some tokens at a time": tilesOfRow,
   "stepScan: rows do not see each other": stepRows,
 };
 
@@ -30,6 +31,7 @@ function placeScan(bench: Bench, dModel: number, groups: number, chunk: number):
     powers: floats(chunk * groups * 8, 3),
     lambdaT: doubles(groups * 8, 4),
   };
+  values.powers.set(values.lambda);
   const { B, lambda, powers, lambdaT } = values;
   return {
     ...{ groups, dModel, chunk, values },
@@ -102,9 +104,9 @@ function scans(bench: Bench): void {
       { at: stateLoc1, bytes: 4 * size },
     ];
     bench.call(written, (k) =>
-      k.projectHidden(
-        ...([h1, rounded, carry1, stateLoc1, pu, uStride, B, lambda, lambdaT, powers] as const),
-        ...([tokens, k0, chunk, dModel, groups] as const),
+      k.tiles(
+        ...([0, h1, rounded, carry1, stateLoc1, pu, uStride, B, lambdaT, powers, 0, 0] as const),
+        ...([tokens, k0, chunk, k0 + tokens, dModel, groups, 0] as const),
       ),
     );
     same(bench.floats(h1, tokens * size), bench.floats(h, tokens * size), `h in one pass, ${what}`);
@@ -124,6 +126,55 @@ function scans(bench: Bench): void {
     }
     same(bench.doubles(carry2, size), expected.carry, `carry of steps, ${what}`);
     same(bench.floats(stateLoc2, size), expected.stateLoc, `loc of the state of steps, ${what}`);
+    bench.clear();
+  }
+}
+
+/** y is what `output` makes of all h at once, and the state is left as that leaves it, wherever the tiles end. */
+function tilesOfRow(bench: Bench): void {
+  for (const [dModel, groups, chunk, k0, tokens] of [
+    [4, 2, 5, 0, 33],
+    [8, 1, 4, 3, 17],
+    [4, 3, 6, 5, 1],
+    [12, 1, 3, 1, 14],
+  ] as const) {
+    const [size, width] = [8 * groups, 4 * dModel];
+    const { B, lambdaT, powers } = placeScan(bench, dModel, groups, chunk);
+    const uStride = width + 16;
+    const u = bench.placeRows(floats(tokens * dModel, 5), dModel, uStride);
+    const [carry0, loc0] = [doubles(size, 6), floats(size, 7)];
+    const [C, D] = [bench.place(floats(size * dModel, 8)), bench.place(floats(dModel, 9))];
+    const run = (y: number, tile: number) => {
+      const rows = y ? Math.min(tokens, tile) : tokens;
+      const [h, rounded] = [bench.room(4 * size * rows), bench.room(32)];
+      const [carry, stateLoc] = [bench.place(carry0), bench.place(loc0)];
+      const written = [
+        { at: y, bytes: y && width * tokens },
+        { at: h, bytes: 4 * size * rows },
+        { at: rounded, bytes: 32 },
+        { at: carry, bytes: 8 * size },
+        { at: stateLoc, bytes: 4 * size },
+      ];
+      bench.call(written, (k) =>
+        k.tiles(
+          ...([y, h, rounded, carry, stateLoc, u, uStride, B, lambdaT, powers, C, D] as const),
+          ...([tokens, k0, chunk, tile, dModel, groups, dModel] as const),
+        ),
+      );
+      return { h, carry: bench.doubles(carry, size), stateLoc: bench.floats(stateLoc, size) };
+    };
+    const [whole, y] = [run(0, k0 + tokens), bench.room(width * tokens)];
+    bench.call([{ at: y, bytes: width * tokens }], (k) =>
+      k.output(y, width, whole.h, C, D, u, uStride, tokens, size, dModel),
+    );
+    for (const tile of [chunk, 2 * chunk, 4 * chunk, 60]) {
+      const what = `${tokens} tokens from ${k0}, ${tile} at a time`;
+      const to = bench.room(width * tokens);
+      const { carry, stateLoc } = run(to, tile);
+      same(bench.floats(to, tokens * dModel), bench.floats(y, tokens * dModel), `y of ${what}`);
+      same(carry, whole.carry, `carry after ${what}`);
+      same(stateLoc, whole.stateLoc, `loc of the state after ${what}`);
+    }
     bench.clear();
   }
 }
