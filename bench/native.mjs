@@ -20,8 +20,14 @@ const SECONDS = 20;
 const TURN_MS = 30;
 const PIECE_FLOPS = 3e8;
 
-const names = process.argv[2]?.split(",") ?? ["S1", "S2", "S3", "S4"];
-const wanted = shapes.filter(({ name }) => names.includes(name));
+// lru.c knows panels of 8 columns alone.
+const able = shapes.filter(({ dModel }) => dModel % 8 === 0);
+const names = process.argv[2]?.split(",") ?? able.map(({ name }) => name);
+const wanted = able.filter(({ name }) => names.includes(name));
+if (wanted.length < names.length) {
+  console.error(`Got ${names.join(",")}; expected some of ${able.map(({ name }) => name).join(",")}.`);
+  process.exit(2);
+}
 
 const folder = mkdtempSync(join(tmpdir(), "linrec-native-"));
 try {
