@@ -3,14 +3,13 @@
 // wants an x86 with fused multiply-add, `cc`, and a Node with relaxed SIMD; on Linux run it on one core (`taskset -c 1`), for the probe
 // to tell of that one.
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { calibrate, isCalm, Probe } from "./calm.mjs";
+import { LineProcess, withFolder } from "./lines.mjs";
 import { createEngine } from "./linrec.mjs";
-import { Child } from "./native/child.mjs";
 import { compilePeak, measurePeak } from "./peak.mjs";
 import { cut } from "./pieces.mjs";
 import { fillInput, flopsOf, inputLength, paramsOf, shapes } from "./shapes.mjs";
@@ -29,8 +28,7 @@ if (wanted.length < names.length) {
   process.exit(2);
 }
 
-const folder = mkdtempSync(join(tmpdir(), "linrec-native-"));
-try {
+await withFolder(async (folder) => {
   const flags = ["-O3", "-mavx2", "-mfma"];
   const compile = (name, ...more) => {
     const source = fileURLToPath(new URL("native/lru.c", import.meta.url));
@@ -43,11 +41,9 @@ try {
   const { packProgram, programOf, CHUNK } = await internals();
   for (const shape of wanted) {
     const params = paramsOf(shape);
-    await compare(shape, params, packProgram(programOf(params, "lru")), CHUNK, programs);
+    await compare(shape, params, packProgram(programOf(params, "lru")), CHUNK, programs, folder);
   }
-} finally {
-  rmSync(folder, { recursive: true });
-}
+});
 
 /** What the package does not export. */
 async function internals() {
@@ -59,7 +55,7 @@ async function internals() {
   return import(`data:text/javascript,${encodeURIComponent(outputFiles[0].text)}`);
 }
 
-async function compare(shape, params, { image, stages, tileTokens }, chunk, programs) {
+async function compare(shape, params, { image, stages, tileTokens }, chunk, programs, folder) {
   const { name, batch, seqLen, dModel } = shape;
   const { tokens, count } = cut(shape, PIECE_FLOPS);
   const engine = await createEngine({ backend: "wasm", threads: 0, simd: "relaxed" });
@@ -76,12 +72,14 @@ async function compare(shape, params, { image, stages, tileTokens }, chunk, prog
   writeFileSync(file, Buffer.concat([task, image, x].map(bytesOf)));
   const children = Object.entries(programs).map(([name, program]) => ({
     name,
-    child: new Child(program, file),
+    child: new LineProcess(program, [file]),
   }));
   const { child: same } = children.at(-1);
-  await same.run();
+  const y = join(folder, "y");
+  await same.ask("");
+  await same.ask(`y ${y}`);
   await forward(0);
-  if (!(await same.y(4 * tokens * outWidth)).equals(bytesOf(part(out, 0))))
+  if (!readFileSync(y).equals(bytesOf(part(out, 0))))
     throw new Error(`${name}: native/lru.c and linrec give other bits`);
 
   let at = 0;
@@ -92,7 +90,7 @@ async function compare(shape, params, { image, stages, tileTokens }, chunk, prog
     return performance.now() - start;
   };
   const contenders = [
-    ...children.map(({ name, child }) => ({ name, run: () => child.run(), taken: [] })),
+    ...children.map(({ name, child }) => ({ name, run: async () => Number(await child.ask("")), taken: [] })),
     { name: "linrec, the same bits", run: linrec, taken: [] },
   ];
   const kernels = await compilePeak();
@@ -116,7 +114,7 @@ async function compare(shape, params, { image, stages, tileTokens }, chunk, prog
       `  ${name.padEnd(22)} calm ${said(median)}; lower quartile ${said(q1)}; ${calm.length} pieces; least of ${taken.length}: ${said(min)}`,
     );
   }
-  for (const { child } of children) await child.end();
+  for (const { child } of children) child.end();
   await engine.dispose();
 }
 

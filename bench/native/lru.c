@@ -1,9 +1,9 @@
-// The CPU engine's plan (assembly/projectHidden.ts, output.ts and tiles.ts) in C, with vectors of 128 bits and the 16 registers that
-// WebAssembly's code has on this machine too: what the same operations take without WebAssembly. ../native.mjs compiles and runs it.
+// The CPU engine's plan (assembly/projectHidden.ts, output.ts and tiles.ts) in C, with vectors of 128 bits and x86's 16 registers:
+// what the same operations take without WebAssembly. ../native.mjs compiles and runs it.
 //
 // Its argument is a file: `task` below, the program's image, x. A line on stdin runs the next piece, from a state of zeros, and is
-// answered by its ms; a line of "y" is answered by the last piece's y. With ONE_PART the scan goes on through all tokens in float32: the
-// usual way, which gives other bits wherever a sequence is cut otherwise, and loses some of long memories (docs/how-it-works.md).
+// answered by its ms; "y PATH" writes the last piece's y to a file. With ONE_PART the scan goes on through all tokens in float32: the usual
+// way, which gives other bits wherever a sequence is cut otherwise (docs/how-it-works.md).
 #include <immintrin.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -15,6 +15,8 @@
 #define ONE_PART 0
 #endif
 #define INLINE static inline __attribute__((always_inline))
+// By themselves, or the registers that the compiler finds for their loops depend on what else is in main.
+#define OUTLINE static __attribute__((noinline))
 typedef __m128 v4;
 
 static struct {
@@ -63,7 +65,7 @@ INLINE void scanRows(int rows, float *out, const float *u, const float *B, const
   _mm_storeu_ps(state + 4, si);
 }
 
-static void projectHidden(const float *u, int tokens) {
+OUTLINE void projectHidden(const float *u, int tokens) {
   const size_t stride = 8 * (size_t)task.groups, dModel = task.dModel;
   for (int g = 0; g < task.groups; g++) {
     const float *B = (float *)(image + task.B) + 8 * g * dModel, *powers = (float *)(image + task.powers) + 8 * g;
@@ -103,7 +105,7 @@ INLINE void outputRows(int rows, float *y, const float *hidden, const float *C, 
   }
 }
 
-static void output(float *y, const float *u, int tokens) {
+OUTLINE void output(float *y, const float *u, int tokens) {
   const size_t width = 8 * (size_t)task.groups;
   for (int o = 0; o < task.outWidth; o += 8) {
     const float *C = (float *)(image + task.C) + o * width, *D = (float *)(image + task.D) + o;
@@ -133,9 +135,13 @@ int main(int count, char **args) {
   if (fread(image, 1, task.bytes, from) != (size_t)task.bytes) return 2;
   if (fread(x, 4 * (size_t)task.dModel, tokens, from) != tokens) return 2;
   size_t at = 0, before = 0;
-  for (char line[16]; fgets(line, sizeof line, stdin); fflush(stdout)) {
+  for (char line[4096]; fgets(line, sizeof line, stdin); fflush(stdout)) {
     if (line[0] == 'y') {
-      fwrite(y + before * task.outWidth, 4 * (size_t)task.outWidth, task.pieceTokens, stdout);
+      line[strcspn(line, "\n")] = 0;
+      FILE *to = fopen(line + 2, "wb");
+      const size_t written = to ? fwrite(y + before * task.outWidth, 4 * (size_t)task.outWidth, task.pieceTokens, to) : 0;
+      if (written != (size_t)task.pieceTokens || fclose(to)) return 2;
+      printf("written\n");
       continue;
     }
     struct timespec start, end;

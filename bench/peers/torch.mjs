@@ -1,10 +1,8 @@
 /** PyTorch on the CPU, in a Python of the user's ($PYTHON or python3): lru_torch.py, which also takes the times. */
-import { spawn } from "node:child_process";
-import { appendFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { appendFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { LineProcess, withFolder } from "../lines.mjs";
 import { fillInput, inputLength, paramsOf } from "../shapes.mjs";
 
 const script = fileURLToPath(new URL("lru_torch.py", import.meta.url));
@@ -56,59 +54,37 @@ export async function open({ threads, way }) {
   };
 }
 
-async function withFolder(use) {
-  const folder = mkdtempSync(join(tmpdir(), "linrec-bench-"));
-  try {
-    return await use(folder);
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
-}
-
-/** The process of lru_torch.py: a line of JSON for a line of JSON. It ends with this one, when its input does. */
+/** The process of lru_torch.py: a line of JSON for a line of JSON. */
 class Python {
-  #child;
-  #lines;
-  #ended;
-  #said = "";
+  #command;
+  #process;
 
   constructor(command, threads) {
-    const env = { ...process.env, OMP_NUM_THREADS: String(threads), MKL_NUM_THREADS: String(threads) };
-    this.#child = spawn(command, [script], { env, stdio: ["pipe", "pipe", "pipe"] });
-    this.#child.stderr.on("data", (text) => {
-      this.#said = `${this.#said}${text}`.slice(-1000);
-    });
-    this.#child.stdin.on("error", () => {}); // told by what follows
-    this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();
-    this.#ended = new Promise((resolve) => {
-      this.#child.on("error", ({ code, message }) =>
-        resolve(code === "ENOENT" ? `there is no ${command}` : message),
-      );
-      this.#child.on("close", (code, signal) => {
-        const last = this.#said.trim().split("\n").at(-1);
-        resolve(
-          /No module named 'torch'/.test(last)
-            ? `${command} has no torch`
-            : `Python ended: ${last || (signal ?? code)}`,
-        );
-      });
-    });
+    this.#command = command;
+    const count = String(threads);
+    this.#process = new LineProcess(command, [script], { OMP_NUM_THREADS: count, MKL_NUM_THREADS: count });
   }
 
   get pid() {
-    return this.#child.pid;
+    return this.#process.pid;
   }
 
   ask(request) {
-    this.#child.stdin.write(`${JSON.stringify(request)}\n`);
-    return this.answer();
+    return this.#understood(this.#process.ask(JSON.stringify(request)));
   }
 
   /** Rejects when it has ended, or with its error. */
-  async answer() {
-    const { value } = await Promise.race([this.#lines.next(), this.#ended.then(() => ({}))]);
-    if (value === undefined) throw new Error(await this.#ended);
-    const answer = JSON.parse(value);
+  answer() {
+    return this.#understood(this.#process.answer());
+  }
+
+  async #understood(line) {
+    const text = await line.catch((error) => {
+      throw /No module named 'torch'/.test(error.message)
+        ? new Error(`${this.#command} has no torch`)
+        : error;
+    });
+    const answer = JSON.parse(text);
     if (answer.error) throw new Error(answer.error);
     return answer;
   }
