@@ -1,9 +1,9 @@
-// The matrix product behind `dense` and `output`, in register tiles of tokens x 8 outputs.
+// The matrix product behind `dense`, `output` and the projections, in register tiles of tokens x 8 outputs.
 import { fuses, madd } from "./simd";
 
 /**
- * y = x W, then + v, or + v * u where the layer skips. One accumulator for each output, k ascending: every register tile
- * sums in the same order. Arguments as in `dense` and `output`.
+ * y = x W, then + v * u where the layer skips. One accumulator for each output, k ascending: every register tile sums in
+ * the same order. Arguments as in `dense` and `output`.
  *
  * 6 x 8 tiles fill the 15 vector registers that V8 gives out (12 accumulators, two weights, one input), and run at the
  * machine's peak. Without fused multiply-add each product takes a register too: then 4 x 8 is the largest that does not spill.
@@ -71,7 +71,7 @@ function multiplyBlock(
   }
 }
 
-/** What follows the product of 8 columns: + v * u where the layer skips, else + v. */
+/** What follows the product of 8 columns. */
 // @ts-ignore: decorator
 @inline
 function finish(skips: bool, y: usize, a: v128, b: v128, v: usize, u: usize): void {
@@ -79,8 +79,8 @@ function finish(skips: bool, y: usize, a: v128, b: v128, v: usize, u: usize): vo
     v128.store(y, madd(v128.load(v), v128.load(u), a));
     v128.store(y, madd(v128.load(v, 16), v128.load(u, 16), b), 16);
   } else {
-    v128.store(y, f32x4.add(a, v128.load(v)));
-    v128.store(y, f32x4.add(b, v128.load(v, 16)), 16);
+    v128.store(y, a);
+    v128.store(y, b, 16);
   }
 }
 
@@ -285,5 +285,5 @@ function half1(skips: bool, y: usize, x: usize, xBytes: usize, W: usize, v: usiz
 // @ts-ignore: decorator
 @inline
 function finishHalf(skips: bool, y: usize, a: v128, v: usize, u: usize): void {
-  v128.store(y, skips ? madd(v128.load(v), v128.load(u), a) : f32x4.add(a, v128.load(v)));
+  v128.store(y, skips ? madd(v128.load(v), v128.load(u), a) : a);
 }

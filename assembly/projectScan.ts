@@ -1,9 +1,10 @@
-// bu = u B_norm^T and, in the same registers, loc[k] = lambda loc[k-1] + bu[k] over each chunk from 0.
-import { scanChunk } from "./scanChunk";
+// bu = u B_norm^T, and from it loc[k] = lambda loc[k-1] + bu[k] over each chunk from 0.
+import { dense } from "./dense";
+import { BLOCK_CHUNKS, scanPair } from "./scanPair";
 
 /**
  * loc      [tokens, groups, re x 4 | im x 4] float32, written
- * last     [re x 4 | im x 4] float32: working memory
+ * last     [min(2, groups), re x 4 | im x 4] float32: working memory
  * u        [tokens, dModel] float32, rows `uStride` bytes apart
  * B        [groups, dModel, re x 4 | im x 4] float32: B_norm in panels of four states
  * lambda   [groups, re x 4 | im x 4] float32
@@ -15,20 +16,31 @@ export function projectScan(
   tokens: i32, k0: i32, chunk: i32, dModel: i32, groups: i32,
 ): void {
   const stride = <usize>groups << 5;
-  const uBytes = <usize>dModel << 2;
-  const panelBytes = uBytes << 3;
-  const zero = f32x4.splat(0);
-  // Chunk by chunk, so that u is read while it is in cache, however many tokens there are.
-  for (let t = 0, k = k0; t < tokens; k = 0) {
-    const length = min(tokens - t, chunk - k);
-    for (let g: usize = 0; g < <usize>groups; g++) {
-      const at = g << 5;
-      v128.store(last, k > 0 ? v128.load(stateLoc + at) : zero);
-      v128.store(last, k > 0 ? v128.load(stateLoc + at, 16) : zero, 16);
-      scanChunk(false, loc + at, stride, u, uStride, uBytes, B + g * panelBytes, lambda + at, last, 0, 0, length);
+  // Block by block, so that u is read while it is in cache, however many tokens there are.
+  for (let t = 0; t < tokens; k0 = 0) {
+    const rows = min(tokens - t, BLOCK_CHUNKS * chunk - k0);
+    for (let g: usize = 0; g < stride; g += 64) {
+      const second: usize = g + 32 < stride ? 32 : 0;
+      dense(loc + g, stride, u, uStride, B + g * <usize>dModel, 0, rows, dModel, <i32>(second + 32) >> 2);
+      for (let from = 0, k = k0; from < rows; k = 0) {
+        const length = min(rows - from, chunk - k);
+        begin(last, stateLoc + g, k);
+        begin(last + second, stateLoc + g + second, k);
+        scanPair(false, second, loc + g + <usize>from * stride, stride, lambda + g, last, 0, 0, length);
+        from += length;
+      }
     }
-    t += length;
-    loc += <usize>length * stride;
-    u += <usize>length * uStride;
+    t += rows;
+    loc += <usize>rows * stride;
+    u += <usize>rows * uStride;
   }
+}
+
+/** loc of a group before a chunk of which k tokens have been read: 0 before the first. */
+// @ts-ignore: decorator
+@inline
+function begin(last: usize, stateLoc: usize, k: i32): void {
+  const zero = f32x4.splat(0);
+  v128.store(last, k > 0 ? v128.load(stateLoc) : zero);
+  v128.store(last, k > 0 ? v128.load(stateLoc, 16) : zero, 16);
 }

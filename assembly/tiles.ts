@@ -20,7 +20,7 @@ export function tiles(
   const yStride = <usize>outWidth << 2;
   while (tokens > 0) {
     const length = min(tokens, tile - k0);
-    projectHidden(h, rounded, carry, stateLoc, u, uStride, B, powers, lambdaT, powers, length, k0, chunk, dModel, groups);
+    projectHidden(h, rounded, carry, stateLoc, u, uStride, B, lambdaT, powers, length, k0, chunk, dModel, groups);
     if (y) output(y, yStride, h, C, D, u, uStride, length, groups << 3, outWidth);
     y += <usize>length * yStride;
     u += <usize>length * uStride;

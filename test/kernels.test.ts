@@ -28,7 +28,7 @@ const cpuOnly = [
     "multiply",
     "projectHidden",
     "realScan",
-    "scanChunk",
+    "scanPair",
     "simd",
     "stepScan",
     "tiles",

@@ -185,15 +185,14 @@ export class LruTile {
     );
   }
 
-  /** bu of every row, in the place of h: where no scan goes through the registers that the product is made in. */
-  #projectRows({ src, B, zeros, dModel, groups }: Stage): void {
+  /** bu of every row, in the place of h: where the scan is a kernel of its own. */
+  #projectRows({ src, B, dModel, groups }: Stage): void {
     const { kernels, image, rows } = this.#slots;
     this.#hasHidden = true;
     // The panels of B are those of a dense stage with a column for each part of a state: bu for all rows at once.
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.dense(
-      this.h, 32 * groups, this.#slots.at(src), this.#slots.stride(src), image + B, image + zeros, rows,
-      dModel, 8 * groups,
+      this.h, 32 * groups, this.#slots.at(src), this.#slots.stride(src), image + B, 0, rows, dModel, 8 * groups,
     );
   }
 

@@ -31,7 +31,7 @@ export type PackedStage =
       /** Each part of a state is a state by itself. */
       readonly real: boolean;
       readonly B: number;
-      /** [groups, 8] float32: what a step's projection adds. */
+      /** [groups, 8] float32: what a state starts anew from. */
       readonly zeros: number;
       readonly lambdaT: number;
       /** The first one is lambda itself. */

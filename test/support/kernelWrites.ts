@@ -14,7 +14,7 @@ const TIMED_TABLES = 8;
 
 const row = (groups: number) => 32 * groups;
 const carryRow = (groups: number) => 64 * groups;
-const rounded = (at: number): Output => ({ at, bytes: 32 });
+const rounded = (at: number, groups = 1): Output => ({ at, bytes: row(Math.min(2, groups)) });
 const chunks = (tokens: number, k0: number, chunk: number) => Math.ceil((k0 + tokens) / chunk);
 
 export const kernelWrites: {
@@ -56,7 +56,7 @@ export const kernelWrites: {
   ],
   projectScan: (loc, last, _u, _uStride, _B, _lambda, _stateLoc, tokens, _k0, _chunk, _dModel, groups) => [
     { at: loc, bytes: tokens * row(groups) },
-    rounded(last),
+    rounded(last, groups),
   ],
   realScan: (h, _lambda, _stateLoc, _zeros, tokens, _k0, _chunk, groups) => [
     { at: h, bytes: tokens * row(groups) },
@@ -74,7 +74,7 @@ export const kernelWrites: {
   ) => [
     { at: y, bytes: y && 4 * width * tokens },
     { at: h, bytes: (y ? Math.min(tokens, tile) : tokens) * row(groups) },
-    rounded(last),
+    rounded(last, groups),
     { at: carry, bytes: carryRow(groups) },
     { at: stateLoc, bytes: row(groups) },
   ],

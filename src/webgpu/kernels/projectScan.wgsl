@@ -1,4 +1,4 @@
-// bu = u B_norm^T and, in the same registers, loc[k] = lambda loc[k-1] + bu[k] over each chunk from 0.
+// bu = u B_norm^T, and from it loc[k] = lambda loc[k-1] + bu[k] over each chunk from 0.
 // A workgroup takes CHUNKS chunks and WIDTH states, a thread ROWS timesteps of COLS states: one load of a weight feeds ROWS
 // timesteps, one of a timestep COLS states. A chunk's threads take turns in the scan, in the order of time
 // (states that read back: from its end; nothing comes into a chunk that is short, for it is the first that they read).

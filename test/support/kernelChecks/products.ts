@@ -4,8 +4,9 @@ import { floats } from "../problems.js";
 import { type Checks, same, U } from "./compare.js";
 
 export const productChecks: Checks = {
-  "dense: every tile of rows and columns": (bench) => products(bench, false),
-  "output: every tile of rows and columns": (bench) => products(bench, true),
+  "dense: every tile of rows and columns": (bench) => products(bench, "dense"),
+  "dense: nothing is added": (bench) => products(bench, "dense without b"),
+  "output: every tile of rows and columns": (bench) => products(bench, "output"),
 };
 
 /** Panels of 8 columns and perhaps one of 4, as the kernels read a matrix [inWidth, outWidth]. */
@@ -21,7 +22,8 @@ function panels(W: Float32Array, inWidth: number, outWidth: number): Float32Arra
   return result;
 }
 
-function products(bench: Bench, skips: boolean): void {
+function products(bench: Bench, kind: "dense" | "dense without b" | "output"): void {
+  const skips = kind === "output";
   for (const [inWidth, outWidth, counts] of [
     [8, 4, [1, 2, 7, 8, 9, 21]],
     [8, 8, [1, 2, 3, 4, 5, 6, 7, 11, 13]],
@@ -32,14 +34,15 @@ function products(bench: Bench, skips: boolean): void {
     [8, 8, [6200]],
   ] as const) {
     for (const tokens of counts) {
-      const [W, v] = [floats(inWidth * outWidth, 1), floats(outWidth, 2)];
+      const W = floats(inWidth * outWidth, 1);
+      const v = kind === "dense without b" ? new Float32Array(outWidth) : floats(outWidth, 2);
       const [x, u] = [floats(tokens * inWidth, 3), floats(tokens * outWidth, 4)];
       const yStride = 4 * outWidth + 16;
       const xStride = skips ? 4 * inWidth : 4 * inWidth + 20;
       const uStride = 4 * outWidth + 32;
       const [pW, pv, px] = [
         bench.place(panels(W, inWidth, outWidth)),
-        bench.place(v),
+        kind === "dense without b" ? 0 : bench.place(v),
         bench.placeRows(x, inWidth, xStride),
       ];
       const pu = bench.placeRows(u, outWidth, uStride);

@@ -18,7 +18,6 @@ interface Scan {
   readonly lambda: number;
   readonly lambdaT: number;
   readonly powers: number;
-  readonly zeros: number;
   readonly values: { readonly [Name in "B" | "lambda" | "powers"]: Float32Array } & {
     readonly lambdaT: Float64Array;
   };
@@ -41,7 +40,6 @@ function placeScan(bench: Bench, dModel: number, groups: number, chunk: number):
       powers: bench.place(powers),
       lambdaT: bench.place(lambdaT),
     },
-    zeros: bench.place(new Float32Array(groups * 8)),
   };
 }
 
@@ -57,6 +55,8 @@ function scans(bench: Bench): void {
     [2, 1, 16, 0, 15],
     [2, 2, 4, 0, 8],
     [2, 1, 7, 6, 30],
+    [3, 3, 2, 1, 19], // more chunks than are projected at a time
+    [2, 2, 4, 0, 36],
   ] as const) {
     const what = `${tokens} tokens from ${k0} of ${chunk}`;
     const scan = placeScan(bench, dModel, groups, chunk);
@@ -70,12 +70,13 @@ function scans(bench: Bench): void {
     const { B, lambda, lambdaT, powers } = scan;
 
     // In three kernels.
-    const [h, last, carries] = [bench.room(hBytes), bench.room(32), bench.room(chunks * 4 * size)];
+    const pair = 32 * Math.min(2, groups);
+    const [h, last, carries] = [bench.room(hBytes), bench.room(pair), bench.room(chunks * 4 * size)];
     const [carry, stateLoc] = [bench.place(carry0), bench.place(loc0)];
     bench.call(
       [
         { at: h, bytes: hBytes },
-        { at: last, bytes: 32 },
+        { at: last, bytes: pair },
       ],
       (k) => k.projectScan(h, last, pu, uStride, B, lambda, stateLoc, tokens, k0, chunk, dModel, groups),
     );
@@ -95,11 +96,11 @@ function scans(bench: Bench): void {
     near(bench.floats(h, tokens * size), expected.h, () => 40 * U, `h, ${what}`);
 
     // In one.
-    const [h1, rounded] = [bench.room(hBytes), bench.room(32)];
+    const [h1, rounded] = [bench.room(hBytes), bench.room(pair)];
     const [carry1, stateLoc1] = [bench.place(carry0), bench.place(loc0)];
     const written = [
       { at: h1, bytes: hBytes },
-      { at: rounded, bytes: 32 },
+      { at: rounded, bytes: pair },
       { at: carry1, bytes: 8 * size },
       { at: stateLoc1, bytes: 4 * size },
     ];
@@ -119,7 +120,7 @@ function scans(bench: Bench): void {
     const ks = bench.place(Int32Array.from({ length: tokens }, (_, t) => (k0 + t) % chunk));
     for (let t = 0; t < tokens; t++) {
       bench.call([{ at: h2, bytes: 4 * size }], (k) =>
-        k.dense(h2, 4 * size, pu + t * uStride, uStride, B, scan.zeros, 1, dModel, size),
+        k.dense(h2, 4 * size, pu + t * uStride, uStride, B, 0, 1, dModel, size),
       );
       stepOne(bench, scan, h2, rounded2, carry2, stateLoc2, ks + 4 * t);
       same(bench.floats(h2, size), bench.floats(h + t * 4 * size, size), `h of step ${t}, ${what}`);
@@ -146,12 +147,13 @@ function tilesOfRow(bench: Bench): void {
     const [C, D] = [bench.place(floats(size * dModel, 8)), bench.place(floats(dModel, 9))];
     const run = (y: number, tile: number) => {
       const rows = y ? Math.min(tokens, tile) : tokens;
-      const [h, rounded] = [bench.room(4 * size * rows), bench.room(32)];
+      const pair = 32 * Math.min(2, groups);
+      const [h, rounded] = [bench.room(4 * size * rows), bench.room(pair)];
       const [carry, stateLoc] = [bench.place(carry0), bench.place(loc0)];
       const written = [
         { at: y, bytes: y && width * tokens },
         { at: h, bytes: 4 * size * rows },
-        { at: rounded, bytes: 32 },
+        { at: rounded, bytes: pair },
         { at: carry, bytes: 8 * size },
         { at: stateLoc, bytes: 4 * size },
       ];
