@@ -1,4 +1,4 @@
-// The CPU engine's plan (assembly/projectHidden.ts, output.ts and tiles.ts) in C, with vectors of 128 bits and x86's 16 registers:
+// The CPU engine's plan (assembly/projectHidden.ts, scanPair.ts, output.ts and tiles.ts) in C, with vectors of 128 bits and x86's 16 registers:
 // what the same operations take without WebAssembly. ../native.mjs compiles and runs it.
 //
 // Its argument is a file: `task` below, the program's image, x. A line on stdin runs the next piece, from a state of zeros, and is
@@ -14,6 +14,8 @@
 #ifndef ONE_PART
 #define ONE_PART 0
 #endif
+/** As in assembly/scanPair.ts. */
+#define BLOCK_CHUNKS 8
 #define INLINE static inline __attribute__((always_inline))
 // By themselves, or the registers that the compiler finds for their loops depend on what else is in main.
 #define OUTLINE static __attribute__((noinline))
@@ -45,51 +47,81 @@ INLINE void product(int rows, v4 *a, v4 *b, const float *x, size_t stride, size_
 INLINE v4 cmaddRe(v4 ar, v4 ai, v4 br, v4 bi, v4 cr) { return _mm_fnmadd_ps(ai, bi, _mm_fmadd_ps(ar, br, cr)); }
 INLINE v4 cmaddIm(v4 ar, v4 ai, v4 br, v4 bi, v4 ci) { return _mm_fmadd_ps(ai, br, _mm_fmadd_ps(ar, bi, ci)); }
 
-/** h of `rows` tokens and four states: the product, the scan on from `state`, and the carry. */
-INLINE void scanRows(int rows, float *out, const float *u, const float *B, const float *lambda, float *state,
-                     const float *power, v4 cr, v4 ci) {
+/** bu of `rows` tokens and four states. */
+INLINE void projectRows(int rows, float *out, const float *u, const float *B) {
   const size_t stride = 8 * (size_t)task.groups;
   v4 re[6], im[6];
   product(rows, re, im, u, task.dModel, task.dModel, B);
-  const v4 lr = _mm_loadu_ps(lambda), li = _mm_loadu_ps(lambda + 4);
-  v4 sr = _mm_loadu_ps(state), si = _mm_loadu_ps(state + 4);
-  for (int r = 0; r < rows; r++, out += stride, power += stride) {
-    const v4 next = cmaddRe(lr, li, sr, si, re[r]);
-    si = cmaddIm(lr, li, sr, si, im[r]);
-    sr = next;
-    const v4 pr = _mm_loadu_ps(power), pi = _mm_loadu_ps(power + 4);
-    _mm_storeu_ps(out, ONE_PART ? sr : cmaddRe(pr, pi, cr, ci, sr));
-    _mm_storeu_ps(out + 4, ONE_PART ? si : cmaddIm(pr, pi, cr, ci, si));
+  for (int r = 0; r < rows; r++, out += stride) {
+    _mm_storeu_ps(out, re[r]);
+    _mm_storeu_ps(out + 4, im[r]);
   }
-  _mm_storeu_ps(state, sr);
-  _mm_storeu_ps(state + 4, si);
+}
+
+/** bu becomes h, of some tokens of a chunk and four states, or eight: each goes on while the other waits. */
+INLINE void scanRows(int groups, float *at, int tokens, const float *lambda, float *state, const float *power,
+                     const double *carried) {
+  const size_t stride = 8 * (size_t)task.groups;
+  v4 lr[2], li[2], sr[2], si[2], cr[2], ci[2];
+  for (int g = 0; g < groups; g++) {
+    const double *c = carried + 8 * g;
+    lr[g] = _mm_loadu_ps(lambda + 8 * g), li[g] = _mm_loadu_ps(lambda + 8 * g + 4);
+    sr[g] = _mm_loadu_ps(state + 8 * g), si[g] = _mm_loadu_ps(state + 8 * g + 4);
+    cr[g] = _mm_setr_ps(c[0], c[1], c[2], c[3]), ci[g] = _mm_setr_ps(c[4], c[5], c[6], c[7]);
+  }
+  for (; tokens > 0; tokens--, at += stride, power += stride) {
+    for (int g = 0; g < groups; g++) {
+      float *out = at + 8 * g;
+      const v4 next = cmaddRe(lr[g], li[g], sr[g], si[g], _mm_loadu_ps(out));
+      si[g] = cmaddIm(lr[g], li[g], sr[g], si[g], _mm_loadu_ps(out + 4));
+      sr[g] = next;
+      const v4 pr = _mm_loadu_ps(power + 8 * g), pi = _mm_loadu_ps(power + 8 * g + 4);
+      _mm_storeu_ps(out, ONE_PART ? sr[g] : cmaddRe(pr, pi, cr[g], ci[g], sr[g]));
+      _mm_storeu_ps(out + 4, ONE_PART ? si[g] : cmaddIm(pr, pi, cr[g], ci[g], si[g]));
+    }
+  }
+  for (int g = 0; g < groups; g++) {
+    _mm_storeu_ps(state + 8 * g, sr[g]);
+    _mm_storeu_ps(state + 8 * g + 4, si[g]);
+  }
+}
+
+/** The carry of four states past a chunk, whose loc `state` then starts anew. */
+INLINE void advance(double *c, float *state, const double *lambdaT) {
+  for (int i = 0; i < 4; i++) {
+    const double re = lambdaT[i] * c[i] - lambdaT[i + 4] * c[i + 4];
+    const double im = lambdaT[i] * c[i + 4] + lambdaT[i + 4] * c[i];
+    c[i] = re + state[i];
+    c[i + 4] = im + state[i + 4];
+  }
+  memset(state, 0, 8 * sizeof(float));
 }
 
 OUTLINE void projectHidden(const float *u, int tokens) {
   const size_t stride = 8 * (size_t)task.groups, dModel = task.dModel;
-  for (int g = 0; g < task.groups; g++) {
-    const float *B = (float *)(image + task.B) + 8 * g * dModel, *powers = (float *)(image + task.powers) + 8 * g;
+  const int block = BLOCK_CHUNKS * task.chunk;
+  for (int g = 0; g < task.groups; g += 2) {
+    const int pair = g + 1 < task.groups;
+    const float *powers = (float *)(image + task.powers) + 8 * g;
     const double *lambdaT = (double *)(image + task.lambdaT) + 8 * g;
     double *c = carry + 8 * g;
     float *state = loc + 8 * g;
-    for (int t = 0; t < tokens;) {
-      const int end = t + task.chunk < tokens ? t + task.chunk : tokens, last = end - t == task.chunk;
-      const float *power = powers;
-      const v4 cr = _mm_setr_ps(c[0], c[1], c[2], c[3]), ci = _mm_setr_ps(c[4], c[5], c[6], c[7]);
-      for (; t + 6 <= end; t += 6, power += 6 * stride)
-        scanRows(6, h + t * stride + 8 * g, u + t * dModel, B, powers, state, power, cr, ci);
-      for (; t + 4 <= end; t += 4, power += 4 * stride)
-        scanRows(4, h + t * stride + 8 * g, u + t * dModel, B, powers, state, power, cr, ci);
-      for (; t < end; t++, power += stride)
-        scanRows(1, h + t * stride + 8 * g, u + t * dModel, B, powers, state, power, cr, ci);
-      if (ONE_PART || !last) continue;
-      for (int i = 0; i < 4; i++) {
-        const double re = lambdaT[i] * c[i] - lambdaT[i + 4] * c[i + 4];
-        const double im = lambdaT[i] * c[i + 4] + lambdaT[i + 4] * c[i];
-        c[i] = re + state[i];
-        c[i + 4] = im + state[i + 4];
+    for (int from = 0; from < tokens; from += block) {
+      const int end = from + block < tokens ? from + block : tokens;
+      for (int i = g; i <= g + pair; i++) {
+        const float *B = (float *)(image + task.B) + 8 * i * dModel;
+        int t = from;
+        for (; t + 6 <= end; t += 6) projectRows(6, h + t * stride + 8 * i, u + t * dModel, B);
+        for (; t + 4 <= end; t += 4) projectRows(4, h + t * stride + 8 * i, u + t * dModel, B);
+        for (; t < end; t++) projectRows(1, h + t * stride + 8 * i, u + t * dModel, B);
       }
-      memset(state, 0, 8 * sizeof(float));
+      for (int t = from; t < end; t += task.chunk) {
+        const int length = t + task.chunk < end ? task.chunk : end - t;
+        if (pair) scanRows(2, h + t * stride + 8 * g, length, powers, state, powers, c);
+        else scanRows(1, h + t * stride + 8 * g, length, powers, state, powers, c);
+        if (ONE_PART || length < task.chunk) continue;
+        for (int i = 0; i <= pair; i++) advance(c + 8 * i, state + 8 * i, lambdaT + 8 * i);
+      }
     }
   }
 }

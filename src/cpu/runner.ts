@@ -5,6 +5,7 @@ import { macrotask } from "../macrotask.js";
 import { parts } from "../parts.js";
 import { flopsPerToken, type Program } from "../program.js";
 import type { Queue } from "../queue.js";
+import { throwIfAborted } from "../signal.js";
 import { CHUNK, type State } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
@@ -16,7 +17,7 @@ import type { ModelStages } from "./stages.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
 import { runWindow } from "./wavefront.js";
-import { forwardInWindows, type WindowHost } from "./windows.js";
+import { forwardInWindows, WINDOW_BYTES, WINDOW_FLOPS, type WindowHost } from "./windows.js";
 
 /** What models want of the CPU, beside what layers want: see widen.ts. */
 export interface Wide {
@@ -185,13 +186,48 @@ export class WasmRunner implements Runner {
 
   async #onCallingThread(job: ForwardJob): Promise<void> {
     let yielded = performance.now();
-    const execute = async (window: Window) => {
-      runWindow(this.#runner, this.packed, this.#backend.arena.memory, window);
+    const breathe = async () => {
       if (performance.now() - yielded < YIELD_MS) return;
       await macrotask();
       yielded = performance.now();
     };
+    if (this.#runAtOnce(job)) return breathe();
+    const execute = (window: Window) => {
+      runWindow(this.#runner, this.packed, this.#backend.arena.memory, window);
+      return breathe();
+    };
     await forwardInWindows(this.#windowHost(execute), { ...job, threads: 0 });
+  }
+
+  /** Runs a forward that is one call of a kernel, if it is: windows would cost a short one more than it takes. */
+  #runAtOnce({ batch, seqLen, lengths, x, y, state, signal, onProgress, ...job }: ForwardJob): boolean {
+    const { whole, outputWidth, tileTokens } = this.packed;
+    const plain = batch === 1 && !job.timesteps && !job.resets && !job.onto && !((job.every as number) > 1);
+    const long = seqLen * this.#flopsPerToken > WINDOW_FLOPS || x.byteLength > WINDOW_BYTES;
+    if (!whole || !plain || long) return false;
+    throwIfAborted(signal);
+    const backend = this.#backend;
+    const tokens = lengths[0] as number;
+    y.fill(0, tokens * outputWidth);
+    this.#guest?.settle();
+    const [from, to] = [backend.addressOf(x), backend.addressOf(y)];
+    const own = from === undefined || to === undefined ? backend.arena.allocate(x.byteLength) : 0;
+    try {
+      const { states } = this.#reserveStep(1);
+      const [floats, bytes] = [this.#floats, this.#bytes];
+      if (from === undefined) floats.set(x, own / 4);
+      bytes.set(state.bytes, states);
+      const k0 = state.k[0] as number;
+      this.#runner.run({ ...noTile(), x: from ?? own, y: to ?? own, tokens, k0, state: states }, tileTokens);
+      if (to === undefined) y.set(floats.subarray(own / 4, own / 4 + tokens * outputWidth));
+      state.bytes.set(bytes.subarray(states, states + state.bytes.length));
+      state.k[0] = (k0 + tokens) % CHUNK;
+      (state.count[0] as number) += tokens;
+    } finally {
+      backend.arena.free(own);
+    }
+    onProgress?.(seqLen);
+    return true;
   }
 
   async #forwardOnWorkers(job: ForwardJob, threads: number): Promise<void> {

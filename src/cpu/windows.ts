@@ -13,10 +13,10 @@ import { controlBytes, isWorkerFault, type Window } from "./protocol.js";
 import { RowTableView, stopWindow } from "./wavefront.js";
 
 /** Bytes of x and y in one window, where they are copied: a few milliseconds of work, so that the copies overlap. */
-const WINDOW_BYTES = 4 * 1024 * 1024;
+export const WINDOW_BYTES = 4 * 1024 * 1024;
 
 /** The calling thread hears nothing during a window: about 10 ms of its work. Workers look at a flag at every tile. */
-const WINDOW_FLOPS = 4e8;
+export const WINDOW_FLOPS = 4e8;
 
 /** Rows in a block: plenty for waits between a row's tiles to be rare, whatever the batch. */
 const BLOCK_ROWS = 64;
