@@ -52,9 +52,5 @@ export function projectHidden(
 // @ts-ignore: decorator
 @inline
 function zero(at: usize, second: usize): void {
-  const zero = f32x4.splat(0);
-  v128.store(at, zero);
-  v128.store(at, zero, 16);
-  v128.store(at + second, zero);
-  v128.store(at + second, zero, 16);
+  for (let i: usize = 0; i < second + 32; i += 16) v128.store(at + i, f32x4.splat(0));
 }

@@ -24,8 +24,9 @@ export function projectScan(
       dense(loc + g, stride, u, uStride, B + g * <usize>dModel, 0, rows, dModel, <i32>(second + 32) >> 2);
       for (let from = 0, k = k0; from < rows; k = 0) {
         const length = min(rows - from, chunk - k);
-        begin(last, stateLoc + g, k);
-        begin(last + second, stateLoc + g + second, k);
+        for (let i: usize = 0; i < second + 32; i += 16) {
+          v128.store(last + i, k > 0 ? v128.load(stateLoc + g + i) : f32x4.splat(0));
+        }
         scanPair(false, second, loc + g + <usize>from * stride, stride, lambda + g, last, 0, 0, length);
         from += length;
       }
@@ -34,13 +35,4 @@ export function projectScan(
     loc += <usize>rows * stride;
     u += <usize>rows * uStride;
   }
-}
-
-/** loc of a group before a chunk of which k tokens have been read: 0 before the first. */
-// @ts-ignore: decorator
-@inline
-function begin(last: usize, stateLoc: usize, k: i32): void {
-  const zero = f32x4.splat(0);
-  v128.store(last, k > 0 ? v128.load(stateLoc) : zero);
-  v128.store(last, k > 0 ? v128.load(stateLoc, 16) : zero, 16);
 }

@@ -1,22 +1,26 @@
-/** A forward of one row that is one call of a kernel gives what windows give, to the bit, wherever its arrays are. */
-import { test } from "vitest";
+/** A forward whose rows are one call of a kernel each gives what steps give, to the bit, wherever its arrays are. */
+import { expect, test } from "vitest";
 import { createEngine, type Lru } from "../src/index.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { floats, hardParams } from "./support/problems.js";
 
-/** Widths without padding: of others a row is never one call. */
+/** A width without padding: of others a row is never one call. */
 const [dModel, dState, seqLen] = [8, 5, 130];
 
-const rows = (x: Float32Array) => Float32Array.from([...x, ...x]);
-
-/** The first of two equal rows: two are never one call. */
-async function inWindows(lru: Lru, x: Float32Array, lengths: number[], before?: Float32Array) {
-  const state = before && (await lru.forward(rows(before), { batch: 2 })).state;
-  const options = { batch: 2, lengths: [...lengths, ...lengths], ...(state && { state }) };
-  const { y, state: after } = await lru.forward(rows(x), options);
-  const next = lru.stepSync(rows(x.subarray(0, dModel)), after).slice(0, dModel);
-  return { y: y.slice(0, y.length / 2), next };
+/** Each row by itself, token by token, from a cache's state on. */
+function stepped(lru: Lru, x: Float32Array, lengths: number[], before: Float32Array) {
+  const y = new Float32Array(x.length);
+  const after = lengths.map((length, row) => {
+    const cache = lru.allocateInferenceCache(1);
+    for (let t = 0; t < before.length; t += dModel) lru.stepSync(before.subarray(t, t + dModel), cache);
+    for (let t = 0; t < length; t++) {
+      const at = (row * seqLen + t) * dModel;
+      y.set(lru.stepSync(x.subarray(at, at + dModel), cache), at);
+    }
+    return lru.stepSync(before.subarray(0, dModel), cache).slice();
+  });
+  return { y, after: after.flatMap((values) => [...values]) };
 }
 
 test.each(builds)("%s SIMD: in memory of the engine, or of the caller, or one of either", async (build) => {
@@ -24,30 +28,35 @@ test.each(builds)("%s SIMD: in memory of the engine, or of the caller, or one of
   const apart = await createPrivateEngine(build, { threads: 0 });
   for (const engine of [shared, apart]) {
     const lru = await engine.lru(hardParams(dModel, dState, 1));
-    const [x, before] = [floats(seqLen * dModel, 2), floats(70 * dModel, 3)];
-    for (const lengths of [[seqLen], [100], [1], [0]]) {
-      for (const earlier of [undefined, before]) {
-        const expected = await inWindows(lru, x, lengths, earlier);
+    const before = floats(70 * dModel, 3);
+    const token = before.subarray(0, dModel);
+    for (const lengths of [[seqLen], [100], [1], [0], [seqLen, 0, 97], [3, seqLen, 48]]) {
+      const batch = lengths.length;
+      const x = floats(batch * seqLen * dModel, 2);
+      const all = (values: Float32Array) => Float32Array.from(lengths.flatMap(() => [...values]));
+      for (const earlier of [new Float32Array(), before]) {
+        const expected = stepped(lru, x, lengths, earlier.length ? before : token);
         for (const place of [0, 1, 2, 3]) {
-          const what = `${lengths} tokens, ${earlier ? "after others" : "at first"}, ${place}`;
+          const what = `${lengths} tokens after ${earlier.length}, arrays ${place}`;
           const from = place & 1 ? engine.allocate(x.length) : new Float32Array(x.length);
           const out = (place & 2 ? engine.allocate(x.length) : new Float32Array(x.length)).fill(7);
           from.set(x);
-          // A cache whose state is in the kernels' memory, where a forward's state goes as well.
-          const cache = lru.allocateInferenceCache(1);
-          const twin = lru.allocateInferenceCache(1);
-          lru.stepSync(before.subarray(0, dModel), cache);
-          lru.stepSync(before.subarray(0, dModel), twin);
-          const state = earlier && (await lru.forward(earlier)).state;
-          const result = await lru.forward(from, { out, lengths, ...(state && { state }) });
+          const { state } = await lru.forward(all(earlier.length ? before : token), { batch });
+          // A cache whose state is in the kernels' memory, where a forward's states go as well.
+          const [cache, twin] = [lru.allocateInferenceCache(1), lru.allocateInferenceCache(1)];
+          lru.stepSync(token, twin);
+          lru.stepSync(token, cache);
+          let done = 0;
+          const onProgress = (progress: { done: number }) => {
+            done = progress.done;
+          };
+          const result = await lru.forward(from, { batch, out, lengths, state, onProgress });
           expectSameBits(out, expected.y, what);
           expectSameBits(from, x, `x, ${what}`);
+          expect(done, what).toBe(batch * seqLen);
           expectSameState([lru, cache], [lru, twin], `a cache beside it, ${what}`);
-          expectSameBits(
-            lru.stepSync(x.subarray(0, dModel), result.state),
-            expected.next,
-            `a step after ${what}`,
-          );
+          const next = lru.stepSync(all(token), result.state);
+          expectSameBits(next, Float32Array.from(expected.after), `a step after ${what}`);
           engine.free(from);
           engine.free(out);
         }

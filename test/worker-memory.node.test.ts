@@ -2,8 +2,9 @@
 import * as Comlink from "comlink";
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { compileKernels } from "../src/cpu/kernels.js";
-import { packProgram, withSpans } from "../src/cpu/packed.js";
+import { packProgram } from "../src/cpu/packed.js";
 import { LANES, type Span, type WorkerApi } from "../src/cpu/protocol.js";
+import { withSpans } from "../src/cpu/spans.js";
 import { lruProgram } from "../src/models/lru.js";
 import { floats, hardParams } from "./support/problems.js";
 

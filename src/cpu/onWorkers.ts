@@ -1,11 +1,12 @@
 /** A program's forwards on workers: loaded with them. */
 import type { ForwardJob } from "../backend.js";
 import { isLinrecError, LinrecError, messageOf } from "../errors.js";
-import { type PackedProgram, withSpans } from "./packed.js";
+import type { PackedProgram } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import { DEADLINE_MS, type Window } from "./protocol.js";
 import type { RunnerHost } from "./runner.js";
 import { runOwnShare } from "./share.js";
+import { withSpans } from "./spans.js";
 import type { TileRunner } from "./tiles.js";
 import { forwardByTransfer } from "./transfer.js";
 import { stopWindow } from "./wavefront.js";

@@ -159,30 +159,20 @@ export function packProgram(program: Program, pack?: PackStage): PackedProgram {
     lastCarry,
     whole: stages.length === 1 && first?.kind === "lru" && !first.real && first.dModel === first.outWidth,
     live: [...slots.keys()].filter((slot) => isRead(program, slot, Math.max(0, lastCarry))),
-    ...planTiles(slots, stages, cacheBytes(program, slots, stages)),
+    ...planTiles({ slots, stages }, cacheBytes(program, slots, stages)),
     image: image.bytes(),
   };
-}
-
-/**
- * Of threads without shared memory: spans are the tiles there, and each costs messages. They are as large as a millisecond or
- * more of work, and two of them, with what they come and go in, and a chunk more of each, take at most 4 MiB of a worker.
- */
-const SPAN_BYTES = 1.7 * 1024 * 1024;
-
-/** The same program in tiles that are spans. */
-export function withSpans(packed: PackedProgram): PackedProgram {
-  const { slots, stages, inputWidth, outputWidth } = packed;
-  // x and y, in the worker's memory and in the message that brings the one and takes the other
-  const apart = 4 * (inputWidth + outputWidth + Math.max(inputWidth, outputWidth));
-  return { ...packed, ...planTiles(slots, stages, SPAN_BYTES, apart) };
 }
 
 /**
  * The largest tiles whose activations take no more than `most` bytes.
  * @param apart bytes of a token beside its activations
  */
-function planTiles(slots: readonly number[], stages: readonly PackedStage[], most: number, apart = 0) {
+export function planTiles(
+  { slots, stages }: Pick<PackedProgram, "slots" | "stages">,
+  most: number,
+  apart = 0,
+): Pick<PackedProgram, "tileTokens" | "scratch"> {
   const token = tokenBytes(slots, stages);
   const chunks = Math.floor(most / (token.slots + token.h + apart) / CHUNK);
   const tileTokens = CHUNK * Math.max(chunks, 1);

@@ -199,34 +199,43 @@ export class WasmRunner implements Runner {
     await forwardInWindows(this.#windowHost(execute), { ...job, threads: 0 });
   }
 
-  /** Runs a forward that is one call of a kernel, if it is: windows would cost a short one more than it takes. */
+  /** Runs a forward whose rows are one call of a kernel each, if it is: windows would cost a short one more than it takes. */
   #runAtOnce({ batch, seqLen, lengths, x, y, state, signal, onProgress, ...job }: ForwardJob): boolean {
-    const { whole, outputWidth, tileTokens } = this.packed;
-    const plain = batch === 1 && !job.timesteps && !job.resets && !job.onto && !((job.every as number) > 1);
-    const long = seqLen * this.#flopsPerToken > WINDOW_FLOPS || x.byteLength > WINDOW_BYTES;
-    if (!whole || !plain || long) return false;
+    const { whole, outputWidth, tileTokens, layout } = this.packed;
+    const tokens = batch * seqLen;
+    const special = job.timesteps || job.resets || job.onto || (job.every as number) > 1;
+    const long = tokens * this.#flopsPerToken > WINDOW_FLOPS || x.byteLength > WINDOW_BYTES;
+    if (!whole || special || long) return false;
     throwIfAborted(signal);
-    const backend = this.#backend;
-    const tokens = lengths[0] as number;
-    y.fill(0, tokens * outputWidth);
+    const { arena } = this.#backend;
     this.#guest?.settle();
-    const [from, to] = [backend.addressOf(x), backend.addressOf(y)];
-    const own = from === undefined || to === undefined ? backend.arena.allocate(x.byteLength) : 0;
+    const from = this.#backend.addressOf(x);
+    const to = this.#backend.addressOf(y);
+    const own = from === undefined || to === undefined ? arena.allocate(x.byteLength) : 0;
     try {
-      const { states } = this.#reserveStep(1);
+      const { states } = this.#reserveStep(batch);
       const [floats, bytes] = [this.#floats, this.#bytes];
-      if (from === undefined) floats.set(x, own / 4);
+      if (own) floats.set(x, own / 4);
       bytes.set(state.bytes, states);
-      const k0 = state.k[0] as number;
-      this.#runner.run({ ...noTile(), x: from ?? own, y: to ?? own, tokens, k0, state: states }, tileTokens);
-      if (to === undefined) y.set(floats.subarray(own / 4, own / 4 + tokens * outputWidth));
+      const tile = { ...noTile(), x: own || (from as number), y: own || (to as number), state: states };
+      for (let row = 0; row < batch; row++) {
+        tile.tokens = lengths[row] as number;
+        tile.k0 = state.k[row] as number;
+        this.#runner.run(tile, tileTokens);
+        state.k[row] = (tile.k0 + tile.tokens) % CHUNK;
+        (state.count[row] as number) += tile.tokens;
+        const end = tile.y / 4 + seqLen * outputWidth;
+        floats.fill(0, end - (seqLen - tile.tokens) * outputWidth, end);
+        tile.x += 4 * seqLen * outputWidth;
+        tile.y = 4 * end;
+        tile.state += layout.rowBytes;
+      }
+      if (own) y.set(floats.subarray(own / 4, own / 4 + y.length));
       state.bytes.set(bytes.subarray(states, states + state.bytes.length));
-      state.k[0] = (k0 + tokens) % CHUNK;
-      (state.count[0] as number) += tokens;
     } finally {
-      backend.arena.free(own);
+      arena.free(own);
     }
-    onProgress?.(seqLen);
+    onProgress?.(tokens);
     return true;
   }
 

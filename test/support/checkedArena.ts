@@ -115,20 +115,22 @@ export function checkedArena(module: { Arena: typeof Arena }) {
   return { ...module, Arena: CheckedArena };
 }
 
+type Tiles = Pick<PackedProgram, "tileTokens" | "scratch">;
+
 interface Packing {
   packProgram(...args: never[]): PackedProgram;
-  withSpans(...args: never[]): PackedProgram;
+  planTiles(...args: never[]): Tiles;
 }
 
 export function checkedPacked<Module extends Packing>(module: Module) {
-  const spaced = (packed: PackedProgram): PackedProgram => ({
+  const spaced = <Planned extends Tiles>(packed: Planned): Planned => ({
     ...packed,
     scratch: withGuards(packed.scratch),
   });
   return {
     ...module,
     packProgram: (...args: never[]) => spaced(module.packProgram(...args)),
-    withSpans: (...args: never[]) => spaced(module.withSpans(...args)),
+    planTiles: (...args: never[]) => spaced(module.planTiles(...args)),
   };
 }
 
