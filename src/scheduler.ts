@@ -79,15 +79,16 @@ export type Preference = "auto" | readonly BackendName[];
 
 /** Copying x into engine memory and y out of it. */
 const COPY_BYTES_PER_MS = 1e7;
-/** A step on the calling thread, and a forward, with next to nothing to compute. */
-const STEP_MS = 0.003;
-const CALL_MS = 0.012;
+/** With next to nothing to compute: a step on the calling thread, a forward there, and one on workers, beside what wakes them. */
+const STEP_MS = 0.002;
+const CALL_MS = 0.008;
+const WINDOW_MS = 0.012;
 /** Posting a job to the workers. */
 const POST_MS = 0.003;
 /** A token alone has a register tile of six to itself, and waits for its weights. */
 const ALONE = 1.5;
 /** Scan, carry and the ends of register tiles cost the CPU this many flops for each state and token beyond those counted. */
-const FLOPS_PER_STATE = 30;
+const FLOPS_PER_STATE = 20;
 /** What the CPU's rate is of, in src/cpu/backend.ts: a layer of 64 features and states, those of its states not counted. */
 const MEASURED = 1 + (64 * FLOPS_PER_STATE) / lruFlops(64, 64);
 /** The float64 oracle is plain JavaScript, and each token takes it as long as so many flops beyond its own. */
@@ -207,7 +208,7 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
       "wasm",
       wasm.threads,
       {
-        call: CALL_MS,
+        call: WINDOW_MS,
         copies,
         compute: compute / speedup,
         ...timed(Math.max(1, Math.min(wasm.threads, work.batch))),
