@@ -30,7 +30,9 @@ test.each(builds)("%s SIMD: in memory of the engine, or of the caller, or one of
     const lru = await engine.lru(hardParams(dModel, dState, 1));
     const before = floats(70 * dModel, 3);
     const token = before.subarray(0, dModel);
-    for (const lengths of [[seqLen], [100], [1], [0], [seqLen, 0, 97], [3, seqLen, 48]]) {
+    // More rows than a block has go through windows.
+    const many = Array.from({ length: 65 }, (_, row) => row % 4);
+    for (const lengths of [[seqLen], [100], [1], [0], [seqLen, 0, 97], [3, seqLen, 48], many]) {
       const batch = lengths.length;
       const x = floats(batch * seqLen * dModel, 2);
       const all = (values: Float32Array) => Float32Array.from(lengths.flatMap(() => [...values]));

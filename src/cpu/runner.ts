@@ -17,7 +17,7 @@ import type { ModelStages } from "./stages.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
 import { runWindow } from "./wavefront.js";
-import { forwardInWindows, WINDOW_BYTES, WINDOW_FLOPS, type WindowHost } from "./windows.js";
+import { BLOCK_ROWS, forwardInWindows, WINDOW_BYTES, WINDOW_FLOPS, type WindowHost } from "./windows.js";
 
 /** What models want of the CPU, beside what layers want: see widen.ts. */
 export interface Wide {
@@ -204,8 +204,8 @@ export class WasmRunner implements Runner {
     const { whole, outputWidth, tileTokens, layout } = this.packed;
     const tokens = batch * seqLen;
     const special = job.timesteps || job.resets || job.onto || (job.every as number) > 1;
-    const long = tokens * this.#flopsPerToken > WINDOW_FLOPS || x.byteLength > WINDOW_BYTES;
-    if (!whole || special || long) return false;
+    if (!whole || special || batch > BLOCK_ROWS || x.byteLength > WINDOW_BYTES) return false;
+    if (tokens * this.#flopsPerToken > WINDOW_FLOPS) return false;
     throwIfAborted(signal);
     const { arena } = this.#backend;
     this.#guest?.settle();

@@ -19,7 +19,7 @@ export const WINDOW_BYTES = 4 * 1024 * 1024;
 export const WINDOW_FLOPS = 4e8;
 
 /** Rows in a block: plenty for waits between a row's tiles to be rare, whatever the batch. */
-const BLOCK_ROWS = 64;
+export const BLOCK_ROWS = 64;
 
 /** The last tile of each thread is cut into so many, for threads to end at about the same time. */
 const TAIL_PARTS = 5;
