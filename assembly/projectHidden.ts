@@ -29,7 +29,7 @@ export function projectHidden(
       const at = h + g + <usize>t * stride;
       if (t == projected) {
         const rows = min(tokens - t, BLOCK_CHUNKS * chunk - k);
-        dense(at, stride, u + <usize>t * uStride, uStride, panels, 0, rows, dModel, <i32>(second + 32) >> 2);
+        dense(at, stride, u + <usize>t * uStride, uStride, panels, 0, 0, rows, dModel, <i32>(second + 32) >> 2);
         projected += rows;
       }
       const length = min(tokens - t, chunk - k);

@@ -21,7 +21,7 @@ export function projectScan(
     const rows = min(tokens - t, BLOCK_CHUNKS * chunk - k0);
     for (let g: usize = 0; g < stride; g += 64) {
       const second: usize = g + 32 < stride ? 32 : 0;
-      dense(loc + g, stride, u, uStride, B + g * <usize>dModel, 0, rows, dModel, <i32>(second + 32) >> 2);
+      dense(loc + g, stride, u, uStride, B + g * <usize>dModel, 0, 0, rows, dModel, <i32>(second + 32) >> 2);
       for (let from = 0, k = k0; from < rows; k = 0) {
         const length = min(rows - from, chunk - k);
         for (let i: usize = 0; i < second + 32; i += 16) {

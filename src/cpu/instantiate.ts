@@ -33,7 +33,7 @@ export interface Kernels {
   copyRows(y: Pointer, yStride: number, x: Pointer, xStride: number, rowBytes: number, tokens: number): void;
   // biome-ignore format: as above
   dense(
-    y: Pointer, yStride: number, x: Pointer, xStride: number, W: Pointer, b: Pointer,
+    y: Pointer, yStride: number, x: Pointer, xStride: number, W: Pointer, b: Pointer, ones: Pointer,
     tokens: number, inWidth: number, outWidth: number,
   ): void;
   // biome-ignore format: as above

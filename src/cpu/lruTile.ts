@@ -192,7 +192,7 @@ export class LruTile {
     // The panels of B are those of a dense stage with a column for each part of a state: bu for all rows at once.
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.dense(
-      this.h, 32 * groups, this.#slots.at(src), this.#slots.stride(src), image + B, 0, rows, dModel, 8 * groups,
+      this.h, 32 * groups, this.#slots.at(src), this.#slots.stride(src), image + B, 0, 0, rows, dModel, 8 * groups,
     );
   }
 

@@ -20,7 +20,8 @@ export function packStage(stage: Stage, image: ImageWriter, layout: StateLayout)
         for (let k = 0; k < inWidth; k++) panels[at + k * stride] = kernel[k * outWidth + o] as number;
       });
       const b = image.floats(pad4(outWidth), (o) => (o < outWidth ? (bias?.[o % bias.length] ?? 0) : 0));
-      return { kind: "dense", src, dst, inWidth, outWidth: pad4(outWidth), W, b };
+      const ones = image.floats(pad4(outWidth), () => 1);
+      return { kind: "dense", src, dst, inWidth, outWidth: pad4(outWidth), W, b, ones };
     }
     case "layerNorm":
     case "rmsNorm": {

@@ -52,6 +52,7 @@ export type PackedStage =
       readonly outWidth: number;
       readonly W: number;
       readonly b: number;
+      readonly ones: number;
     })
   | (Slots & {
       readonly kind: "layerNorm";

@@ -20,8 +20,8 @@ function run(slots: Slots, stage: PackedStage): void {
       kernels.embedding(y, x, image + stage.table, rows, width, stage.vocabulary);
       return;
     case "dense": {
-      const { W, b, inWidth, outWidth } = stage;
-      kernels.dense(y, yBytes, x, xBytes, image + W, image + b, rows, inWidth, outWidth);
+      const { W, b, ones, inWidth, outWidth } = stage;
+      kernels.dense(y, yBytes, x, xBytes, image + W, image + b, image + ones, rows, inWidth, outWidth);
       return;
     }
     case "layerNorm": {

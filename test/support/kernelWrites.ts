@@ -29,7 +29,9 @@ export const kernelWrites: {
     { at: stateLoc, bytes: row(groups) },
   ],
   copyRows: (at, stride, _x, _xStride, bytes, rows) => [{ at, bytes, rows, stride }],
-  dense: (at, stride, _x, _xStride, _W, _b, rows, _in, width) => [{ at, bytes: 4 * width, rows, stride }],
+  dense: (at, stride, _x, _xStride, _W, _b, _ones, rows, _in, width) => [
+    { at, bytes: 4 * width, rows, stride },
+  ],
   embedding: (at, _x, _table, tokens, width) => [{ at, bytes: 4 * tokens * width }],
   gelu: (at, _x, _exact, count) => [{ at, bytes: 4 * count }],
   glu: (at, _x, _gate, _silu, count) => [{ at, bytes: 4 * count }],

@@ -46,13 +46,14 @@ function products(bench: Bench, kind: "dense" | "dense without b" | "output"): v
         bench.placeRows(x, inWidth, xStride),
       ];
       const pu = bench.placeRows(u, outWidth, uStride);
+      const ones = bench.place(new Float32Array(outWidth).fill(1));
       const [y, alone] = [bench.room(tokens * yStride), bench.room(tokens * yStride)];
       const run = (to: number, from: number, count: number) =>
         bench.call([{ at: to + from * yStride, bytes: 4 * outWidth, rows: count, stride: yStride }], (k) => {
           const [row, input] = [to + from * yStride, px + from * xStride];
           if (skips)
             k.output(row, yStride, input, pW, pv, pu + from * uStride, uStride, count, inWidth, outWidth);
-          else k.dense(row, yStride, input, xStride, pW, pv, count, inWidth, outWidth);
+          else k.dense(row, yStride, input, xStride, pW, pv, ones, count, inWidth, outWidth);
         });
       run(y, 0, tokens);
       const actual = bench.rows(y, tokens, outWidth, yStride);

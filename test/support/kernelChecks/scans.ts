@@ -120,7 +120,7 @@ function scans(bench: Bench): void {
     const ks = bench.place(Int32Array.from({ length: tokens }, (_, t) => (k0 + t) % chunk));
     for (let t = 0; t < tokens; t++) {
       bench.call([{ at: h2, bytes: 4 * size }], (k) =>
-        k.dense(h2, 4 * size, pu + t * uStride, uStride, B, 0, 1, dModel, size),
+        k.dense(h2, 4 * size, pu + t * uStride, uStride, B, 0, 0, 1, dModel, size),
       );
       stepOne(bench, scan, h2, rounded2, carry2, stateLoc2, ks + 4 * t);
       same(bench.floats(h2, size), bench.floats(h + t * 4 * size, size), `h of step ${t}, ${what}`);
