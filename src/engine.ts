@@ -3,6 +3,7 @@
  * scheduler picks, falling back where that is allowed and never in silence.
  */
 import { assemble, prepareParts, referenceStepper } from "./assemble.js";
+import { awake } from "./awake.js";
 import type { Backend, ForwardJob, Resident, Runner } from "./backend.js";
 import type { BidirectionalLru } from "./bidirectional.js";
 import { untilAborted } from "./breaker.js";
@@ -62,7 +63,7 @@ export async function createEngine(options: EngineOptions = {}): Promise<Engine>
   const preference = toPreference(options.backend ?? "auto");
   const wanted = (name: BackendName) => preference === "auto" || preference.includes(name);
   const tell = (from: string, to: string, reason: string) => options.onFallback?.({ from, to, reason });
-  const machine = await Machine.probe(options, wanted, (reason) => tell("wasm", "wasm", reason));
+  const machine = await awake(Machine.probe(options, wanted, (reason) => tell("wasm", "wasm", reason)));
   if (preference !== "auto") checkPreference(preference, machine, tell);
   return new Engine(machine, preference, options.nonFinite ?? "propagate", tell);
 }

@@ -1,4 +1,5 @@
 /** What models want of the CPU beside what a layer wants: their stages, and the kernels of these where the first file lacks them. */
+import { awake } from "../awake.js";
 import type { WasmBackend } from "./backend.js";
 import { wideKernels } from "./embedded.gen.js";
 import { instantiate } from "./instantiate.js";
@@ -10,7 +11,7 @@ const widened = new WeakMap<WasmBackend, Promise<void>>();
 
 /** Gives a backend all stages and kernels, once. */
 export async function widen(backend: WasmBackend): Promise<void> {
-  const widening = widened.get(backend) ?? addTo(backend);
+  const widening = widened.get(backend) ?? awake(addTo(backend));
   widened.set(backend, widening);
   await widening;
 }
