@@ -252,6 +252,33 @@ describe("a layer", () => {
     expectLinrecError(error, "disposed", /disposed of/);
   });
 
+  gpuTest("a cache for which the GPU has no memory leaves nothing there", async ({ device }) => {
+    (await lru.allocateGpuCache(4)).dispose(); // its kernels are there
+    const kept = new Set<GPUBuffer>();
+    const create = device.createBuffer.bind(device);
+    const creating = vi.spyOn(device, "createBuffer").mockImplementation((descriptor) => {
+      const buffer = create(descriptor);
+      const destroy = buffer.destroy.bind(buffer);
+      kept.add(buffer);
+      buffer.destroy = () => {
+        kept.delete(buffer);
+        return destroy();
+      };
+      return buffer;
+    });
+    const pop = device.popErrorScope.bind(device);
+    let pops = 0;
+    const popping = vi.spyOn(device, "popErrorScope").mockImplementation(async () => {
+      const error = await pop();
+      return ++pops === 2 ? ({ message: "injected" } as GPUError) : error; // the scope of want of memory
+    });
+    await expect(lru.allocateGpuCache(4)).rejects.toMatchObject({ code: "out-of-memory" });
+    expect(creating).toHaveBeenCalled();
+    expect(kept.size).toBe(0);
+    creating.mockRestore();
+    popping.mockRestore();
+  });
+
   gpuTest("steps after the first make no buffers", async ({ device }) => {
     const cache = await lru.allocateGpuCache(4);
     const xt = x.slice(0, 4 * dModel);

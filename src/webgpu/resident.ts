@@ -77,20 +77,27 @@ class GpuResident implements Resident {
   #room: Room | undefined;
   #lost: LinrecError | undefined;
 
+  /** Within `Device.scoped`. */
   private constructor(
     device: Device,
     plan: StepLayout,
     loaded: LoadedKernels,
     layout: StateLayout,
+    slots: number,
     bounds: Bounds,
-    states: ReadonlyMap<number, GPUBuffer>,
   ) {
     this.#device = device;
     this.#plan = plan;
     this.#loaded = loaded;
     this.#layout = layout;
     this.#bounds = bounds;
-    this.#states = states;
+    const usage = STORAGE | COPY_SRC | COPY_DST;
+    this.#states = new Map(
+      plan.states.map(({ area, floats }) => {
+        const size = Math.max(4, 4 * floats * slots);
+        return [area, device.handle.createBuffer({ label: "states", size, usage })];
+      }),
+    );
   }
 
   /** Room for `slots` streams. Rejects with `unsupported` or `out-of-memory`. */
@@ -110,17 +117,15 @@ class GpuResident implements Resident {
         `${slots} streams of this model need ${Math.max(most, widest)} bytes in one piece; this GPU binds at most ${device.maxBinding}. Use fewer, or several caches.`,
       );
     }
-    const { value: states, clean } = device.scoped("making room for a cache", () => {
-      const usage = STORAGE | COPY_SRC | COPY_DST;
-      return new Map(
-        plan.states.map(({ area, floats }) => {
-          const size = Math.max(4, 4 * floats * slots);
-          return [area, device.handle.createBuffer({ label: "states", size, usage })] as const;
-        }),
-      );
+    const { value: resident, clean } = device.scoped(
+      "making room for a cache",
+      () => new GpuResident(device, plan, loaded, layout, slots, bounds),
+    );
+    await device.wait(clean, SUBMIT_DEADLINE_MS).catch((error) => {
+      resident.#destroy(); // what there was memory for
+      throw error;
     });
-    await device.wait(clean, SUBMIT_DEADLINE_MS);
-    return new GpuResident(device, plan, loaded, layout, bounds, states);
+    return resident;
   }
 
   /** Its memory has been freed, for whatever reason. */
