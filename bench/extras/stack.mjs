@@ -1,10 +1,13 @@
 /** A whole network: four minimal-LRU layers (pre-norm, layer norm, GELU, GLU, residual) behind a dense encoder. */
 import { createEngine, initLru, writeSafetensors } from "../linrec.mjs";
 import { measurePeak } from "../peak.mjs";
+import { walk } from "../pieces.mjs";
 import { fillInput, relativeError } from "../shapes.mjs";
 import { inTurns, openCalm, sayCalm } from "./timing.mjs";
 
 const [H, N, LAYERS] = [64, 64, 4];
+/** Tokens of a piece (../pieces.mjs): some 5 ms, of which there are calm ones where no whole forward is. */
+const PIECE = 1024;
 const SPEC = { architecture: "minimal-lru/stacked-encoder", prenorm: true, norm: "layer" };
 
 /** Products, scans and skips exactly; norm and addition as 6, GELU and GLU as 24 a value, as the library counts. */
@@ -20,11 +23,12 @@ const tensorNames = {
 };
 
 export async function measure({ quick, peakKernels, best }) {
-  const seqLen = quick ? 512 : 16384;
+  const [seqLen, tokens] = quick ? [512, 128] : [16384, PIECE];
   const bytes = checkpoint();
   const error = await check(bytes);
   const engines = [];
   const ways = {};
+  let piece;
   for (const threads of [0, 2]) {
     const engine = await createEngine({ backend: "wasm", threads });
     const model = await engine.model(bytes, SPEC);
@@ -32,11 +36,16 @@ export async function measure({ quick, peakKernels, best }) {
     const out = engine.allocate(seqLen * H);
     engines.push(engine);
     ways[threads] = () => model.forward(x, { out });
+    // Of the calling thread, which comes first.
+    piece ??= walk((...given) => model.forward(...given), x, out, { batch: 1, seqLen, dModel: H }, tokens);
   }
   const calmness = await openCalm(peakKernels, best, 2);
   const before = process.memoryUsage.rss();
   const { ms, calm } = await inTurns(ways, quick ? 1 : 7, quick ? 5 : 300, calmness);
   const extraBytes = process.memoryUsage.rss() - before;
+  const ofOne = await openCalm(peakKernels, best, 1);
+  const taken = await inTurns({ piece }, quick ? 1 : 7, quick ? 5 : 2000, ofOne);
+  const inPieces = { ms: (taken.ms.piece * seqLen) / tokens, calm: taken.calm };
   const peak = await measurePeak(peakKernels.relaxed, 1, quick ? 20 : 300);
   for (const engine of engines) await engine.dispose();
   const gflops = (seqLen * FLOPS_A_TOKEN) / ms[0] / 1e6;
@@ -45,11 +54,14 @@ export async function measure({ quick, peakKernels, best }) {
     `${seqLen} tokens: calling thread ${ms[0].toFixed(2)} ms (${percent(gflops / peak)} of the peak over all its flops, ` +
       `${percent(products / peak)} over those of products and scans alone), 2 threads ${ms[2].toFixed(2)} ms ` +
       `(${(ms[0] / ms[2]).toFixed(2)} times); error ${error.toExponential(1)}; ${sayCalm(calm)}`,
+    `in pieces of ${tokens} tokens, calling thread: ${inPieces.ms.toFixed(2)} ms ` +
+      `(${percent((seqLen * FLOPS_A_TOKEN) / inPieces.ms / 1e6 / peak)} of the peak over all its flops); ${sayCalm(inPieces.calm)}`,
   ];
   return {
     seqLen,
     ms,
     calm,
+    inPieces,
     peak,
     share: gflops / peak,
     shareOfProducts: products / peak,
