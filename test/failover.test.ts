@@ -14,7 +14,7 @@ import { State, stateLayout } from "../src/state.js";
 import { outputsOf } from "../src/timeline.js";
 import { expectSameBits } from "./support/bits.js";
 import { relativeError } from "./support/golden.js";
-import { type Change, changedGpu, onSubmit, shrink, standInGpu } from "./support/gpus.js";
+import { type Change, changedGpu, failScopes, onSubmit, shrink, standInGpu } from "./support/gpus.js";
 import { errorOf } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 
@@ -236,15 +236,9 @@ test("kernels that do not compile: the CPU works, and says what the compiler sai
 
 test("a forward that is too large for the GPU's memory is the CPU's, the others stay the GPU's", async (context) => {
   let full = false;
-  const { lru, told, devices, engine } = await open(context, (handle) => {
-    const pop = handle.popErrorScope.bind(handle);
-    let nth = 0;
-    handle.popErrorScope = async () => {
-      const error = await pop();
-      // The second of three scopes is that of memory.
-      return nth++ % 3 === 1 && full ? ({ message: "no room" } as GPUError) : error;
-    };
-  });
+  const { lru, told, devices, engine } = await open(context, (handle) =>
+    failScopes(handle, (nth) => full && nth % 3 === 1, "no room"),
+  );
   const small = x.subarray(0, 8 * dModel);
   const { y } = await lru.forward(small);
   full = true;

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { createEngine, type Engine, type GpuBuffer, type GpuCache, initLru, type Lru } from "../src/index.js";
 import { paired } from "./support/conjugates.js";
 import { relativeError } from "./support/golden.js";
+import { failScopes } from "./support/gpus.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 import { alone, callsOf, isOneRate, loadLayer, names, SLOTS } from "./support/streams.js";
@@ -266,17 +267,11 @@ describe("a layer", () => {
       };
       return buffer;
     });
-    const pop = device.popErrorScope.bind(device);
-    let pops = 0;
-    const popping = vi.spyOn(device, "popErrorScope").mockImplementation(async () => {
-      const error = await pop();
-      return ++pops === 2 ? ({ message: "injected" } as GPUError) : error; // the scope of want of memory
-    });
+    failScopes(device, (nth) => nth === 1);
     await expect(lru.allocateGpuCache(4)).rejects.toMatchObject({ code: "out-of-memory" });
     expect(creating).toHaveBeenCalled();
     expect(kept.size).toBe(0);
     creating.mockRestore();
-    popping.mockRestore();
   });
 
   gpuTest("steps after the first make no buffers", async ({ device }) => {

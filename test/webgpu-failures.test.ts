@@ -5,7 +5,7 @@ import type { Program } from "../src/program.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu } from "../src/webgpu/backend.js";
 import { type Device, openDevice } from "../src/webgpu/device.js";
-import { type Change, changedGpu } from "./support/gpus.js";
+import { type Change, changedGpu, failScopes } from "./support/gpus.js";
 
 const program: Program = {
   architecture: "dense",
@@ -152,13 +152,7 @@ describe("a GPU that fails", () => {
 
   test("an error in a scope withholds the result, and the next forward starts clean", async (context) => {
     let failures = 0;
-    const opened = await openChanged((handle) => {
-      const pop = handle.popErrorScope.bind(handle);
-      handle.popErrorScope = async () => {
-        const error = await pop();
-        return failures-- === 1 ? ({ message: "injected" } as GPUError) : error;
-      };
-    });
+    const opened = await openChanged((handle) => failScopes(handle, () => failures-- === 1));
     if ("reason" in opened) return context.skip(opened.reason);
     const runner = await opened.backend.prepare(program);
     for (const [pops, code] of [

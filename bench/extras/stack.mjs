@@ -48,14 +48,14 @@ export async function measure({ quick, peakKernels, best }) {
   const inPieces = { ms: (taken.ms.piece * seqLen) / tokens, calm: taken.calm };
   const peak = await measurePeak(peakKernels.relaxed, 1, quick ? 20 : 300);
   for (const engine of engines) await engine.dispose();
-  const gflops = (seqLen * FLOPS_A_TOKEN) / ms[0] / 1e6;
-  const products = (seqLen * PRODUCTS) / ms[0] / 1e6;
+  const shareOf = (flopsPerToken, ms) => (seqLen * flopsPerToken) / ms / 1e6 / peak;
+  const [share, shareOfProducts] = [shareOf(FLOPS_A_TOKEN, ms[0]), shareOf(PRODUCTS, ms[0])];
   const lines = [
-    `${seqLen} tokens: calling thread ${ms[0].toFixed(2)} ms (${percent(gflops / peak)} of the peak over all its flops, ` +
-      `${percent(products / peak)} over those of products and scans alone), 2 threads ${ms[2].toFixed(2)} ms ` +
+    `${seqLen} tokens: calling thread ${ms[0].toFixed(2)} ms (${percent(share)} of the peak over all its flops, ` +
+      `${percent(shareOfProducts)} over those of products and scans alone), 2 threads ${ms[2].toFixed(2)} ms ` +
       `(${(ms[0] / ms[2]).toFixed(2)} times); error ${error.toExponential(1)}; ${sayCalm(calm)}`,
     `in pieces of ${tokens} tokens, calling thread: ${inPieces.ms.toFixed(2)} ms ` +
-      `(${percent((seqLen * FLOPS_A_TOKEN) / inPieces.ms / 1e6 / peak)} of the peak over all its flops); ${sayCalm(inPieces.calm)}`,
+      `(${percent(shareOf(FLOPS_A_TOKEN, inPieces.ms))} of the peak over all its flops); ${sayCalm(inPieces.calm)}`,
   ];
   return {
     seqLen,
@@ -63,8 +63,8 @@ export async function measure({ quick, peakKernels, best }) {
     calm,
     inPieces,
     peak,
-    share: gflops / peak,
-    shareOfProducts: products / peak,
+    share,
+    shareOfProducts,
     error,
     extraBytes,
     lines,

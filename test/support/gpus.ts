@@ -67,6 +67,17 @@ export function onSubmit({ queue }: GPUDevice, before: (nth: number) => void): v
   };
 }
 
+/** Has an error come out of each scope, counted from 0, of which `fails` says so: of every three the second is that of memory. */
+export function failScopes(handle: GPUDevice, fails: (nth: number) => boolean, message = "injected"): void {
+  const pop = handle.popErrorScope.bind(handle);
+  let nth = 0;
+  handle.popErrorScope = async () => {
+    const injected = fails(nth++);
+    const error = await pop();
+    return injected ? ({ message } as GPUError) : error;
+  };
+}
+
 /** What a device is asked for. */
 export interface Counts {
   submits: number;
