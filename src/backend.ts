@@ -56,6 +56,9 @@ export interface ForwardJob {
   readonly onProgress: ((done: number) => void) | undefined;
 }
 
+/** What of a forward counts where it is done at once. */
+export type PlainJob = Omit<ForwardJob, "threads" | "signal" | "onProgress">;
+
 /** Steps of some of a {@link Resident}'s streams, whose arguments have been checked. */
 export interface ResidentJob {
   /** [steps, streams, inputWidth], unless `ports` has it */

@@ -7,7 +7,7 @@
 import type { ForwardJob, Linked, Runner } from "./backend.js";
 import type { Stepper } from "./host.js";
 import { hold, legsOf, pool, type Rows, shift } from "./links.js";
-import { macrotask } from "./macrotask.js";
+import { breathing } from "./macrotask.js";
 import { inputWidth, type Network, outputWidth, slotWidth } from "./program.js";
 import { type Rates, ratesOf } from "./rates.js";
 import { throwIfAborted } from "./signal.js";
@@ -34,9 +34,6 @@ interface Segment extends Rows {
   readonly from: number;
   readonly known: readonly number[];
 }
-
-/** The calling thread may be a page's: let it breathe this often. */
-const YIELD_MS = 12;
 
 /** @template Part what each part is run by: a Runner for `forward`, a Stepper for `step` */
 export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, Stepper {
@@ -116,7 +113,7 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
     const buffers = new Buffers(this.#Floats);
     const padded = Int32Array.from(spans, ({ length }) => Math.ceil(length / padding) * padding);
     const longest = padded.reduce((most, length) => Math.max(most, length), 0);
-    let yielded = performance.now();
+    const breathe = breathing();
     const drive = async (rows: Rows, state: State): Promise<Rows> => {
       const walk = this.#walk(rows, state, buffers);
       for (let next = walk.next(); ; next = walk.next()) {
@@ -126,9 +123,7 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
         const rest = { batch, threads: job.threads, signal, onProgress: undefined };
         const part = { seqLen: x.seqLen, lengths: x.counts, x: x.data, timesteps: x.times?.data, y, state };
         await (this.#parts[index] as Runner).forward({ ...rest, ...part });
-        if (performance.now() - yielded < YIELD_MS) continue;
-        await macrotask();
-        yielded = performance.now();
+        await breathe();
       }
     };
     const take = async <Each extends Rows>(

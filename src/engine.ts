@@ -19,6 +19,7 @@ import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { typeName } from "./io/tensor.js";
 import { Lru } from "./lru.js";
 import { type BackendStatus, Machine } from "./machine.js";
+import { breathing } from "./macrotask.js";
 import type { ModelSpec } from "./models/architecture.js";
 import { copied, isPlain } from "./models/copied.js";
 import { readLru } from "./models/lrnnxLru.js";
@@ -27,24 +28,14 @@ import type { Model } from "./models/model.js";
 import type { PlainLru, PlainTensors } from "./models/plain.js";
 import { checkEngineOptions, type EngineOptions } from "./options.js";
 import { parts } from "./parts.js";
-import {
-  type BackendName,
-  flopsPerToken,
-  inputWidth,
-  type LruParams,
-  lruFlops,
-  type Network,
-  outputWidth,
-  poolOf,
-  statesPerToken,
-} from "./program.js";
-import { partsOf, ratesOf } from "./rates.js";
+import { type BackendName, type LruParams, lruFlops, type Network } from "./program.js";
 import type { runReference } from "./reference.js";
 import { choose, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
 import type { Run, SelfTestReport } from "./selfTest.js";
 import { abortedError, Stop } from "./signal.js";
 import { stateLayout } from "./state.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
+import { runAtOnce, workOf } from "./work.js";
 
 /** One LRU: its own parameters, arrays of other kinds, or a checkpoint. */
 export type LruSource = LruParams | PlainLru | BytesSource;
@@ -273,10 +264,12 @@ export class Engine {
     }
     const { candidate } = asked;
     if (!candidate) throw this.#nothingRuns(preference);
-    if (candidate.backend === "wasm" && candidate.threads === 0 && isStep(program, job)) {
-      allocating("a step", () => prepared.stepper.step(job.x, job.y, job.state, job.timesteps));
-      job.onProgress?.(batch);
-      return undefined;
+    if (candidate.backend === "wasm" && candidate.threads === 0) {
+      const breathe = breathing();
+      if (runAtOnce(prepared.stepper, program, job)) {
+        job.onProgress?.(batch * seqLen);
+        return breathe();
+      }
     }
     const host = {
       machine: this.#machine,
@@ -373,22 +366,25 @@ export class Engine {
     this.#checkUsable();
     const runners = new Map<Backend, Promise<Runner>>();
     const backend = this.#machine.wasm;
-    const wasm =
-      backend &&
-      !waysOf.has(program) &&
-      assemble(program, false, this.#Chain, (part) =>
-        allocating("a model's weights", () => backend.prepare(part)),
-      );
+    const wasm: (Runner & Stepper) | undefined =
+      backend && !waysOf.has(program)
+        ? assemble(program, false, this.#Chain, (part) =>
+            allocating("a model's weights", () => backend.prepare(part)),
+          )
+        : undefined;
     if (backend && wasm) runners.set(backend, Promise.resolve(wasm));
     let oracle: Stepper | undefined;
     // Asked at every step: kernels that turn out to be wrong are not stepped with any more.
-    const trusted = () => {
+    const trusted = (): Stepper => {
       if (wasm && this.#machine.wasm) return wasm;
       const run = this.#machine.runReference as typeof runReference;
       oracle ??= assemble(program, true, this.#Chain, (part) => referenceStepper(part, run));
       return oracle;
     };
-    const stepper: Stepper = { step: (...args) => trusted().step(...args) };
+    const stepper: Stepper = {
+      step: (...args) => trusted().step(...args),
+      atOnce: (job) => wasm?.atOnce?.(job),
+    };
     const layout = stateLayout(halvesOf(program)?.full ?? program);
     return { program, layout, runners, stepper, underWay: new Map() };
   }
@@ -412,28 +408,6 @@ export class Engine {
 /** A list is copied: what is known of it must stay true. */
 function toPreference(option: BackendOption): Preference {
   return option === "auto" ? option : ([option].flat() as BackendName[]);
-}
-
-/** One token for each row, of a network of one part: done at once, with none of a forward's preparations. */
-function isStep(program: Network, { seqLen, lengths, every = 1 }: Omit<ForwardJob, "threads">): boolean {
-  const plain = seqLen === 1 && every === 1 && !waysOf.has(program) && !ratesOf(program);
-  return plain && lengths.every((length) => length === 1);
-}
-
-function workOf(machine: Machine, whole: Network, batch: number, seqLen: number, timed = 0): Work {
-  const program = halvesOf(whole)?.lean ?? whole;
-  const rates = ratesOf(program);
-  return {
-    batch,
-    seqLen,
-    flopsPerToken: flopsPerToken(program),
-    states: statesPerToken(program),
-    timed,
-    bytesIn: 4 * inputWidth(program),
-    bytesOut: poolOf(program) ? 0 : 4 * outputWidth(program),
-    ...machine.passes(program, batch, seqLen, timed),
-    calls: rates ? partsOf(program).length * Math.ceil(seqLen / rates.segmentTokens(batch)) : 1,
-  };
 }
 
 function isBytesSource(source: unknown): source is BytesSource {

@@ -3,7 +3,7 @@ import type { ModelCache } from "./cache.js";
 import { LinrecError } from "./errors.js";
 import type { ForwardOptions, ForwardResult } from "./forwardOptions.js";
 import { uniforms } from "./init.js";
-import { macrotask } from "./macrotask.js";
+import { breathing } from "./macrotask.js";
 import { draw } from "./sample.js";
 import { throwIfAborted } from "./signal.js";
 import { checkCount, checkOptions, show } from "./validate.js";
@@ -58,9 +58,6 @@ const optionNames = [
 
 /** Every so many tokens, no prompt gives an output: the most that an int32 holds. */
 const NEVER = 2 ** 31 - 1;
-
-/** Steps run on the calling thread: others get a turn this often. */
-const TURN_MS = 12;
 
 export function checkGenerateOptions(options: unknown): void {
   checkOptions("generate's options", options, optionNames);
@@ -125,7 +122,7 @@ async function* run(
   const { cache, logits: last } = await read(model, prompts, start);
   const over = streams.map(() => false);
   const xt = new Int32Array(streams.length);
-  let turn = performance.now() + TURN_MS;
+  const breathe = breathing();
   for (let n = 1, logits = last; ; n++) {
     const ids = xt.map((_, row) => {
       if (over[row]) return -1;
@@ -136,10 +133,7 @@ async function* run(
     });
     yield ids;
     if (n === maxTokens || over.every(Boolean)) return;
-    if (performance.now() > turn) {
-      await macrotask();
-      turn = performance.now() + TURN_MS;
-    }
+    await breathe();
     throwIfAborted(start.signal);
     // A stream that has ended reads its last token again: nobody sees what comes of it.
     logits = await model.step(xt, cache);

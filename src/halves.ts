@@ -13,7 +13,7 @@
  * has the d beside them, as layers that read nothing. A state holds h_n, r and d, as the full program lays them out; its owner
  * sees the layer's own.
  */
-import type { ForwardJob, Resident, Runner } from "./backend.js";
+import type { ForwardJob, PlainJob, Resident, Runner } from "./backend.js";
 import type { Halves } from "./hidden.js";
 import type { Stepper } from "./host.js";
 import { splitPairs, splitReals } from "./models/split.js";
@@ -105,6 +105,13 @@ export class Halved<Part extends Partial<Runner & Stepper>> implements Runner, S
     this.#lean = part;
     this.#makeFull = makeFull;
     this.#layout = stateLayout(lean);
+  }
+
+  atOnce(job: PlainJob): boolean | undefined {
+    const passage = this.#begin(job.state);
+    const done = passage && (this.#lean as Stepper).atOnce?.({ ...job, state: passage.narrow });
+    if (done) end(passage);
+    return done;
   }
 
   async forward(job: ForwardJob): Promise<void> {

@@ -1,5 +1,5 @@
 /** What a layer or a model sees of its engine, and the engine of them. */
-import type { Backend, ForwardJob, Runner } from "./backend.js";
+import type { Backend, ForwardJob, PlainJob, Runner } from "./backend.js";
 import type { AnyCache } from "./cache.js";
 import type { BackendOption } from "./forwardOptions.js";
 import type { CacheOwner, GpuCache } from "./gpuCache.js";
@@ -33,6 +33,8 @@ export interface Asked {
 export interface Stepper {
   /** x [batch, inputWidth], token ids as their bits -> y [batch, outputWidth], advancing `state` in place. */
   step(x: Float32Array, y: Float32Array, state: State, timesteps?: Float32Array): void;
+  /** Runs a forward on the calling thread if it is a short and plain one: if not, or if it throws, `state` is as it was. */
+  atOnce?(job: PlainJob): boolean | undefined;
 }
 
 /** The engine, as far as a layer needs it. */

@@ -16,3 +16,17 @@ export function macrotask(): Promise<void> {
     port2.postMessage(null);
   });
 }
+
+/** The calling thread may be a page's: it breathes this often, in ms. */
+const BREATH_MS = 12;
+
+/** To be asked in the course of long work: gives a {@link macrotask} to wait for where there has been none for a while. */
+export function breathing(): () => Promise<void> | undefined {
+  let last = performance.now();
+  return () => {
+    const now = performance.now();
+    if (now - last < BREATH_MS) return undefined;
+    last = now;
+    return macrotask();
+  };
+}

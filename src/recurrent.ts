@@ -163,7 +163,6 @@ export abstract class Recurrent<Cache extends AnyCache> {
     checkSignal(signal);
     if (options.backend !== undefined) checkBackendOption(options.backend);
     if (ports) checkPortBackend(options.backend);
-    throwIfAborted(signal);
     const total = batch * seqLen;
     const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
     const job = {
@@ -181,6 +180,9 @@ export abstract class Recurrent<Cache extends AnyCache> {
       onProgress: report,
     };
     const outputs = goesOn && !poolOf(this.program) ? new Timeline(job).outputs(0, seqLen) : undefined;
+    if (seqLen > 1) await undefined; // it may be done at once, and what stops it come in the same breath
+    this.checkUsable();
+    throwIfAborted(signal);
     const work = total > 0 && this.#host.forward(this.#prepared, job, options.backend);
     if (work) await work;
     const whole = outputs === undefined || outputs * this.outputWidth === y.length;

@@ -7,7 +7,7 @@
  */
 import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { LinrecError } from "./errors.js";
-import { macrotask } from "./macrotask.js";
+import { breathing } from "./macrotask.js";
 import {
   type Network as AnyNetwork,
   flopsPerToken,
@@ -23,8 +23,6 @@ import { State, stateLayout } from "./state.js";
 
 /** Work between two looks at the clock, the abort signal and `disposed`: 1-2 ms of it. */
 const BLOCK_FLOPS = 2e6;
-/** The event loop gets a turn this often. */
-const SLICE_MS = 20;
 
 export interface ReferenceInput extends Pick<ForwardJob, "resets" | "every"> {
   /** [batch, seqLen, inputWidth]; token ids as an Int32Array, or as its bits in a Float32Array */
@@ -107,13 +105,13 @@ class ReferenceRunner implements Runner {
 
   async #drive(job: ForwardJob): Promise<void> {
     this.#check(job);
-    let nextTurn = performance.now() + SLICE_MS;
+    const breathe = breathing();
     for (const done of this.#network.run(job)) {
-      if (performance.now() < nextTurn) continue;
+      const turn = breathe();
+      if (!turn) continue;
       job.onProgress?.(done);
-      await macrotask();
+      await turn;
       this.#check(job);
-      nextTurn = performance.now() + SLICE_MS;
     }
     job.onProgress?.(job.batch * job.seqLen);
   }

@@ -79,9 +79,8 @@ export type Preference = "auto" | readonly BackendName[];
 
 /** Copying x into engine memory and y out of it. */
 const COPY_BYTES_PER_MS = 1e7;
-/** With next to nothing to compute: a step on the calling thread, a forward there, and one on workers, beside what wakes them. */
-const STEP_MS = 0.002;
-const CALL_MS = 0.008;
+/** With next to nothing to compute: on the calling thread, and on workers, beside what wakes them. */
+const CALL_MS = 0.002;
 const WINDOW_MS = 0.012;
 /** Posting a job to the workers. */
 const POST_MS = 0.003;
@@ -189,9 +188,8 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
   const timesteps = work.timed && (tokens * work.states * TIMED_STATE_FLOPS) / wasm.flopsPerMs;
   const timed = (share: number) => timesteps && { timesteps: timesteps / share };
   const copies = (tokens * (work.bytesIn + work.bytesOut)) / COPY_BYTES_PER_MS;
-  const call = work.seqLen > 1 ? CALL_MS : STEP_MS;
   const calling = (reason: string, available = true) =>
-    candidate("wasm", 0, { call, copies, compute, ...timed(1) }, reason, available);
+    candidate("wasm", 0, { call: CALL_MS, copies, compute, ...timed(1) }, reason, available);
   if (verb === "step") return [calling("a step is shorter than waking a worker")];
   if (wasm.threads === 0) return [calling(wasm.threadsReason ?? "no worker threads were asked for")];
   const busy = Math.max(1, Math.min(wasm.threads, Math.ceil(tokens / TOKENS_PER_THREAD)));

@@ -1,8 +1,19 @@
-/** A forward whose rows are one call of a kernel each gives what steps give, to the bit, wherever its arrays are. */
-import { expect, test } from "vitest";
-import { createEngine, type Lru } from "../src/index.js";
+/**
+ * A forward whose rows are one call of a kernel each is run when it is called, but for a moment. It gives what steps give, to the
+ * bit, wherever its arrays are.
+ */
+import { afterEach, expect, test, vi } from "vitest";
+import type { PlainJob } from "../src/backend.js";
+import { openWasm } from "../src/cpu/backend.js";
+import { WasmRunner } from "../src/cpu/runner.js";
+import { createEngine, type Engine, type Lru } from "../src/index.js";
+import { macrotask } from "../src/macrotask.js";
+import { lruProgram } from "../src/models/lru.js";
+import { State, stateLayout } from "../src/state.js";
+import { runAtOnce } from "../src/work.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
+import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 
 /** A width without padding: of others a row is never one call. */
@@ -66,4 +77,113 @@ test.each(builds)("%s SIMD: in memory of the engine, or of the caller, or one of
     }
     await engine.dispose();
   }
+});
+
+const stops: [
+  string,
+  "aborted" | "disposed",
+  (engine: Engine, lru: Lru, abort: AbortController) => unknown,
+][] = [
+  ["its signal", "aborted", (_engine, _lru, abort) => abort.abort()],
+  ["the end of its layer", "disposed", (_engine, lru) => lru.dispose()],
+  ["the end of its engine", "disposed", (engine) => engine.dispose()],
+];
+test.each(stops)("%s stops it in the same breath", async (_, code, stop) => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const lru = await engine.lru(hardParams(dModel, dState, 1));
+  const [out, abort] = [new Float32Array(dModel * seqLen).fill(7), new AbortController()];
+  const error = errorOf(() => lru.forward(floats(dModel * seqLen, 2), { out, signal: abort.signal }));
+  await stop(engine, lru, abort);
+  expectLinrecError(await error, code, /./);
+  expect(out.every((value) => value === 7)).toBe(true);
+  await engine.dispose();
+});
+
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+
+test("it takes no turn of the event loop, but where it took long", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const lru = await engine.lru(hardParams(dModel, dState, 1));
+  const x = floats(dModel * seqLen, 2);
+  const heardDuring = async () => {
+    let heard = false;
+    const turn = macrotask().then(() => {
+      heard = true;
+    });
+    await lru.forward(x);
+    const during = heard;
+    await turn;
+    return during;
+  };
+  expect(await heardDuring()).toBe(false);
+  let now = performance.now();
+  vi.spyOn(performance, "now").mockImplementation(() => {
+    now += 20;
+    return now;
+  });
+  expect(await heardDuring()).toBe(true);
+  await engine.dispose();
+});
+
+test("where it fails it leaves all as it was, for others to run it", async () => {
+  const options = { threads: 0, sharedMemory: false, workerUrl: undefined, wasm: undefined };
+  const backend = await openWasm({ simd: "baseline", ...options, onTrouble: () => {} });
+  const { kernels, arena, queue } = backend;
+  let calls = 0;
+  const tiles: typeof kernels.tiles = (...args) => {
+    if (++calls === 2) throw new RangeError("of no use");
+    kernels.tiles(...args);
+  };
+  const program = lruProgram(hardParams(dModel, dState, 1));
+  const host = { arena, queue, shared: false, threads: 0, wide: undefined, kernels: { ...kernels, tiles } };
+  const none = {
+    workers: async () => [],
+    observe: () => {},
+    discardWorkers: () => {},
+    addressOf: () => undefined,
+  };
+  const runner = new WasmRunner({ ...host, ...none }, program);
+  const lengths = Int32Array.of(seqLen, 70, 3);
+  const [batch, x, y] = [3, floats(3 * seqLen * dModel, 2), new Float32Array(3 * seqLen * dModel)];
+  const job = { batch, seqLen, lengths, x, y, state: new State(stateLayout(program), batch) };
+  runner.step(x.subarray(0, batch * dModel), y.subarray(0, batch * dModel), job.state);
+  const before = job.state.clone();
+  const used = arena.used;
+  expect(runAtOnce(runner, program, job)).toBe(false);
+  expect(calls).toBe(2);
+  expect(arena.used).toBe(used);
+  for (const part of ["bytes", "k", "count"] as const) expect(job.state[part], part).toEqual(before[part]);
+
+  expect(runAtOnce(runner, program, job)).toBe(true);
+  const again = new WasmRunner(backend, program);
+  const expected = { ...job, y: new Float32Array(y.length), state: before };
+  await again.forward({ ...expected, threads: 0, signal: undefined, onProgress: undefined });
+  expectSameBits(y, expected.y, "y");
+  for (const part of ["bytes", "k", "count"] as const) expect(job.state[part], part).toEqual(before[part]);
+  backend.dispose();
+});
+
+test("what is long, or no plain row, is not for it", async () => {
+  const options = { threads: 0, sharedMemory: false, workerUrl: undefined, wasm: undefined };
+  const backend = await openWasm({ simd: "baseline", ...options, onTrouble: () => {} });
+  const tried = (width: number, batch: number, seqLen: number, more: Partial<PlainJob> = {}) => {
+    const program = lruProgram(hardParams(width, width, 1));
+    const runner = backend.prepare(program);
+    const x = new Float32Array(batch * seqLen * width);
+    const state = new State(stateLayout(program), batch);
+    const lengths = new Int32Array(batch).fill(seqLen);
+    const done = runAtOnce(runner, program, { batch, seqLen, lengths, x, y: x, state, ...more });
+    runner.dispose();
+    return done;
+  };
+  expect(tried(8, 1, 2)).toBe(true);
+  expect([64, 65].map((batch) => tried(8, batch, 2))).toEqual([true, false]); // as many rows as a block has
+  expect([2 ** 17, 2 ** 17 + 1].map((seqLen) => tried(8, 1, seqLen))).toEqual([true, false]); // 4 MiB
+  expect([3000, 3100].map((seqLen) => tried(128, 1, seqLen))).toEqual([true, false]); // 0.4 GFLOP
+  expect(tried(8, 1, 2, { timesteps: new Float32Array(2) })).toBe(false);
+  expect(tried(8, 1, 2, { resets: [Int32Array.of(1)] })).toBe(false);
+  expect([1, 2].map((every) => tried(8, 1, 2, { every }))).toEqual([true, false]);
+  backend.dispose();
 });

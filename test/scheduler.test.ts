@@ -89,7 +89,7 @@ describe("what a candidate costs is the sum of its parts", () => {
       Record<string, number>,
       Record<string, number>,
     ];
-    expect(calling).toMatchObject({ call: 0.008, copies: 0.01 });
+    expect(calling).toMatchObject({ call: 0.002, copies: 0.01 });
     expect(calling.compute).toBeCloseTo(compute, 9);
     expect(working).toMatchObject({ call: 0.012, copies: 0.01 });
     expect(working.compute).toBeCloseTo(compute / 1.84, 9);

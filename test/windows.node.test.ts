@@ -12,29 +12,31 @@ import { lruProgram } from "../src/models/lru.js";
 import { State, stateLayout } from "../src/state.js";
 import { hardParams } from "./support/problems.js";
 
-/** The most tokens that are done at a time of a row of [seqLen, 5]. */
-async function longest(extra: Partial<ForwardJob>, flopsPerToken: number): Promise<number> {
-  const seqLen = 250_000;
+/** The most tokens that are done at a time of `batch` rows, 250 000 tokens of 5 features in all. */
+async function longest(extra: Partial<ForwardJob>, flopsPerToken: number, batch = 1): Promise<number> {
+  const seqLen = 250_000 / batch;
   const lru = lruProgram(hardParams(5, 1, 1));
   const host = {
     program: packProgram(lru),
-    arena: new Arena(new WebAssembly.Memory({ initial: 1, maximum: 1000 })),
+    backend: {
+      arena: new Arena(new WebAssembly.Memory({ initial: 1, maximum: 1000 })),
+      addressOf: () => undefined,
+    },
     flopsPerToken,
-    addressOf: () => undefined,
     execute: async () => undefined,
   };
   const heard = [0];
   await forwardInWindows(host, {
-    ...{ batch: 1, seqLen, lengths: Int32Array.of(seqLen), threads: 1, signal: undefined },
+    ...{ batch, seqLen, lengths: new Int32Array(batch).fill(seqLen), threads: 1, signal: undefined },
     ...{
-      x: new Float32Array(5 * seqLen),
-      y: new Float32Array(5 * seqLen),
-      state: new State(stateLayout(lru), 1),
+      x: new Float32Array(5 * 250_000),
+      y: new Float32Array(5 * 250_000),
+      state: new State(stateLayout(lru), batch),
     },
     onProgress: (done) => heard.push(done),
     ...extra,
   });
-  expect(heard.at(-1)).toBe(seqLen);
+  expect(heard.at(-1)).toBe(250_000);
   return Math.max(...heard.slice(1).map((done, i) => done - (heard[i] as number)));
 }
 
@@ -55,9 +57,8 @@ test("a forward that finds no memory for its windows leaves none of what it has 
   const arena = new Arena(new WebAssembly.Memory({ initial: 1, maximum: 70 })); // one window of two
   const host = {
     program: packProgram(lru),
-    arena,
+    backend: { arena, addressOf: () => undefined },
     flopsPerToken: 1,
-    addressOf: () => undefined,
     execute: async () => {},
   };
   const state = new State(stateLayout(lru), 1);
@@ -72,6 +73,15 @@ test("a calling thread hears of all that is 0.4 GFLOP, and of no more at a time"
   const most = await longest({ threads: 0 }, 30_000);
   expect(30_000 * most).toBeLessThanOrEqual(4e8);
   expect(30_000 * (most + 48)).toBeGreaterThan(4e8);
+});
+
+test.each([8, 50, 250])("a calling thread hears as often where there are %i rows", async (batch) => {
+  const [seqLen, wide] = [250_000 / batch, 700_000];
+  for (const flopsPerToken of [30_000, wide]) {
+    const most = await longest({ threads: 0 }, flopsPerToken, batch);
+    expect(flopsPerToken * most).toBeLessThanOrEqual(4e8);
+    expect(flopsPerToken * (most + Math.max(48, seqLen))).toBeGreaterThan(4e8);
+  }
 });
 
 test("a tile's carries have room for one chunk more than its tokens fill: it may start inside one", () => {

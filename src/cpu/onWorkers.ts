@@ -10,7 +10,7 @@ import { withSpans } from "./spans.js";
 import type { TileRunner } from "./tiles.js";
 import { forwardByTransfer } from "./transfer.js";
 import { stopWindow } from "./wavefront.js";
-import { forwardInWindows, type WindowHost } from "./windows.js";
+import { forwardInWindows } from "./windows.js";
 
 /** What a runner gives to its part on workers. */
 export interface OnWorkersHost {
@@ -22,7 +22,6 @@ export interface OnWorkersHost {
   /** For the calling thread. */
   readonly runner: TileRunner;
   newRunner(scratch: number): TileRunner;
-  windowHost(execute: WindowHost["execute"]): WindowHost;
 }
 
 /** 0.1 GFLOP/s: a worker that is slower, DEADLINE_MS aside, is taken to hang. */
@@ -80,7 +79,7 @@ export class OnWorkers {
   }
 
   #inSharedMemory(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
-    const { backend, packed } = this.#host;
+    const { backend, packed, flopsPerToken } = this.#host;
     const { arena } = backend;
     while (this.#scratch.length < workers.length) this.#scratch.push(arena.allocate(packed.scratch.bytes));
     const scratch = (i: number) => this.#scratch[i] as number;
@@ -104,7 +103,7 @@ export class OnWorkers {
         throw error;
       }
     };
-    return forwardInWindows(this.#host.windowHost(execute), job);
+    return forwardInWindows({ backend, program: packed, flopsPerToken, execute }, job);
   }
 
   #byTransfer(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {

@@ -1,11 +1,10 @@
 /** A program on the CPU: its weights in the kernels' memory, and the ways to run it: in one thread, on workers, by steps. */
-import type { ForwardJob, Runner } from "../backend.js";
+import type { ForwardJob, PlainJob, Runner } from "../backend.js";
 import { messageOf } from "../errors.js";
-import { macrotask } from "../macrotask.js";
+import { breathing } from "../macrotask.js";
 import { parts } from "../parts.js";
 import { flopsPerToken, type Program } from "../program.js";
 import type { Queue } from "../queue.js";
-import { throwIfAborted } from "../signal.js";
 import { CHUNK, type State } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";
@@ -17,7 +16,7 @@ import type { ModelStages } from "./stages.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
 import { runWindow } from "./wavefront.js";
-import { BLOCK_ROWS, forwardInWindows, WINDOW_BYTES, WINDOW_FLOPS, type WindowHost } from "./windows.js";
+import { BLOCK_ROWS, forwardInWindows, WINDOW_BYTES, WINDOW_FLOPS } from "./windows.js";
 
 /** What models want of the CPU, beside what layers want: see widen.ts. */
 export interface Wide {
@@ -134,15 +133,45 @@ export class WasmRunner implements Runner {
     y.set(this.#stepped);
   }
 
-  /** Takes zeros through a program of one stage (see {@link PackedProgram.whole}), in place: for its time only. */
-  runTokens(tokens: number): void {
-    const { inputWidth, layout, tileTokens } = this.packed;
+  /** Runs a forward whose rows are one call of a kernel each, if it is: windows would cost a short one more than it takes. */
+  atOnce({ batch, seqLen, lengths, x, y, state, timesteps, resets, every }: PlainJob): boolean {
+    const { whole, outputWidth, tileTokens, layout } = this.packed;
+    const from = this.#backend.addressOf(x);
+    const to = this.#backend.addressOf(y);
+    const copied = from === undefined || to === undefined ? x.byteLength : 0;
+    const special = timesteps || resets || (every as number) > 1;
+    const long = copied > WINDOW_BYTES || batch * seqLen * this.#flopsPerToken > WINDOW_FLOPS;
+    if (!whole || special || long || batch > BLOCK_ROWS) return false;
     const { arena } = this.#backend;
-    const rows = 4 * tokens * inputWidth;
-    const x = arena.allocate(rows + layout.rowBytes);
-    new Uint8Array(arena.memory.buffer, x, rows + layout.rowBytes).fill(0);
-    this.#runner.run({ ...noTile(), x, y: x, tokens, state: x + rows }, tileTokens);
-    arena.free(x);
+    this.#guest?.settle();
+    const own = copied && arena.allocate(copied);
+    try {
+      const { states } = this.#reserveStep(batch);
+      const [floats, bytes] = [this.#floats, this.#bytes];
+      if (own) floats.set(x, own / 4);
+      bytes.set(state.bytes, states);
+      const tile = { ...noTile(), x: own || (from as number), y: own || (to as number), state: states };
+      for (let row = 0; row < batch; row++) {
+        tile.tokens = lengths[row] as number;
+        tile.k0 = state.k[row] as number;
+        this.#runner.run(tile, tileTokens);
+        const end = tile.y / 4 + seqLen * outputWidth;
+        floats.fill(0, end - (seqLen - tile.tokens) * outputWidth, end);
+        tile.x += 4 * seqLen * outputWidth;
+        tile.y = 4 * end;
+        tile.state += layout.rowBytes;
+      }
+      if (own) y.set(floats.subarray(own / 4, own / 4 + y.length));
+      state.bytes.set(bytes.subarray(states, states + state.bytes.length));
+    } finally {
+      arena.free(own);
+    }
+    for (let row = 0; row < batch; row++) {
+      const tokens = lengths[row] as number;
+      state.k[row] = ((state.k[row] as number) + tokens) % CHUNK;
+      (state.count[row] as number) += tokens;
+    }
+    return true;
   }
 
   dispose(): void {
@@ -181,62 +210,18 @@ export class WasmRunner implements Runner {
         job.state.copyFrom(initial);
       }
     }
-    await this.#onCallingThread(job);
-  }
-
-  async #onCallingThread(job: ForwardJob): Promise<void> {
-    let yielded = performance.now();
-    const breathe = async () => {
-      if (performance.now() - yielded < YIELD_MS) return;
-      await macrotask();
-      yielded = performance.now();
-    };
-    if (this.#runAtOnce(job)) return breathe();
-    const execute = (window: Window) => {
+    const breathe = breathing();
+    const execute = async (window: Window) => {
       runWindow(this.#runner, this.packed, this.#backend.arena.memory, window);
-      return breathe();
+      await breathe();
     };
-    await forwardInWindows(this.#windowHost(execute), { ...job, threads: 0 });
-  }
-
-  /** Runs a forward whose rows are one call of a kernel each, if it is: windows would cost a short one more than it takes. */
-  #runAtOnce({ batch, seqLen, lengths, x, y, state, signal, onProgress, ...job }: ForwardJob): boolean {
-    const { whole, outputWidth, tileTokens, layout } = this.packed;
-    const tokens = batch * seqLen;
-    const special = job.timesteps || job.resets || job.onto || (job.every as number) > 1;
-    if (!whole || special || batch > BLOCK_ROWS || x.byteLength > WINDOW_BYTES) return false;
-    if (tokens * this.#flopsPerToken > WINDOW_FLOPS) return false;
-    throwIfAborted(signal);
-    const { arena } = this.#backend;
-    this.#guest?.settle();
-    const from = this.#backend.addressOf(x);
-    const to = this.#backend.addressOf(y);
-    const own = from === undefined || to === undefined ? arena.allocate(x.byteLength) : 0;
-    try {
-      const { states } = this.#reserveStep(batch);
-      const [floats, bytes] = [this.#floats, this.#bytes];
-      if (own) floats.set(x, own / 4);
-      bytes.set(state.bytes, states);
-      const tile = { ...noTile(), x: own || (from as number), y: own || (to as number), state: states };
-      for (let row = 0; row < batch; row++) {
-        tile.tokens = lengths[row] as number;
-        tile.k0 = state.k[row] as number;
-        this.#runner.run(tile, tileTokens);
-        state.k[row] = (tile.k0 + tile.tokens) % CHUNK;
-        (state.count[row] as number) += tile.tokens;
-        const end = tile.y / 4 + seqLen * outputWidth;
-        floats.fill(0, end - (seqLen - tile.tokens) * outputWidth, end);
-        tile.x += 4 * seqLen * outputWidth;
-        tile.y = 4 * end;
-        tile.state += layout.rowBytes;
-      }
-      if (own) y.set(floats.subarray(own / 4, own / 4 + y.length));
-      state.bytes.set(bytes.subarray(states, states + state.bytes.length));
-    } finally {
-      arena.free(own);
-    }
-    onProgress?.(tokens);
-    return true;
+    const host = {
+      backend: this.#backend,
+      program: this.packed,
+      flopsPerToken: this.#flopsPerToken,
+      execute,
+    };
+    await forwardInWindows(host, { ...job, threads: 0 });
   }
 
   async #forwardOnWorkers(job: ForwardJob, threads: number): Promise<void> {
@@ -249,20 +234,8 @@ export class WasmRunner implements Runner {
       image: this.#image,
       runner: this.#runner,
       newRunner: (scratch) => this.#newRunner(scratch),
-      windowHost: (execute) => this.#windowHost(execute),
     });
     await this.#onWorkers.forward(job, workers);
-  }
-
-  #windowHost(execute: WindowHost["execute"]): WindowHost {
-    const { arena } = this.#backend;
-    return {
-      program: this.packed,
-      arena,
-      flopsPerToken: this.#flopsPerToken,
-      execute,
-      addressOf: (array: Float32Array) => this.#backend.addressOf(array),
-    };
   }
 
   #view(): void {
@@ -321,6 +294,3 @@ interface StepArea {
 
 /** For no batch: nothing else of it is looked at. */
 const noStepArea = { batch: -1, x: 0 } as StepArea;
-
-/** The calling thread may be a page's: let it breathe this often during a long forward. */
-const YIELD_MS = 12;

@@ -7,9 +7,9 @@ import { isLinrecError } from "../errors.js";
 import { throwIfAborted } from "../signal.js";
 import { CHUNK } from "../state.js";
 import { Timeline } from "../timeline.js";
-import type { Arena } from "./arena.js";
 import type { PackedProgram } from "./packed.js";
 import { controlBytes, isWorkerFault, type Window } from "./protocol.js";
+import type { RunnerHost } from "./runner.js";
 import { RowTableView, stopWindow } from "./wavefront.js";
 
 /** Bytes of x and y in one window, where they are copied: a few milliseconds of work, so that the copies overlap. */
@@ -18,18 +18,17 @@ export const WINDOW_BYTES = 4 * 1024 * 1024;
 /** The calling thread hears nothing during a window: about 10 ms of its work. Workers look at a flag at every tile. */
 export const WINDOW_FLOPS = 4e8;
 
-/** Rows in a block: plenty for waits between a row's tiles to be rare, whatever the batch. */
+/** The most rows in a block: plenty for waits between a row's tiles to be rare, whatever the batch. */
 export const BLOCK_ROWS = 64;
 
 /** The last tile of each thread is cut into so many, for threads to end at about the same time. */
 const TAIL_PARTS = 5;
 
 export interface WindowHost {
+  /** An array whose address it does not know needs copying. */
+  readonly backend: Pick<RunnerHost, "arena" | "addressOf">;
   readonly program: PackedProgram;
-  readonly arena: Arena;
   readonly flopsPerToken: number;
-  /** The address of an array in the arena's memory, or undefined if it is elsewhere and needs copying. */
-  addressOf(array: Float32Array): number | undefined;
   /** Computes a window. */
   execute(window: Window): Promise<void>;
 }
@@ -39,9 +38,12 @@ export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promi
   const { program } = host;
   const timeline = new Timeline(job);
   clearPastLengths(program, job, timeline);
+  const heard = job.threads > 0 ? Number.POSITIVE_INFINITY : WINDOW_FLOPS / host.flopsPerToken;
+  // No more than fill a window, where there are any: of many rows even a chunk of each takes longer than it may.
+  const rows = Math.max(1, Math.min(BLOCK_ROWS, Math.floor(heard / job.seqLen)));
   let done = 0;
-  for (let first = 0; first < job.batch; first += BLOCK_ROWS) {
-    const block = new Block(host, job, timeline, first, Math.min(BLOCK_ROWS, job.batch - first));
+  for (let first = 0; first < job.batch; first += rows) {
+    const block = new Block(host, job, timeline, heard, first, Math.min(rows, job.batch - first));
     try {
       await block.run((tokens) => {
         done += tokens;
@@ -93,22 +95,29 @@ class Block {
   readonly #states: number;
   readonly #buffers: [Buffers, Buffers];
 
-  constructor(host: WindowHost, job: ForwardJob, timeline: Timeline, first: number, rows: number) {
+  /** @param heard the most tokens of all rows in a window */
+  constructor(
+    host: WindowHost,
+    job: ForwardJob,
+    timeline: Timeline,
+    heard: number,
+    first: number,
+    rows: number,
+  ) {
     this.#host = host;
     this.#job = job;
     this.#timeline = timeline;
     this.#first = first;
     this.#rows = rows;
-    const { program } = host;
-    this.#x = job.onto ? undefined : host.addressOf(job.x);
-    this.#y = timeline.every === 1 && !job.onto ? host.addressOf(job.y) : undefined;
+    const { program, backend } = host;
+    this.#x = job.onto ? undefined : backend.addressOf(job.x);
+    this.#y = timeline.every === 1 && !job.onto ? backend.addressOf(job.y) : undefined;
     const xBytes = this.#x === undefined ? 4 * program.inputWidth : 0;
     const yBytes = this.#y === undefined && !program.pooled ? 4 * program.outputWidth : 0;
     const timeBytes = job.timesteps ? 4 : 0;
     const ontoBytes = job.onto ? yBytes : 0;
     const fitting = WINDOW_BYTES / ((xBytes + yBytes + ontoBytes + timeBytes) * rows || 1);
-    const heard = job.threads > 0 ? Number.POSITIVE_INFINITY : WINDOW_FLOPS / (host.flopsPerToken * rows);
-    const chunks = Math.max(1, Math.floor(Math.min(fitting, heard) / CHUNK));
+    const chunks = Math.max(1, Math.floor(Math.min(fitting, heard / rows) / CHUNK));
     this.#span = Math.max(1, Math.min(job.seqLen, chunks * CHUNK));
     const yRow = program.pooled ? 4 * program.outputWidth : yBytes * this.#span;
     let resets = 0;
@@ -135,7 +144,7 @@ class Block {
 
   /** @param later a worker that was ended may write on for a moment */
   free(later = false): void {
-    const { arena } = this.#host;
+    const { arena } = this.#host.backend;
     if (later) arena.freeLater(this.#allocated);
     else for (const address of this.#allocated) arena.free(address);
   }
@@ -186,7 +195,7 @@ class Block {
   /** Runs the window, and lets an abort be heard by whoever computes it. */
   async #execute(window: Window): Promise<void> {
     const { signal } = this.#job;
-    const stop = () => stopWindow(this.#host.arena.memory, window);
+    const stop = () => stopWindow(this.#host.backend.arena.memory, window);
     signal?.addEventListener("abort", stop);
     try {
       await this.#host.execute(window);
@@ -197,23 +206,24 @@ class Block {
 
   #allocate(bytes: number): number {
     if (bytes === 0) return 0;
-    const address = this.#host.arena.allocate(bytes);
+    const address = this.#host.backend.arena.allocate(bytes);
     this.#allocated.push(address);
     return address;
   }
 
   #memory(): Uint8Array {
-    return new Uint8Array(this.#host.arena.memory.buffer);
+    return new Uint8Array(this.#host.backend.arena.memory.buffer);
   }
 
   /** Tokens [start, end) of the block's rows: copies x, writes the row table, clears the control block. */
   #copyIn(start: number, end: number, buffers: Buffers): Window {
-    const { program, arena } = this.#host;
+    const { program } = this.#host;
+    const { memory } = this.#host.backend.arena;
     const { x, onto, seqLen, lengths, timesteps } = this.#job;
     const timeline = this.#timeline;
     const { inputWidth, outputWidth, pooled } = program;
-    const floats = new Float32Array(arena.memory.buffer);
-    const table = new RowTableView(arena.memory, buffers.table, this.#rows);
+    const floats = new Float32Array(memory.buffer);
+    const table = new RowTableView(memory, buffers.table, this.#rows);
     let longest = 0;
     for (let r = 0; r < this.#rows; r++) {
       const row = this.#first + r;
@@ -243,7 +253,7 @@ class Block {
         floats.set(timesteps.subarray(from, from + tokens), buffers.times / 4 + r * (end - start));
       }
     }
-    const control = new Uint8Array(arena.memory.buffer, buffers.control);
+    const control = new Uint8Array(memory.buffer, buffers.control);
     control.fill(0, 0, controlBytes(program.layout.carries, this.#rows));
     const token = 4 * inputWidth;
     const yToken = 4 * outputWidth;
@@ -287,10 +297,11 @@ class Block {
 
   #copyOut(start: number, end: number, buffers: Buffers): void {
     if (this.#y !== undefined) return;
-    const { program, arena } = this.#host;
+    const { program } = this.#host;
+    const { memory } = this.#host.backend.arena;
     const { outputWidth, pooled } = program;
     const { y, onto, batch, lengths } = this.#job;
-    const floats = new Float32Array(arena.memory.buffer);
+    const floats = new Float32Array(memory.buffer);
     for (let r = 0; r < this.#rows; r++) {
       const row = this.#first + r;
       const length = lengths[row] as number;
