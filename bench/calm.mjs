@@ -11,7 +11,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
-import { instantiate, warmUp } from "./peak.mjs";
+import { instantiate, warmUp } from "./rate.mjs";
 import { median } from "./stats.mjs";
 
 /** A calm probe takes at most this times the best. Disturbed ones take 1.25 times and more: there is little between. */

@@ -36,6 +36,7 @@ const PARTS = [
   ...["bench/gpu", "bench/report", "bench/linrec.mjs", "bench/shapes.mjs", "bench/stats.mjs"],
   ...[
     "bench/peak.mjs",
+    "bench/rate.mjs",
     "bench/pieces.mjs",
     "bench/calm.mjs",
     "bench/calmWorker.mjs",

@@ -101,7 +101,8 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
     reset,
   }: Steps): Promise<Float32Array | GpuBuffer> {
     const all = this.#rows(rows);
-    const [fresh, counts] = [new Uint8Array(steps * streams), new Float32Array(steps * streams)];
+    const fresh = new Uint8Array(steps * streams);
+    const counts = new Float32Array(steps * streams);
     for (let i = 0; i < counts.length; i++) {
       const row = all[i % streams] as number;
       if (reset?.[i]) this.#clear(row);

@@ -128,6 +128,7 @@ export class Machine implements GpuHost {
         threads: this.#wasm.threads,
         threadsReason: this.#wasm.noThreads,
         threadsDemanded: typeof this.#options.threads === "number" && this.#options.threads > 0,
+        shared: this.#wasm.shared,
         hopMs: this.#wasm.hopMs,
         flopsPerMs: this.#wasm.measure(), // once it is asked for: a page that only steps starts without
       };

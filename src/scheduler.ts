@@ -30,6 +30,8 @@ export interface WasmHardware {
   readonly threadsReason: string | undefined;
   /** Whether forwards must use all threads (the user gave a number) or may choose. */
   readonly threadsDemanded: boolean;
+  /** Whether threads share memory: where they do not, x and y go to them and back in messages. */
+  readonly shared: boolean;
   /** Giving workers that are awake a job, and hearing from them. */
   readonly hopMs: number;
   /** Measured on the calling thread. */
@@ -79,6 +81,8 @@ export type Preference = "auto" | readonly BackendName[];
 
 /** Copying x into engine memory and y out of it. */
 const COPY_BYTES_PER_MS = 1e7;
+/** Where x and y go to workers and back in messages, that takes so many times as long (4 in Chromium, 8 to 9 in WebKitGTK and Firefox), and two hops. */
+const MESSAGES = 6;
 /** With next to nothing to compute: on the calling thread, and on workers, beside what wakes them. */
 const CALL_MS = 0.002;
 const WINDOW_MS = 0.012;
@@ -210,9 +214,10 @@ function priceWasm(verb: Verb, work: Work, hardware: Hardware): Candidate[] {
         copies,
         compute: compute / speedup,
         ...timed(Math.max(1, Math.min(wasm.threads, work.batch))),
+        ...(!wasm.shared && { messages: MESSAGES * copies + 2 * wasm.hopMs }),
         hops: (work.calls ?? 1) * late,
       },
-      "waking the workers would cost more than they save",
+      "workers cost more than they save",
     ),
   ];
 }

@@ -31,7 +31,14 @@ test("a chain of programs goes on from the last segment that was committed, on t
     available: true,
     reason: "",
   });
-  const wasm = { threads: 0, threadsReason: "", threadsDemanded: false, hopMs: 0, flopsPerMs: 1e6 };
+  const wasm = {
+    threads: 0,
+    threadsReason: "",
+    threadsDemanded: false,
+    shared: true,
+    hopMs: 0,
+    flopsPerMs: 1e6,
+  };
   const work = { batch, seqLen, flopsPerToken: 1, bytesIn: 4, bytesOut: 4, states: 1 };
   const hardware = { wasm, webgpu: undefined, unavailable: new Map() };
   const host = {

@@ -339,5 +339,12 @@ describe("what it costs", () => {
     for (const { dispose } of [...parts, linked]) expect(dispose).toHaveBeenCalledOnce();
   });
 
-  const wasm = { threads: 2, threadsReason: undefined, threadsDemanded: true, hopMs: 3, flopsPerMs: 1e7 };
+  const wasm = {
+    threads: 2,
+    threadsReason: undefined,
+    threadsDemanded: true,
+    shared: true,
+    hopMs: 3,
+    flopsPerMs: 1e7,
+  };
 });

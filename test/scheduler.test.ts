@@ -14,6 +14,7 @@ const wasm = {
   threads: 2,
   threadsReason: undefined,
   threadsDemanded: false,
+  shared: true,
   hopMs: 0.2,
   flopsPerMs: 2e7,
 };
@@ -94,6 +95,9 @@ describe("what a candidate costs is the sum of its parts", () => {
     expect(working).toMatchObject({ call: 0.012, copies: 0.01 });
     expect(working.compute).toBeCloseTo(compute / 1.84, 9);
     expect(working.hops).toBeCloseTo(2 * (0.003 + 0.1), 9);
+    expect(working).not.toHaveProperty("messages");
+    const [, sending] = parts("forward", some, { ...all, wasm: { ...wasm, shared: false } });
+    expect(sending).toEqual({ ...working, messages: 6 * (working.copies as number) + 0.4 });
     const one = { ...all, wasm: { ...wasm, threads: 1 } };
     const [, alone] = parts("forward", some, one) as Record<string, number>[];
     expect(alone).toMatchObject({ hops: 0.4 });
@@ -321,6 +325,7 @@ test("every plan is one of its candidates, the cheapest that may be, and gives i
         threads: fc.integer({ min: 0, max: 16 }),
         threadsReason: fc.constant(undefined),
         threadsDemanded: fc.boolean(),
+        shared: fc.boolean(),
         hopMs: fc.double({ min: 0, max: 10, noNaN: true }),
         flopsPerMs: fc.double({ min: 1e4, max: 1e9, noNaN: true }),
       }),

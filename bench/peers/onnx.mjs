@@ -5,19 +5,29 @@ const INT64 = 7;
 
 /** A field of a message: bytes (length-delimited) or a varint, by the type of `value`. */
 function field(number, value) {
-  if (typeof value === "number") return Buffer.concat([varint(number * 8), varint(value)]);
-  const bytes = typeof value === "string" ? Buffer.from(value) : value;
-  return Buffer.concat([varint(number * 8 + 2), varint(bytes.length), bytes]);
+  if (typeof value === "number") return message(varint(number * 8), varint(value));
+  const bytes = typeof value === "string" ? new TextEncoder().encode(value) : value;
+  return message(varint(number * 8 + 2), varint(bytes.length), bytes);
 }
 
 function varint(value) {
   const bytes = [];
   for (; value > 127; value = Math.floor(value / 128)) bytes.push((value % 128) | 128);
-  return Buffer.from([...bytes, value]);
+  return Uint8Array.from([...bytes, value]);
 }
 
-const message = (...fields) => Buffer.concat(fields.flat());
-const bytesOf = ({ buffer, byteOffset, byteLength }) => Buffer.from(buffer, byteOffset, byteLength);
+function message(...fields) {
+  const parts = fields.flat();
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength);
 
 /** TensorProto: dims 1, data_type 2, name 8, raw_data 9 */
 function tensor(name, data, dims) {

@@ -130,7 +130,8 @@ export class WasmBackend implements Backend, RunnerHost {
   measure(): number {
     const known = rates.get(this.compiled.simd);
     if (known !== undefined) return known;
-    const [size, tokens] = [64, 256];
+    const size = 64;
+    const tokens = 256;
     const program = programOf(initLru({ dModel: size, dState: size }), "lru");
     const runner = this.prepare(program);
     const x = this.allocate(tokens * size);

@@ -174,7 +174,9 @@ function windowHop(stage: WindowStage, stop: Stop): Hop {
     },
     room: () => takeFor(stop, 4 * count * width, 4 * places.length),
     encode: (encoder, x) => {
-      const [y, held, table] = [buffers.get(`y${i}`), buffers.get(heldName(i)), buffers.get(`table${i}`)];
+      const y = buffers.get(`y${i}`);
+      const held = buffers.get(heldName(i));
+      const table = buffers.get(`table${i}`);
       upload(device, table, 0, places);
       dispatch(encoder, stop, count, [y, x, held, table]);
       const rows = opened.map((row) => row - first);
@@ -193,7 +195,8 @@ function shiftHop({ width }: ShiftStage, stop: Stop): Hop {
     collect: (values) => holdAgain(landed, rows, width, values),
     room: () => takeFor(stop, 4 * sumOf(counts) * width),
     encode: (encoder, x) => {
-      const [y, held] = [buffers.get(`y${i}`), buffers.get(heldName(i))];
+      const y = buffers.get(`y${i}`);
+      const held = buffers.get(heldName(i));
       const token = 4 * width;
       const reads: Read[] = [];
       let from = 0;

@@ -38,7 +38,8 @@ export async function measureDevice(
 ): Promise<GpuRates> {
   const layers: Run[][] = [];
   for (const width of WIDTHS) layers.push(await measureLayer(device, pipelines, width));
-  const [many, least] = [layers[0]?.at(-1) as Run, layers.at(-1)?.[0] as Run];
+  const many = layers[0]?.at(-1) as Run;
+  const least = layers.at(-1)?.[0] as Run;
   const counted = ["dispatches", "flops", "threads", "loads", "waits"] as const;
   const counts = layers.flat().map((run) => counted.map((name) => run[name] / run.ms));
   const costs = costsOf(counts);

@@ -42,7 +42,8 @@ export function boundPorts(
   const areSideBySide = last.row * job.seqLen + last.end - start === segment.tokens;
   if (!areSideBySide || timeline.every > 1 || layout.pool) return bound;
   const bind = (port: GpuBuffer | undefined, area: number, width: number) => {
-    const [offset, size] = [4 * width * start, 4 * width * segment.tokens];
+    const offset = 4 * width * start;
+    const size = 4 * width * segment.tokens;
     const isAligned = offset % handle.limits.minStorageBufferOffsetAlignment === 0;
     if (port && port.usage & STORAGE && layout.own.includes(area) && isAligned && size <= maxBinding)
       bound.set(area, { buffer: port as GPUBuffer, offset, size });

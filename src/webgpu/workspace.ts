@@ -233,7 +233,8 @@ export class Workspace {
       pass.dispatchWorkgroups(...spread(workgroups(on)));
       if (!into) continue;
       pass.end();
-      const [from, to] = [this.area(arrays[0] as number), this.area(into.area)];
+      const from = this.area(arrays[0] as number);
+      const to = this.area(into.area);
       encoder.copyBufferToBuffer(from, 0, to, 0, into.bytes * on.tokens);
       pass = encoder.beginComputePass();
     }
