@@ -1,6 +1,8 @@
 /** What an engine makes of the scheduler: `explain`, `backends`, the backend of a layer, and the rate that it is told. */
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test, vi } from "vitest";
 import { openWasm } from "../src/cpu/backend.js";
+import { compileKernels } from "../src/cpu/kernels.js";
+import { startWorkers } from "../src/cpu/pool.js";
 import { createEngine, type Engine, initLru, writeSafetensors } from "../src/index.js";
 import { loadGolden } from "./support/golden.js";
 
@@ -21,6 +23,23 @@ test("the CPU's rate rises with what a forward has reached, and never falls", as
   backend.observe(2 * measured);
   expect(backend.measure()).toBe(2 * measured);
   backend.dispose();
+});
+
+test("what a message takes is measured where a clock ticks seldom, too", async () => {
+  const { module } = await compileKernels("baseline", false, undefined);
+  let calls = 0;
+  const clock = vi.spyOn(performance, "now");
+  for (const [ticks, least, most] of [
+    [0.3, 0.6, 0.6],
+    [0.5, 0.8, 1.2], // the best of some hops is 0, five of them two or three ticks
+  ] as const) {
+    clock.mockImplementation(() => (ticks < 0.5 ? ticks * calls++ : Math.floor(ticks * calls++)));
+    const { workers, hopMs } = await startWorkers(1, { module, memory: null }, undefined);
+    expect(hopMs).toBeGreaterThan(least - 1e-9);
+    expect(hopMs).toBeLessThan(most + 1e-9);
+    for (const worker of workers) worker.terminate();
+  }
+  clock.mockRestore();
 });
 
 describe("an engine", () => {
