@@ -106,11 +106,17 @@ function tabRows({ driven }) {
       const formulations = (await ask({ ...job, do: "formulations", shape })).filter(
         ({ skipped }) => !skipped,
       );
-      let best;
+      row.formulation = formulations[0];
+      if (formulations.length === 1) return;
+      const tried = [];
       for (const formulation of formulations) {
-        const tried = { ...(await ask({ ...job, do: "try", shape, formulation })), formulation };
-        if (tried.error <= TOLERANCE && !(tried.ms >= best?.ms)) best = tried;
+        try {
+          tried.push({ ...(await ask({ ...job, do: "try", shape, formulation })), formulation });
+        } catch (error) {
+          console.log(`  ${row.label}: ${formulation.name}: ${error.message.split("\n")[0]}`);
+        }
       }
+      const [best] = tried.filter(({ error }) => error <= TOLERANCE).sort((a, b) => a.ms - b.ms);
       if (!best) throw new Error("no formulation is right");
       row.formulation = best.formulation;
     };
