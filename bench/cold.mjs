@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright";
 import { fromLruParams, writeSafetensors } from "../dist/index.js";
 import { findBrowser } from "../tools/browser.mjs";
-import { serve } from "../tools/serve.mjs";
+import { isolated, serve } from "../tools/serve.mjs";
 import { build } from "./peers/choices.mjs";
 import { matrices } from "./peers/matrices.mjs";
 import { GraphBuilder, model } from "./peers/onnx.mjs";
@@ -42,10 +42,6 @@ const contenders = {
 
 const { browser: launch, reason } = findBrowser();
 if (!launch) throw new Error(reason);
-const isolated = {
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Embedder-Policy": "require-corp",
-};
 const site = await serve(fileURLToPath(new URL("..", import.meta.url)), isolated);
 const x = Array.from({ length: shape.dModel }, (_, i) => Math.sin(i));
 const onnx = onnxModel();

@@ -1,14 +1,12 @@
 /** Measures one shape: every contender checked, its best formulation chosen, then all of them in turns. */
 import { totalmem } from "node:os";
 import { isCalm } from "./calm.mjs";
-import { createEngine } from "./linrec.mjs";
 import { cut } from "./pieces.mjs";
 import { ContenderProcess, withContender } from "./process.mjs";
-import { checkShape, fillInput, flopsOf, inputLength, paramsOf, partOf, relativeError } from "./shapes.mjs";
+import { referenceOf, TOLERANCE } from "./reference.mjs";
+import { checkShape, flopsOf, partOf, relativeError } from "./shapes.mjs";
 import { leastProbe, median, summarize, timesOf } from "./stats.mjs";
 
-/** Against float64, relative to the largest |y|: what any float32 implementation must keep. */
-const TOLERANCE = 1e-3;
 /** Together, contenders may hold this part of the machine's memory; those who would exceed it start anew each round. */
 const MEMORY_SHARE = 0.6;
 /** Threads of the last contender stop spinning in this time, and the clock of the CPU recovers. */
@@ -52,14 +50,6 @@ export async function measureShape(shape, contenders, options, peakKernels, log)
     peaks,
     rows: rows.map((row) => finish(row, shape, peaks, options)),
   };
-}
-
-async function referenceOf(shape) {
-  const engine = await createEngine({ backend: "reference" });
-  const layer = await engine.lru(paramsOf(shape));
-  const { y } = await layer.forward(fillInput(new Float32Array(inputLength(shape))), { batch: shape.batch });
-  await engine.dispose();
-  return y;
 }
 
 /** Checks all formulations and takes the fastest on a part of the sequence. */

@@ -1,4 +1,4 @@
-/** A forward before it is run: what the scheduler is told of it, and whether it wants any of this. */
+/** A forward before it is run: what the scheduler is told of it; and one that is so short that it is run at once. */
 import type { PlainJob } from "./backend.js";
 import { allocating } from "./errors.js";
 import { halvesOf, waysOf } from "./hidden.js";

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { createEngine, type Engine, initLru } from "../src/index.js";
 import { browsers, type Driven } from "../tools/drivers.mjs";
-import { serve } from "../tools/serve.mjs";
+import { isolated, serve } from "../tools/serve.mjs";
 
 /** What test/pages/page.js shows. */
 interface Result {
@@ -18,10 +18,6 @@ interface Result {
 const root = fileURLToPath(new URL("..", import.meta.url));
 const asked = process.env["LINREC_BROWSERS"];
 
-const isolated = {
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Embedder-Policy": "require-corp",
-};
 const csp = (policy: string) => ({ "Content-Security-Policy": policy });
 const noBlobWorkers = csp("script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'");
 const noWasm = csp("script-src 'self'; worker-src 'self'");

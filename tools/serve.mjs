@@ -3,6 +3,12 @@
 import { createServer } from "node:http";
 import sirv from "sirv";
 
+/** The headers with which a page is cross-origin isolated. */
+export const isolated = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+};
+
 /**
  * @param {string} folder
  * @param {Record<string, string>} [headers] sent with every file

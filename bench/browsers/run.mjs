@@ -6,10 +6,11 @@ import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { browsers } from "../../tools/drivers.mjs";
-import { serve } from "../../tools/serve.mjs";
+import { isolated, serve } from "../../tools/serve.mjs";
 import { contenders as processes } from "../contenders.mjs";
 import { compilePeak } from "../peak.mjs";
 import { ContenderProcess } from "../process.mjs";
+import { TOLERANCE } from "../reference.mjs";
 import { shapes as all, flopsOf, quickShape, relativeError } from "../shapes.mjs";
 import { summarize, timesOf } from "../stats.mjs";
 
@@ -22,13 +23,6 @@ const usage = `node bench/browsers/run.mjs [options]
   --python PATH       a Python with torch ($PYTHON, or python3); left out without
   --out FOLDER        where results go (bench/results)`;
 
-/** Relative to the largest |y|: the same numbers, but for rounding. */
-const TOLERANCE = 1e-3;
-const isolated = {
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Embedder-Policy": "require-corp",
-};
-
 const inTabs = [
   { label: "linrec, calling thread", contender: "linrec", threads: 0, measuresPeak: true },
   { label: "linrec, 2 threads", contender: "linrec", threads: 2 },
@@ -39,14 +33,14 @@ const inTabs = [
 const { options, root } = readOptions();
 const site = await serve(root, isolated);
 mkdirSync(join(root, "bench/build"), { recursive: true });
-/** The jobs of pages: an address is too short for them. */
+/** For the jobs of pages: addresses of that length keep Firefox busy for minutes. */
 const folder = mkdtempSync(join(root, "bench/build/jobs-"));
 const opened = [];
 let pages = 0;
 try {
   await main();
 } finally {
-  for (const { driven } of opened) await driven.close();
+  for (const driven of opened) await driven.close();
   site.close();
   rmSync(folder, { recursive: true });
 }
@@ -57,12 +51,12 @@ async function main() {
   for (const name of options.browsers) {
     const reason = browsers[name].missing();
     if (reason) console.log(`${name} is left out: ${reason}`);
-    else opened.push({ name, driven: await browsers[name].start() });
+    else opened.push(await browsers[name].start());
   }
   const rows = [...opened.flatMap(tabRows), ...(await torchRows())];
   const result = { when: new Date().toISOString(), cpu: cpus()[0].model, node: process.version, shapes: [] };
   for (const shape of options.shapes) {
-    console.log(`${shape.name}`);
+    console.log(shape.name);
     for (const row of rows) await attempt(row, shape, () => row.choose?.(shape));
     for (let round = 0; round < options.rounds; round++)
       for (const row of rows) if (!row.failed) await attempt(row, shape, () => row.turn(shape, kernels));
@@ -90,7 +84,7 @@ async function attempt(row, shape, work) {
   }
 }
 
-function tabRows({ driven }) {
+function tabRows(driven) {
   const ask = async (job) => {
     const path = join(folder, `${++pages}.json`);
     writeFileSync(path, JSON.stringify({ ...job, warmUpMs: options.ms / 3 }));

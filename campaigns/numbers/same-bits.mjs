@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright";
 import { findBrowser } from "../../tools/browser.mjs";
-import { serve } from "../../tools/serve.mjs";
+import { isolated, serve } from "../../tools/serve.mjs";
 
 /** The ways of one Node, in a process of its own. */
 function ofNode(node, flags, library, seqLens) {
@@ -30,10 +30,6 @@ async function ofChromium(library, seqLens) {
   const { browser: found } = findBrowser();
   if (!found) return undefined;
   const root = fileURLToPath(new URL("../", library)); // of the project, or of the copy of it that has a bug
-  const isolated = {
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-  };
   const site = await serve(root, isolated);
   const browser = await chromium.launch(found);
   try {

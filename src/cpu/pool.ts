@@ -124,6 +124,8 @@ export async function startWorkers(
   }
 }
 
+const HOPS = 5;
+
 /**
  * A forward's messages carry more than these empty ones: it was measured to take about twice as long. The best of some, or where a
  * clock ticks too seldom to tell them apart, the mean.
@@ -140,8 +142,6 @@ async function measureHop(workers: readonly PooledWorker[]): Promise<number> {
   }
   return 2 * (best || (before - start) / HOPS);
 }
-
-const HOPS = 5;
 
 async function startThread(workerUrl: string | URL | undefined): Promise<Thread> {
   return typeof globalThis.Worker === "function" ? startWebThread(workerUrl) : startNodeThread(workerUrl);
