@@ -57,7 +57,7 @@ const minifyWgsl = wgslMinifier(
   [
     ...shaders.map((file) => basename(file, ".wgsl")),
     strip(readFileSync("src/webgpu/prelude.wgsl", "utf8")),
-    "parameter",
+    "parameter u",
   ],
 );
 

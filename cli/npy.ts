@@ -16,6 +16,9 @@ const types: ReadonlyMap<string, Source> = new Map<string, Source>([
   ["<i8", BigInt64Array],
   ["<i4", Int32Array],
   ["<i2", Int16Array],
+  ["<u8", BigUint64Array],
+  ["<u4", Uint32Array],
+  ["<u2", Uint16Array],
   ["|i1", Int8Array],
   ["|u1", Uint8Array],
 ]);
@@ -110,7 +113,9 @@ export class NpyFile {
 }
 
 function convert(as: Values, values: Iterable<number | bigint>): Float32Array | Int32Array {
-  return as === Float32Array ? Float32Array.from(values, Number) : Int32Array.from(values, Number);
+  if (as === Float32Array) return Float32Array.from(values, Number);
+  // Beyond int32 no id is one: it must not wrap round to one that is.
+  return Int32Array.from(values, (id) => Math.max(-1, Math.min(Number(id), 2 ** 31 - 1)));
 }
 
 function parseHeader(path: string, header: string): { descr: string; shape: number[] } {

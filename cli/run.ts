@@ -100,7 +100,9 @@ async function* pieces(model: Model, input: NpyFile, job: Job, signal: AbortSign
   const array: Values = model.vocabulary === undefined ? Float32Array : Int32Array;
   const rowValues = seqLen * model.inputWidth;
   if (batch * rowValues === 0) return;
-  const group = Math.floor(GROUP_VALUES / (seqLen * Math.max(model.inputWidth, model.outputWidth)));
+  const readsAhead = model.stages.some(({ kind }) => kind === "reshape"); // it cannot read a row as a stream
+  const fitting = Math.floor(GROUP_VALUES / (seqLen * Math.max(model.inputWidth, model.outputWidth)));
+  const group = Math.max(Number(readsAhead), fitting);
   if (group >= 1) {
     for (let row = 0; row < batch; row += group) {
       const rows = Math.min(group, batch - row);

@@ -68,11 +68,9 @@ export class Gpu implements GpuHardware {
     }
     const { backend } = opened;
     this.#backend = backend;
-    this.#host.use(backend);
-    // A software adapter is never chosen for its speed, so there is nothing to measure.
-    if (backend.software) return;
     try {
-      this.#rates = await backend.measure();
+      // Before anybody else can use it. A software adapter is never chosen for its speed, so there is nothing to measure.
+      if (!backend.software) this.#rates = await backend.measure();
       this.#host.use(backend);
     } catch (error) {
       await this.#reopen(error);

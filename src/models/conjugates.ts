@@ -83,7 +83,8 @@ export function pairUp({ nuLog, theta, gammaLog, BRe, BIm, D }: LruParams): Map<
     const key = `${nu} ${Math.abs(theta[m] as number)} ${gammaLog[m]}`;
     const candidates = waiting.get(key) ?? [];
     const at = candidates.findIndex((n) => conjugate(n, m));
-    if (at < 0) waiting.set(key, [...candidates, m]);
+    // A file may have any number of equal ones, all different in B: of those the last are compared with.
+    if (at < 0) waiting.set(key, [...candidates.slice(-63), m]);
     else partners.set(candidates.splice(at, 1)[0] as number, m);
   }
   return partners;

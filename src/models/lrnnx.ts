@@ -9,11 +9,11 @@ const NORM_EPSILON = 1e-5;
 
 /** The prefixes of numbered modules, "blocks.0." and so on, up to the first number that is missing. */
 export function listed(reader: TensorReader, prefix: string): string[] {
-  const names = reader.names();
+  const known = new Set(reader.names().map((name) => name.slice(0, name.indexOf(".", prefix.length) + 1)));
   const found: string[] = [];
   for (;;) {
     const next = `${prefix}${found.length}.`;
-    if (!names.some((name) => name.startsWith(next))) return found;
+    if (!known.has(next)) return found;
     found.push(next);
   }
 }

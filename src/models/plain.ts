@@ -57,10 +57,11 @@ export function toTensors(source: PlainTensors): Map<string, Tensor> {
     const expected = "bytes, a URL, a File, a Blob, or an object or Map of arrays by name";
     throw new LinrecError("wrong-dtype", `Expected a checkpoint: ${expected}; got ${type}.`);
   }
-  const entries = type === "Map" ? (source as ReadonlyMap<string, unknown>) : Object.entries(source);
+  const entries = type === "Map" ? (source as ReadonlyMap<unknown, unknown>) : Object.entries(source);
   const tensors = new Map<string, Tensor>();
   const faults: string[] = [];
-  for (const [name, value] of entries) {
+  for (const [key, value] of entries) {
+    const name = String(key);
     if (value === undefined) continue;
     const tensor = toTensor(value);
     if (typeof tensor === "string") faults.push(name + tensor);

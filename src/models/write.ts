@@ -38,7 +38,7 @@ export function writeModel(
     );
   }
   checkOptions("writeModel's options", options, ["metadata"]);
-  const metadata: Record<string, string> = {};
+  const metadata = Object.create(null) as Record<string, string>;
   const tensors = programs.flatMap(([prefix, { architecture, checkpoint, stages }]) => {
     Object.assign(metadata, { linrec: JSON.stringify({ architecture }) }, checkpoint?.metadata);
     const own = checkpoint

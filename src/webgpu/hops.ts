@@ -10,7 +10,7 @@ import { partsOfWindow } from "../rates.js";
 import { carryOf, type State, type StateSlot } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";
-import { piecesOf } from "./pieces.js";
+import { piecesOf, runsOf } from "./pieces.js";
 import { segmentOf, segmentWords, spread } from "./pipelines.js";
 import type { Layout, StateArea } from "./plan.js";
 import { slowestMs } from "./runner.js";
@@ -57,7 +57,7 @@ export const heldName = (i: number, j = 0): string => `held${i}.${j}`;
 
 /** What a link has carried of some rows, as it is in its buffers `held`: [rows, floats] each. */
 export function heldOf({ link, layout }: Station, state: State, rows: readonly number[]): Float32Array[] {
-  if (layout) return statesOf(layout, state, rows);
+  if (layout) return statesOf(state, rows);
   if (link.kind !== "window" && link.kind !== "shift") return [];
   const values = new Float32Array(rows.length * link.width);
   for (const [n, row] of rows.entries())
@@ -246,17 +246,6 @@ function keep(
 ): void {
   for (const [at, row, count] of runsOf(rows))
     encoder.copyBufferToBuffer(buffer, from + at * bytes, held, row * bytes, count * bytes);
-}
-
-/** Ascending rows as runs without a gap: where each begins among them, its first row, and how many. */
-function* runsOf(
-  rows: readonly number[],
-): Generator<readonly [at: number, row: number, count: number], void> {
-  for (let at = 0, end = 0; at < rows.length; at = end) {
-    const row = rows[at] as number;
-    while (rows[end] === row + end - at) end++;
-    yield [at, row, end - at];
-  }
 }
 
 export const sumOf = (counts: Int32Array): number => counts.reduce((sum, count) => sum + count, 0);

@@ -112,8 +112,10 @@ class GpuLinked implements Linked {
         landed(collect());
       };
       try {
+        // Once for all: what is on its way is of these groups of rows, and the GPU's rates may become other ones meanwhile.
+        let most = 0;
         for (const segment of segments) {
-          const { rows: most } = this.#segment(batch, segment.times !== undefined);
+          most ||= this.#segment(batch, segment.times !== undefined).rows;
           let all: Rows | undefined;
           for (let first = 0; first < batch; first += most) {
             const mine = (count: number, row: number) => (row >= first && row < first + most ? count : 0);

@@ -248,3 +248,14 @@ export function tablesOf(
   }
   return { chunks, rows, wanted };
 }
+
+/** Rows as runs that ascend without a gap: where each begins among them, its first row, and how many. */
+export function* runsOf(
+  rows: ArrayLike<number>,
+): Generator<readonly [at: number, row: number, count: number], void> {
+  for (let at = 0, end = 0; at < rows.length; at = end) {
+    const row = rows[at] as number;
+    while (rows[end] === row + end - at) end++;
+    yield [at, row, end - at];
+  }
+}

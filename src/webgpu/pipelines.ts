@@ -195,7 +195,10 @@ export class Pipelines {
       throw new LinrecError("gpu-failed", message, { cause: error });
     });
     // The scope's error first: it has the compiler's own words.
-    const [, compiled] = await device.wait(Promise.all([clean, pipeline]), COMPILE_DEADLINE_MS);
-    return compiled;
+    pipeline.catch(() => {}); // nobody looks at it if the scope has one
+    return device.wait(
+      clean.then(() => pipeline),
+      COMPILE_DEADLINE_MS,
+    );
   }
 }

@@ -92,8 +92,6 @@ export interface Layout {
 
 export interface StateArea {
   readonly area: number;
-  readonly size: number;
-  readonly isComplex: boolean;
   /** Float32 values of a row. */
   readonly floats: number;
   /** In a plan with timesteps the area of lambda^Delta [values, size], for an LRU: there may be one for each token. */
@@ -126,7 +124,7 @@ export function makePlan(program: Program, timed = false, lift = 1, weights = lr
     const isComplex = stage.kind === "lru";
     const floats = isComplex ? 2 * size : size;
     const table = timed && isComplex ? addArea({ perToken: 4 * floats }) : undefined;
-    return { area: addArea({ perRow: 4 * floats }), size, isComplex, floats, table };
+    return { area: addArea({ perRow: 4 * floats }), floats, table };
   });
 
   const slots = new SlotAreas(program, areas);

@@ -22,6 +22,12 @@ fn multiply(a: vec2f, b: vec2f) -> vec2f { return COMPLEX; }
 // Whether state n reads each row from its last token back: those from "first" on do, where any does.
 fn isBack(n: u32, first: u32) -> bool { return BACK && n >= first; }
 
+// The maximum, or NaN where either is: WGSL's max may give the other. By their bits, for a compiler may take it that no float is NaN.
+fn larger(a: f32, b: f32) -> f32 {
+  let bits = max(bitcast<u32>(a) & ~FRESH, bitcast<u32>(b) & ~FRESH);
+  return select(max(a, b), a + b, bits > 0x7f800000);
+}
+
 // 1 / (1 + exp(-z)), with an exp that cannot overflow.
 fn sigmoid(z: f32) -> f32 {
   let e = exp(-abs(z));

@@ -4,13 +4,13 @@ import { LinrecError } from "../errors.js";
 import type { Program } from "../program.js";
 import { State, type StateLayout, stateLayout } from "../state.js";
 import type { Device } from "./device.js";
-import { FRESH } from "./pieces.js";
+import { FRESH, runsOf } from "./pieces.js";
 import { type Pipelines, type Segment, segmentOf } from "./pipelines.js";
 import { areaBytes } from "./plan.js";
 import { blamePorts } from "./ports.js";
 import { isTable, Room } from "./room.js";
-import { makeStepPlan, type StepLayout, type StepState } from "./stepPlan.js";
-import { LOWEST } from "./transfer.js";
+import { makeStepPlan, type StepLayout } from "./stepPlan.js";
+import { statesOf, takeStates } from "./transfer.js";
 import {
   COPY_DST,
   COPY_SRC,
@@ -140,7 +140,9 @@ class GpuResident implements Resident {
         const { value, clean } = this.#device.scoped("stepping", () =>
           this.#submit(job, places, timesteps, part),
         );
-        return blamePorts(job.ports, Promise.all([value, clean])).then(([take]) => take?.());
+        const read = blamePorts(job.ports, Promise.all([value, clean])).then(([take]) => take?.());
+        read.catch(() => {}); // nobody looks at it if a later part fails
+        return read;
       });
       return { reads, flops: job.steps * job.streams * this.#plan.flopsPerToken };
     });
@@ -156,20 +158,14 @@ class GpuResident implements Resident {
         const readback = this.#readback(bytes);
         let to = 0;
         for (const { area, floats } of states) {
-          for (const [from, count] of runsOf(rows)) {
+          for (const [, from, count] of runsOf(rows)) {
             const size = 4 * floats * count;
             encoder.copyBufferToBuffer(this.#state(area), 4 * floats * from, readback, to, size);
             to += size;
           }
         }
         this.#device.handle.queue.submit([encoder.finish()]);
-        return this.#map(readback, bytes, (values) => {
-          let at = 0;
-          for (const slot of states) {
-            for (let row = 0; row < rows.length; row++, at += slot.floats)
-              unpack(slot, values.subarray(at, at + slot.floats), state, row);
-          }
-        });
+        return this.#map(readback, bytes, (values) => takeStates(state, [...rows.keys()], values));
       });
       return { reads: [Promise.all([value, clean]).then(([take]) => take())], flops: 0 };
     });
@@ -177,19 +173,19 @@ class GpuResident implements Resident {
   }
 
   write(rows: Int32Array, state: State): Promise<void> {
-    const copies = this.#plan.states.map((slot) => {
-      const values = new Float32Array(slot.floats * rows.length);
-      for (let row = 0; row < rows.length; row++) pack(slot, state, row, values, row * slot.floats);
-      return { ...slot, values };
-    });
+    const values = statesOf(state, [...rows.keys()]);
     return this.#run(() => {
       const { clean } = this.#device.scoped("writing a cache", () => {
-        for (const { area, floats, values } of copies) {
-          let at = 0;
-          for (const [from, count] of runsOf(rows)) {
-            upload(this.#device, this.#state(area), 4 * floats * from, values, at, floats * count);
-            at += floats * count;
-          }
+        for (const [i, { area, floats }] of this.#plan.states.entries()) {
+          for (const [at, from, count] of runsOf(rows))
+            upload(
+              this.#device,
+              this.#state(area),
+              4 * floats * from,
+              values[i] as Float32Array,
+              floats * at,
+              floats * count,
+            );
         }
       });
       return { reads: [clean], flops: 0 };
@@ -330,30 +326,4 @@ function placesOf({ rows, fresh, counts }: ResidentJob): Uint32Array {
     places[2 * i + 1] = bits[i] as number;
   }
   return places;
-}
-
-/** Rows that follow each other, in the order given: [first, how many]. */
-function runsOf(rows: Int32Array): [number, number][] {
-  const runs: [number, number][] = [];
-  for (const row of rows) {
-    const last = runs.at(-1);
-    if (last && row === last[0] + last[1]) last[1]++;
-    else runs.push([row, 1]);
-  }
-  return runs;
-}
-
-function pack({ slot }: StepState, state: State, row: number, values: Float32Array, at: number): void {
-  const { re, im } = state.read(slot, row);
-  const isComplex = slot.stage.kind === "lru";
-  for (let n = 0; n < slot.size; n++) {
-    values[at++] = isComplex ? (re[n] as number) : Math.max(re[n] as number, LOWEST);
-    if (isComplex) values[at++] = im[n] as number;
-  }
-}
-
-function unpack({ slot }: StepState, values: Float32Array, state: State, row: number): void {
-  const isComplex = slot.stage.kind === "lru";
-  const re = values.filter((_, i) => !isComplex || i % 2 === 0);
-  state.write(slot, row, re, isComplex ? values.filter((_, i) => i % 2 === 1) : []);
 }

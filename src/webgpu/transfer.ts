@@ -24,7 +24,7 @@ export function uploadPiece(device: Device, passage: Passage, workspace: Workspa
   const { layout, job, timeline, inPlace } = passage;
   if (piece.parts[0]?.start === 0) {
     const rows = piece.parts.map(({ row }) => row);
-    const states = inPlace ? [] : statesOf(layout, job.state, rows);
+    const states = inPlace ? [] : statesOf(job.state, rows);
     for (const [i, values] of states.entries())
       upload(device, workspace.area((layout.states[i] as StateArea).area), 0, values);
     const isMean = layout.pool?.mode === "mean";
@@ -74,22 +74,39 @@ export function tokensOf(
 }
 
 /** The maximum of no token: a shader need not know infinities. */
-export const LOWEST = -3.4028234663852886e38;
+const LOWEST = -3.4028234663852886e38;
 
 /** The states of rows as the GPU holds them: [rows, floats] of each. */
-export function statesOf({ states }: Layout, state: State, rows: readonly number[]): Float32Array[] {
-  return states.map(({ size, isComplex, floats }, index) => {
-    const values = new Float32Array(rows.length * floats);
+export function statesOf(state: State, rows: readonly number[]): Float32Array[] {
+  return state.layout.slots.map((slot) => {
+    const isComplex = slot.stage.kind === "lru";
+    const values = new Float32Array(rows.length * slot.size * (isComplex ? 2 : 1));
     let at = 0;
     for (const row of rows) {
-      const { re, im } = state.read(slotOf(state, index), row);
-      for (let n = 0; n < size; n++) {
+      const { re, im } = state.read(slot, row);
+      for (let n = 0; n < slot.size; n++) {
         values[at++] = isComplex ? (re[n] as number) : Math.max(re[n] as number, LOWEST);
         if (isComplex) values[at++] = im[n] as number;
       }
     }
     return values;
   });
+}
+
+/** The way back: all of them, one after the other. */
+export function takeStates(state: State, rows: readonly number[], values: Float32Array): void {
+  let at = 0;
+  for (const slot of state.layout.slots) {
+    const isComplex = slot.stage.kind === "lru";
+    const [re, im] = [new Float32Array(slot.size), new Float32Array(slot.size)];
+    for (const row of rows) {
+      for (let n = 0; n < slot.size; n++) {
+        re[n] = values[at++] as number;
+        if (isComplex) im[n] = values[at++] as number;
+      }
+      state.write(slot, row, re, im);
+    }
+  }
 }
 
 /** What comes back from a piece, in this order: its outputs or, after the last piece, its rows; then the states. */
@@ -127,7 +144,7 @@ export function* outputsOf(
 
 /** Puts what came back (the arrays of {@link resultsOf}, one after the other) where the job wants it, and commits it. */
 export function collectPiece(passage: Passage, piece: Piece, values: Float32Array): void {
-  const { layout, job, timeline, inPlace } = passage;
+  const { job, timeline, inPlace } = passage;
   const { y, state, done } = job;
   const { parts } = piece;
   let at = 0;
@@ -137,18 +154,8 @@ export function collectPiece(passage: Passage, piece: Piece, values: Float32Arra
     // What is past the last output becomes zero only now: y may be the memory of x.
     y.fill(0, to + floats, to + floats + zeros);
   }
-  layout.states.forEach(({ size, isComplex, floats }, index) => {
-    const re = new Float32Array(size);
-    const im = new Float32Array(size);
-    for (const { row } of parts) {
-      for (let n = 0; n < size; n++) {
-        re[n] = values[at + (isComplex ? 2 * n : n)] as number;
-        if (isComplex) im[n] = values[at + 2 * n + 1] as number;
-      }
-      state.write(slotOf(state, index), row, re, im);
-      at += floats;
-    }
-  });
+  const rows = parts.map(({ row }) => row);
+  takeStates(state, rows, values.subarray(at));
   for (const { row, end } of parts) {
     state.restartRow(row, timeline.count(row, end));
     if (done) done[row] = end;

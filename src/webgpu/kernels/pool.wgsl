@@ -17,7 +17,7 @@ struct Sizes { width: u32, mode: u32 }
 var<workgroup> partial: array<f32, 256>; // [16 shares, 16 columns]
 
 fn join(a: f32, b: f32) -> f32 {
-  if (sizes.mode == MAX) { return max(a, b); }
+  if (sizes.mode == MAX) { return larger(a, b); }
   return a + b;
 }
 

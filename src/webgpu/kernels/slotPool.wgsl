@@ -31,7 +31,7 @@ fn slotPool(
     var count = bitcast<f32>(place.y);
     if (sizes.mode != 0) { count = 1; }
     if (sizes.mode == LAST || (place.x & FRESH) != 0) { total = value; }
-    else if (sizes.mode == MAX) { total = max(total, value); }
+    else if (sizes.mode == MAX) { total = larger(total, value); }
     else { total += value; }
     y[token * sizes.width + j] = total / count;
   }

@@ -31,7 +31,7 @@ fn window(
   }
   for (; token < end; token++) {
     let value = x[token * sizes.width + j];
-    if (sizes.mode == MAX) { total = max(total, value); } else { total += value; }
+    if (sizes.mode == MAX) { total = larger(total, value); } else { total += value; }
   }
   y[i] = total / f32(place.w);
 }
