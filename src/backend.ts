@@ -23,6 +23,8 @@ export interface ForwardJob {
    * that pools. Written whole: zeros past a row's last.
    */
   readonly y: Float32Array;
+  /** Throws `detached` if the caller's arrays have lost their memory meanwhile: what came of them is nothing then. */
+  readonly intact?: (() => void) | undefined;
   /** For "webgpu": x and y that are GPUBuffers; the arrays in their place are empty. */
   readonly ports?: Ports | undefined;
   /** [batch] tokens, ascending and past the first, before which a row's state is zeroed; undefined where there are none */

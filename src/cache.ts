@@ -2,7 +2,7 @@
 import { LinrecError } from "./errors.js";
 import { type Hidden, hiddenSlots, readHidden, writeHidden } from "./hidden.js";
 import type { State } from "./state.js";
-import { checkCount, checkFloat32, show } from "./validate.js";
+import { checkCount, checkFloat32, show, viewOf } from "./validate.js";
 
 /** h of one LRU, for every row of a batch. */
 export interface HiddenState {
@@ -123,8 +123,8 @@ abstract class InferenceCache {
       this.state.resetRow(row);
       for (const [i, slot] of slots.entries()) {
         const { re, im } = layers[i] as HiddenState;
-        const [from, to] = [row * slot.size, (row + 1) * slot.size];
-        writeHidden(slot.state, slot, row, re.subarray(from, to), im.subarray(from, to));
+        const part = (of: Float32Array) => viewOf(of).subarray(row * slot.size, (row + 1) * slot.size);
+        writeHidden(slot.state, slot, row, part(re), part(im));
       }
     }
   }

@@ -66,8 +66,10 @@ function checkPreference(list: readonly BackendName[], machine: Machine, tell: T
   for (const name of list.slice(0, list.indexOf(first))) tell(name, first, machine.reason(name));
 }
 
-function noBackend(names: readonly BackendName[], machine: Machine): LinrecError {
-  const reasons = names.map((name) => `${name}: ${machine.reason(name)}`).join("; ");
+/** Of a list: "auto" finds the reference at least. */
+function noBackend(names: Preference, machine: Machine): LinrecError {
+  const list = names as readonly BackendName[];
+  const reasons = list.map((name) => `${name}: ${machine.reason(name)}`).join("; ");
   return new LinrecError("backend-unavailable", `No backend that was asked for can run here. ${reasons}.`);
 }
 
@@ -246,6 +248,7 @@ export class Engine {
   ): Promise<void> | undefined {
     const { program } = prepared;
     const { batch, seqLen } = job;
+    job.intact?.();
     const timed = this.#machine.valuesOf(job.timesteps);
     const here = option === undefined ? this.#preference : toPreference(option);
     const preference: Preference = job.ports ? ["webgpu"] : here;
@@ -263,7 +266,7 @@ export class Engine {
       prepared.asked = asked;
     }
     const { candidate } = asked;
-    if (!candidate) throw this.#nothingRuns(preference);
+    if (!candidate) throw noBackend(preference, this.#machine);
     if (candidate.backend === "wasm" && candidate.threads === 0) {
       const breathe = breathing();
       if (runAtOnce(prepared.stepper, program, job)) {
@@ -326,13 +329,8 @@ export class Engine {
 
   #plan(verb: Verb, work: Work): Plan {
     const planned = plan(verb, work, this.#machine.hardware(), this.#preference);
-    if (!planned) throw this.#nothingRuns(this.#preference);
+    if (!planned) throw noBackend(this.#preference, this.#machine);
     return planned;
-  }
-
-  /** "auto" finds the reference at least. */
-  #nothingRuns(preference: Preference): LinrecError {
-    return noBackend(preference as readonly BackendName[], this.#machine);
   }
 
   async #load(source: BytesSource): Promise<SafetensorsFile> {

@@ -6,7 +6,7 @@ export const errorCodes = {
   "invalid-argument": "an argument or option has a value that is not allowed, or is not known",
   "shape-mismatch": "an array's length does not fit the sizes of the layer, the batch or each other",
   "wrong-dtype": "an array is not of the type that is expected (usually Float32Array)",
-  detached: "an array's memory was transferred away or detached before linrec could read it",
+  detached: "an array's memory was transferred away before or while linrec used it",
   "non-finite": 'a parameter is NaN or infinite, or an input is, under `nonFinite: "reject"`',
   unstable: "a layer has |lambda| >= 1: its state would not decay",
   "foreign-cache": "an inference cache or state belongs to another layer, model or engine",

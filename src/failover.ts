@@ -39,10 +39,12 @@ export class Failover {
     try {
       const runner = await this.#host.runner(name);
       await runner.forward({ ...whole, state, done });
+      job.intact?.();
       job.state.copyFrom(state);
       return;
     } catch (error) {
       if (stop.aborted) throw stop.reason;
+      job.intact?.(); // or no backend is to blame
       // An error of the caller's own callback stops the work as its signal does.
       if (isLinrecError(error) && error.code === "aborted") throw error;
       await this.#leave(backend, name, error);

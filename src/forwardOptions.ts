@@ -3,7 +3,7 @@ import { allocating, LinrecError, messageOf } from "./errors.js";
 import { typeName } from "./io/tensor.js";
 import type { BackendName } from "./program.js";
 import type { State } from "./state.js";
-import { checkChoice, checkCount, checkFloat32, show } from "./validate.js";
+import { checkChoice, checkCount, checkFloat32, show, viewOf } from "./validate.js";
 
 export type BackendOption = "auto" | BackendName | readonly BackendName[];
 
@@ -168,8 +168,8 @@ export function checkLengths(
   return Int32Array.from(lengths);
 }
 
-/** [batch, seqLen] float32, finite and at least 0 for every token that is read */
-export function checkTimesteps(timesteps: Float32Array, lengths: Int32Array, seqLen: number): void {
+/** [batch, seqLen] float32, finite and at least 0 for every token that is read -> as backends take them */
+export function checkTimesteps(timesteps: Float32Array, lengths: Int32Array, seqLen: number): Float32Array {
   const name = "integrationTimesteps";
   checkFloat32(name, timesteps);
   if (timesteps.length !== lengths.length * seqLen) {
@@ -188,6 +188,7 @@ export function checkTimesteps(timesteps: Float32Array, lengths: Int32Array, seq
       );
     }
   }
+  return viewOf(timesteps);
 }
 
 export function checkReset(mask: ArrayLike<number | boolean> | undefined, size: number, shape: string): void {

@@ -5,6 +5,7 @@ import { LinrecError } from "./errors.js";
 import type { GpuBuffer } from "./gpuBuffer.js";
 import type { State } from "./state.js";
 import { checkRows, type Steps } from "./steps.js";
+import { holding } from "./validate.js";
 
 /** What a cache wants of its layer or model. */
 export interface CacheOwner<Cache> {
@@ -111,9 +112,16 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
       this.#tokens[row] = (this.#tokens[row] as number) + 1;
       counts[i] = this.#tokens[row] as number;
     }
-    if (counts.length > 0)
-      await this.#resident.step({ x, y, ports, steps, streams, rows: all, fresh, counts, timesteps });
-    return ports?.y ?? y;
+    if (counts.length === 0) return ports?.y ?? y;
+    // The caller's arrays are let go of before others are heard: calls overlap, and one that fails loses the state.
+    const values = new Float32Array(y.length);
+    const intact = holding(y);
+    const given = { x: x.slice(), ports, steps, streams, rows: all, fresh, counts, timesteps };
+    await this.#resident.step({ ...given, y: values });
+    if (ports?.y) return ports.y;
+    intact();
+    y.set(values);
+    return y;
   }
 
   #clear(row: number): void {

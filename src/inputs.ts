@@ -4,7 +4,7 @@ import { countOf, type GpuBuffer, isGpuBuffer } from "./gpuBuffer.js";
 import { type Input, inputWidth, type Network, outputWidth } from "./program.js";
 import type { State } from "./state.js";
 import { outputsOf } from "./timeline.js";
-import { checkCount, checkFinite, checkFloat32 } from "./validate.js";
+import { checkCount, checkFinite, checkFloat32, viewOf } from "./validate.js";
 
 const REFUSED = 'the engine was created with nonFinite "reject". Mend the data, or use "propagate"';
 
@@ -63,7 +63,7 @@ export class Inputs {
 
   protected array(name: string, x: Input): Float32Array {
     checkFloat32(name, x);
-    return x;
+    return x.constructor === Float32Array ? x : viewOf(x);
   }
 
   /** Throws for infinities and NaN, if they are to be refused. */
@@ -98,20 +98,25 @@ export class Inputs {
     return count.reduce((most, tokens) => Math.max(most, outputsOf(tokens, seqLen, every)), 0);
   }
 
-  /** Where y is written: `out`, or a new array; an empty one if `out` is on the GPU. */
+  /** Where y is written: `out`, which must be apart from what is `read`, or a new array; an empty one if `out` is on the GPU. */
   output(
-    x: Float32Array,
+    read: readonly (Float32Array | undefined)[],
     batch: number,
     outputs: number,
     out: Float32Array | GpuBuffer | undefined,
   ): Float32Array {
     const size = batch * outputs * this.outputWidth;
     if (out === undefined) return allocating("y", () => new Float32Array(size));
-    this.checkOut(out, x, batch, size);
+    this.checkOut(out, read, batch, size);
     return isGpuBuffer(out) ? new Float32Array(0) : out;
   }
 
-  checkOut(out: Float32Array | GpuBuffer, x: Float32Array, batch: number, size: number): void {
+  checkOut(
+    out: Float32Array | GpuBuffer,
+    read: readonly (Float32Array | undefined)[],
+    batch: number,
+    size: number,
+  ): void {
     if (!isGpuBuffer(out)) checkFloat32("out", out);
     if (countOf(out) !== size) {
       throw new LinrecError(
@@ -120,12 +125,13 @@ export class Inputs {
       );
     }
     if (isGpuBuffer(out)) return;
-    const apart =
-      out.byteOffset + out.byteLength <= x.byteOffset || x.byteOffset + x.byteLength <= out.byteOffset;
-    if (out.buffer === x.buffer && !apart) {
+    for (const x of read) {
+      if (out.buffer !== x?.buffer) continue;
+      if (out.byteOffset + out.byteLength <= x.byteOffset || x.byteOffset + x.byteLength <= out.byteOffset)
+        continue;
       throw new LinrecError(
         "invalid-argument",
-        "out and x overlap in memory: y would be written over x while it is read. Use two arrays.",
+        `out and ${x === read[0] ? "x" : "integrationTimesteps"} overlap in memory: y would be written over what is read. Use two arrays.`,
       );
     }
   }

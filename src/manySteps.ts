@@ -1,6 +1,7 @@
 /** Steps as forwards: many at once, or on the GPU. */
 import type { ForwardJob } from "./backend.js";
 import { readResets } from "./forwardOptions.js";
+import { breathing } from "./macrotask.js";
 import type { State } from "./state.js";
 import type { Steps } from "./steps.js";
 
@@ -12,6 +13,8 @@ export interface Stepping {
   onGpu(streams: number): boolean;
   /** A step on the calling thread. */
   here(step: Steps, state: State): void;
+  /** Throws where the work has become pointless while others were heard. */
+  check(): void;
 }
 
 /**
@@ -29,11 +32,14 @@ export async function stepThrough(
     await stepping.forward(job);
     if (job.y !== part.y) part.y.set(turned(job.y, part.streams, part.steps));
   };
-  if (atOnce) await run(all);
-  for (let t = 0; !atOnce && t < all.steps; t++) {
+  if (atOnce) return run(all);
+  const breathe = breathing();
+  for (let t = 0; t < all.steps; t++) {
     const step = { ...stepOf(all, t), rows: undefined };
     if (stepping.onGpu(all.streams)) await run(step);
     else stepping.here(step, state);
+    await breathe();
+    stepping.check();
   }
 }
 
@@ -43,7 +49,7 @@ function asForward(all: Steps, state: State): Omit<ForwardJob, "threads"> {
   const { reset, timesteps, x, y } = all;
   const turn = <V extends Float32Array | Uint8Array>(values: V) => turned(values, steps, streams);
   const lengths = new Int32Array(streams).fill(steps);
-  const mask = reset && turn(Uint8Array.from(reset as ArrayLike<number>, Number));
+  const mask = reset && turn(Uint8Array.from(reset as ArrayLike<number>, (value) => (value ? 1 : 0)));
   return {
     batch: streams,
     seqLen: steps,

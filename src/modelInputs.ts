@@ -4,7 +4,7 @@ import { Inputs } from "./inputs.js";
 import { type Input, type Network, poolOf, vocabularyOf } from "./program.js";
 import { ratesOf, shortestOf } from "./rates.js";
 import type { State } from "./state.js";
-import { checkInt32 } from "./validate.js";
+import { checkInt32, viewOf } from "./validate.js";
 
 export class ModelInputs extends Inputs {
   override readonly vocabulary: number | undefined;
@@ -24,7 +24,7 @@ export class ModelInputs extends Inputs {
   protected override array(name: string, x: Input): Float32Array {
     if (this.vocabulary === undefined) return super.array(name, x);
     checkInt32(name, x, "an Int32Array of token ids");
-    return new Float32Array(x.buffer, x.byteOffset, x.length);
+    return viewOf(x);
   }
 
   /** Throws for ids that are none, in what is read of each row. */

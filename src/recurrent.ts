@@ -39,7 +39,7 @@ import { State, type StateLayout } from "./state.js";
 import { checkSteps, type Steps } from "./steps.js";
 import type { Feeding, StreamChunk, StreamSource, StreamTransformer } from "./stream.js";
 import { Timeline } from "./timeline.js";
-import { checkChoice, checkCount, checkFunction, checkOptions } from "./validate.js";
+import { checkChoice, checkCount, checkFunction, checkOptions, holding, viewOf } from "./validate.js";
 
 type Start<Cache> = Pick<ForwardOptions<Cache>, "batch" | "state" | "lengths">;
 
@@ -79,9 +79,9 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.#prepared = prepared;
     this.program = prepared.program;
     this.#inputs = inputs;
-    this.inputWidth = this.#inputs.inputWidth;
-    this.outputWidth = this.#inputs.outputWidth;
-    this.vocabulary = this.#inputs.vocabulary;
+    this.inputWidth = inputs.inputWidth;
+    this.outputWidth = inputs.outputWidth;
+    this.vocabulary = inputs.vocabulary;
     this.#layout = prepared.layout;
   }
 
@@ -136,7 +136,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
   }
 
   /**
-   * One promise, and none waited for where the work is done at once: a short forward takes microseconds.
+   * One promise. Of more than a token a microtask goes by first, for what stops it in the same turn; then a short forward, which
+   * takes microseconds, is done at once.
    * @param goesOn more of the sequence comes: there may be nothing to pool yet, and y ends with its last output
    */
   async #forward(
@@ -146,23 +147,34 @@ export abstract class Recurrent<Cache extends AnyCache> {
   ): Promise<ForwardResult<Cache, never>> {
     this.checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
-    const ports = portsOf(x, options.out);
+    // Each is read once: a getter may give something else the next time.
+    const {
+      signal,
+      onProgress,
+      every = 1,
+      state,
+      out,
+      backend,
+      integrationTimesteps: times,
+      ...given
+    } = options;
+    const ports = portsOf(x, out);
     if (ports) this.#inputs.checkOneProgram("a GPUBuffer");
-    const { signal, onProgress, every = 1 } = options;
-    if (options.state !== undefined) this.#inputs.checkStreams("go on from a state");
-    const { values, batch, seqLen, lengths } = this.checkInput(x as Input, options, ports?.x);
+    if (state !== undefined) this.#inputs.checkStreams("go on from a state");
+    const { values, batch, seqLen, lengths } = this.checkInput(x as Input, { ...given, state }, ports?.x);
     this.#inputs.checkPooled(lengths);
-    const timesteps = options.integrationTimesteps;
-    if (timesteps !== undefined) checkTimesteps(timesteps, lengths, seqLen);
+    const timesteps = times === undefined ? times : checkTimesteps(times, lengths, seqLen);
     this.#inputs.checkEvery(every);
-    const initial = this.startOf(options.state, batch);
-    const y = this.#inputs.output(values, batch, this.#inputs.outputs(initial, seqLen, every), options.out);
-    const resets = readResets(options.reset, lengths, seqLen, initial);
+    const initial = this.startOf(state, batch);
+    const outputs = this.#inputs.outputs(initial, seqLen, every);
+    const y = this.#inputs.output([values, timesteps], batch, outputs, out);
+    const written = viewOf(y);
+    const resets = readResets(given.reset, lengths, seqLen, initial);
     if (!goesOn) this.#inputs.checkWindows(initial, seqLen, resets);
     checkFunction("onProgress", onProgress);
     checkSignal(signal);
-    if (options.backend !== undefined) checkBackendOption(options.backend);
-    if (ports) checkPortBackend(options.backend);
+    if (backend !== undefined) checkBackendOption(backend);
+    if (ports) checkPortBackend(backend);
     const total = batch * seqLen;
     const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
     const job = {
@@ -171,7 +183,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
       lengths,
       timesteps,
       x: values,
-      y,
+      y: written,
+      intact: holding(values, written, timesteps),
       ports,
       state: initial,
       resets,
@@ -179,15 +192,15 @@ export abstract class Recurrent<Cache extends AnyCache> {
       signal,
       onProgress: report,
     };
-    const outputs = goesOn && !poolOf(this.program) ? new Timeline(job).outputs(0, seqLen) : undefined;
-    if (seqLen > 1) await undefined; // it may be done at once, and what stops it come in the same breath
+    const rows = goesOn && !poolOf(this.program) ? new Timeline(job).outputs(0, seqLen) : undefined;
+    if (seqLen > 1) await undefined; // it may be done at once: what stops it may come in the same turn
     this.checkUsable();
     throwIfAborted(signal);
-    const work = total > 0 && this.#host.forward(this.#prepared, job, options.backend);
+    const work = total > 0 && this.#host.forward(this.#prepared, job, backend);
     if (work) await work;
-    const whole = outputs === undefined || outputs * this.outputWidth === y.length;
-    const given = whole ? y : y.slice(0, outputs * this.outputWidth);
-    return { y: (ports?.y ?? given) as never, state: this.wrap(initial) };
+    const whole = rows === undefined || rows * this.outputWidth === y.length;
+    const result = whole ? y : y.slice(0, rows * this.outputWidth);
+    return { y: (ports?.y ?? result) as never, state: this.wrap(initial) };
   }
 
   /**
@@ -293,15 +306,22 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** Steps on a copy of the streams, which the cache gets when all is done: as a forward, or one by one. */
   #stepAway(all: Steps, cache: Cache, atOnce: boolean): Promise<Float32Array> {
     return cache.whileLocked(async () => {
-      const { rows, y } = all;
+      const { y } = all;
+      const rows = all.rows?.slice(); // its owner may go on
       if (y.length === 0) return y;
       const state = rows ? cache.state.pick(rows) : cache.state.clone();
+      const intact = holding(all.x, y, all.timesteps);
       const { stepThrough } = await this.#host.steps();
-      this.checkUsable(); // loading took a while
+      const check = () => {
+        this.checkUsable(); // it takes a while
+        intact();
+      };
+      check();
       const stepping: Stepping = {
-        forward: (job) => this.#host.forward(this.#prepared, job, undefined),
+        forward: (job) => this.#host.forward(this.#prepared, { ...job, intact }, undefined),
         onGpu: (streams) => this.#stepsOnGpu(streams),
         here: (step, state) => this.#stepHere(step, state),
+        check,
       };
       await stepThrough(all, state, stepping, atOnce);
       if (rows) cache.state.put(rows, state);
@@ -438,7 +458,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     if (state !== undefined) checkCache<Cache>("state", state, this);
     const batch = rows === undefined ? (state?.batch ?? 1) : rows;
     checkCount("batch", batch, 0);
-    const values = this.#inputs.values("x", x, port !== undefined);
+    const values = viewOf(this.#inputs.values("x", x, port !== undefined));
     const seqLen = this.#inputs.seqLen(countOf(port ?? x), batch);
     const lengths = checkLengths(given, batch, seqLen);
     if (!port) this.#inputs.checkValues("x", x, seqLen, lengths);

@@ -29,14 +29,16 @@ export function checkSteps(
   many: boolean,
 ): Steps {
   checkOptions("step's options", options, ["out", "rows", "integrationTimesteps", "reset"]);
-  const { out, rows, integrationTimesteps: timesteps, reset } = options;
+  const { out, rows, reset } = options;
   if (rows !== undefined) checkRows(rows, batch);
   const streams = rows?.length ?? batch;
   const ports = portsOf(x, out);
   const { values, steps } = inputs.checkTokens(x, streams, many);
   const size = steps * streams * inputs.outputWidth;
-  if (out !== undefined) inputs.checkOut(out, values, steps * streams, size);
-  if (timesteps !== undefined) checkTimesteps(timesteps, new Int32Array(steps * streams).fill(1), 1);
+  const given = options.integrationTimesteps;
+  const ones = () => new Int32Array(steps * streams).fill(1);
+  const timesteps = given === undefined ? given : checkTimesteps(given, ones(), 1);
+  if (out !== undefined) inputs.checkOut(out, [values, timesteps], steps * streams, size);
   checkReset(reset, steps * streams, many ? "[steps, streams]" : "[batch]");
   const y = ports?.y ? new Float32Array(0) : ((out as Float32Array | undefined) ?? new Float32Array(size));
   return { x: values, y, ports, steps, streams, rows, timesteps, reset };

@@ -26,6 +26,26 @@ function checkArray(type: string, what: string, name: string, value: unknown): v
   checkAttached(name, (value as Float32Array).buffer);
 }
 
+/**
+ * The values that an array has now, as a view of their own: a subclass has its own idea of `subarray`, and the array may grow with
+ * its buffer.
+ */
+export function viewOf({ buffer, byteOffset, length }: Float32Array | Int32Array): Float32Array {
+  return new Float32Array(buffer, byteOffset, length);
+}
+
+/** Makes a check, for after every wait: it throws `detached` once the memory of one of the arrays is gone. */
+export function holding(...arrays: (Float32Array | undefined)[]): () => void {
+  const lengths = arrays.map((array) => array?.length);
+  return () => {
+    if (arrays.every((array, i) => array?.length === lengths[i])) return;
+    throw new LinrecError(
+      "detached",
+      "The memory of x, out or integrationTimesteps was transferred away, or shrank, while it was in use. Leave it until the promise settles, or pass a copy.",
+    );
+  };
+}
+
 /** Refuses NaN and infinities. */
 export function checkFinite(
   name: string,

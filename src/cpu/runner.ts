@@ -16,7 +16,7 @@ import type { ModelStages } from "./stages.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
 import { runWindow } from "./wavefront.js";
-import { BLOCK_ROWS, forwardInWindows, WINDOW_BYTES, WINDOW_FLOPS } from "./windows.js";
+import { BLOCK_ROWS, forwardInWindows, WINDOW_FLOPS } from "./windows.js";
 
 /** What models want of the CPU, beside what layers want: see widen.ts. */
 export interface Wide {
@@ -49,6 +49,9 @@ export interface RunnerHost {
 /** Some clocks tick once in a millisecond. */
 const OBSERVED_MS = 5;
 
+/** The most of x that is copied for a forward to be run at once. */
+const AT_ONCE_BYTES = 4 * 1024 * 1024;
+
 export class WasmRunner implements Runner {
   readonly packed: PackedProgram;
   readonly #backend: RunnerHost;
@@ -79,10 +82,11 @@ export class WasmRunner implements Runner {
     this.#flopsPerToken = flopsPerToken(program);
     this.packed = packProgram(program, backend.wide?.pack);
     const { arena } = backend;
-    this.#image = arena.allocate(this.packed.image.length);
-    this.#scratch = arena.allocate(this.packed.scratch.bytes);
+    const { image, scratch } = this.packed;
+    this.#scratch = arena.allocate(scratch.bytes + image.length);
+    this.#image = this.#scratch + scratch.bytes;
     this.#view();
-    this.#bytes.set(this.packed.image, this.#image);
+    this.#bytes.set(image, this.#image);
     this.#runner = this.#newRunner(this.#scratch);
   }
 
@@ -140,7 +144,7 @@ export class WasmRunner implements Runner {
     const to = this.#backend.addressOf(y);
     const copied = from === undefined || to === undefined ? x.byteLength : 0;
     const special = timesteps || resets || (every as number) > 1;
-    const long = copied > WINDOW_BYTES || batch * seqLen * this.#flopsPerToken > WINDOW_FLOPS;
+    const long = copied > AT_ONCE_BYTES || batch * seqLen * this.#flopsPerToken > WINDOW_FLOPS;
     if (!whole || special || long || batch > BLOCK_ROWS) return false;
     const { arena } = this.#backend;
     this.#guest?.settle();
@@ -177,7 +181,7 @@ export class WasmRunner implements Runner {
   dispose(): void {
     const { arena } = this.#backend;
     this.#guest?.settle();
-    for (const address of [this.#image, this.#scratch, this.#area.x]) arena.free(address);
+    for (const address of [this.#scratch, this.#area.x]) arena.free(address);
     this.#onWorkers?.dispose();
     this.#area = noStepArea;
   }
@@ -202,6 +206,7 @@ export class WasmRunner implements Runner {
       try {
         return await this.#forwardOnWorkers(job, threads);
       } catch (error) {
+        job.intact?.(); // or no worker is to blame
         if (!isWorkerFault(error)) throw error;
         this.#onWorkers?.abandon();
         if (job.signal?.aborted) throw error;
