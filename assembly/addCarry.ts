@@ -1,5 +1,5 @@
 // h = loc + lambda^(k+1) carry, in place.
-import { cmaddIm, cmaddRe, crossOf, ownOf } from "./simd";
+import { partIm, partRe } from "./simd";
 
 /**
  * h       [tokens, groups, re x 4 | im x 4] float32: loc on entry, h on return
@@ -16,13 +16,10 @@ export function addCarry(
   for (let t = 0; t < tokens; t++) {
     const power = powers + <usize>k * stride;
     for (let g: usize = 0; g < stride; g += 32) {
-      const pr = v128.load(power + g);
-      const im = v128.load(power + g, 16);
-      const pi = crossOf(real, im);
-      const cr = v128.load(carries + g);
-      const ci = v128.load(carries + g, 16);
-      v128.store(h + g, cmaddRe(pr, pi, cr, ci, v128.load(h + g)));
-      v128.store(h + g, cmaddIm(ownOf(real, pr, im), pi, cr, ci, v128.load(h + g, 16)), 16);
+      const pr = v128.load(power + g), pi = v128.load(power + g, 16);
+      const cr = v128.load(carries + g), ci = v128.load(carries + g, 16);
+      v128.store(h + g, partRe(real, pr, pi, cr, ci, v128.load(h + g)));
+      v128.store(h + g, partIm(real, pr, pi, cr, ci, v128.load(h + g, 16)), 16);
     }
     h += stride;
     if (++k == chunk) {

@@ -1,4 +1,4 @@
-// The float64 part of the scan, two states at a time, every operation rounded: what `carryScan` and `projectHidden` share.
+// The float64 part of the scan, two states at a time, every operation rounded: what all scans share.
 
 /** Rounds the carry of a group of four states, [re x 4 | im x 4] float64, to float32. */
 // @ts-ignore: decorator

@@ -39,18 +39,20 @@ export function cmaddIm(ar: v128, ai: v128, br: v128, bi: v128, ci: v128): v128 
   return madd(ai, br, madd(ar, bi, ci));
 }
 
-/** What the product with lambda has in place of its real part for Im, where `real` says that each part is a state by itself. */
+/** cmaddRe, or, where `real` says that each part is a state by itself, that of the first: nothing of the other comes near it. */
 // @ts-ignore: decorator
 @inline
-export function ownOf(real: bool, re: v128, im: v128): v128 {
-  return real ? im : re;
+export function partRe(real: bool, ar: v128, ai: v128, br: v128, bi: v128, cr: v128): v128 {
+  if (real) return madd(ar, br, cr);
+  return cmaddRe(ar, ai, br, bi, cr);
 }
 
-/** And in place of its imaginary part for both. */
+/** cmaddIm, or that of the second. */
 // @ts-ignore: decorator
 @inline
-export function crossOf(real: bool, im: v128): v128 {
-  return real ? f32x4.splat(0) : im;
+export function partIm(real: bool, ar: v128, ai: v128, br: v128, bi: v128, ci: v128): v128 {
+  if (real) return madd(ai, bi, ci);
+  return cmaddIm(ar, ai, br, bi, ci);
 }
 
 /** (x0 + x1) + (x2 + x3) */

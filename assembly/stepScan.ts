@@ -1,6 +1,6 @@
 // One token of each row: loc = lambda loc + bu, h = loc + lambda^(k+1) carry; the carry advances where a chunk ends.
 import { advanceCarry, roundCarry } from "./carry";
-import { cmaddIm, cmaddRe, crossOf, ownOf } from "./simd";
+import { partIm, partRe } from "./simd";
 
 /**
  * What projectScan, carryScan and addCarry do to a chunk's tokens, done to one token of many rows: the same operations, so
@@ -11,11 +11,11 @@ import { cmaddIm, cmaddRe, crossOf, ownOf } from "./simd";
  * carry    [groups, re x 4 | im x 4] float64 of the first row; the rows' state blocks are `stateStride` bytes apart
  * stateLoc [groups, re x 4 | im x 4] float32 of the first row, likewise
  * ks       [rows] int32: tokens of its chunk that each row has read
- * lambda, lambdaT, powers as in projectHidden, real as in carryScan
+ * lambdaT, powers as in projectHidden, real as in carryScan
  */
 export function stepScan(
   h: usize, rounded: usize, carry: usize, stateLoc: usize, stateStride: usize, ks: usize,
-  lambda: usize, lambdaT: usize, powers: usize, chunk: i32, rows: i32, groups: i32, real: bool,
+  lambdaT: usize, powers: usize, chunk: i32, rows: i32, groups: i32, real: bool,
 ): void {
   const stride = <usize>groups << 5;
   for (let row = 0; row < rows; row++) {
@@ -23,15 +23,15 @@ export function stepScan(
     const power = powers + <usize>k * stride;
     const ends = k + 1 == chunk;
     for (let at: usize = 0; at < stride; at += 32) {
-      const lr = v128.load(lambda + at), lm = v128.load(lambda + at, 16), li = crossOf(real, lm);
+      const lr = v128.load(powers + at), li = v128.load(powers + at, 16);
       const sr = v128.load(stateLoc + at), si = v128.load(stateLoc + at, 16);
-      const r = cmaddRe(lr, li, sr, si, v128.load(h + at));
-      const i = cmaddIm(ownOf(real, lr, lm), li, sr, si, v128.load(h + at, 16));
+      const r = partRe(real, lr, li, sr, si, v128.load(h + at));
+      const i = partIm(real, lr, li, sr, si, v128.load(h + at, 16));
       roundCarry(rounded, carry + 2 * at);
-      const pr = v128.load(power + at), pm = v128.load(power + at, 16), pi = crossOf(real, pm);
+      const pr = v128.load(power + at), pi = v128.load(power + at, 16);
       const cr = v128.load(rounded), ci = v128.load(rounded, 16);
-      v128.store(h + at, cmaddRe(pr, pi, cr, ci, r));
-      v128.store(h + at, cmaddIm(ownOf(real, pr, pm), pi, cr, ci, i), 16);
+      v128.store(h + at, partRe(real, pr, pi, cr, ci, r));
+      v128.store(h + at, partIm(real, pr, pi, cr, ci, i), 16);
       v128.store(stateLoc + at, r);
       v128.store(stateLoc + at, i, 16);
       if (ends) {

@@ -82,7 +82,7 @@ export interface Kernels {
   // biome-ignore format: as above
   stepScan(
     h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, stateStride: number, ks: Pointer,
-    lambda: Pointer, lambdaT: Pointer, powers: Pointer, chunk: number, rows: number, groups: number, real?: boolean,
+    lambdaT: Pointer, powers: Pointer, chunk: number, rows: number, groups: number, real?: boolean,
   ): void;
   // biome-ignore format: as above
   tiles(

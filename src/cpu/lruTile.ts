@@ -117,7 +117,7 @@ export class LruTile {
       // biome-ignore format: the kernel's arguments, outputs first
       kernels.stepScan(
         this.h, this.carries, states + carry, states + loc, rowBytes, ks,
-        image + stage.powers, image + stage.lambdaT, image + stage.powers, CHUNK, rows, groups, stage.real,
+        image + stage.lambdaT, image + stage.powers, CHUNK, rows, groups, stage.real,
       );
     }
     this.#projectOutput(stage);

@@ -64,7 +64,7 @@ export const kernelWrites: {
     { at: h, bytes: tokens * row(groups) },
   ],
   // biome-ignore format: the kernel's arguments
-  stepScan: (h, last, carry, stateLoc, stride, _ks, _lambda, _lambdaT, _powers, _chunk, rows, groups) => [
+  stepScan: (h, last, carry, stateLoc, stride, _ks, _lambdaT, _powers, _chunk, rows, groups) => [
     { at: h, bytes: rows * row(groups) },
     rounded(last),
     { at: carry, bytes: carryRow(groups), rows, stride },

@@ -56,7 +56,7 @@ function realScans(bench: Bench): void {
       bench.call(outputs, (k) =>
         // biome-ignore format: the kernel's arguments
         k.stepScan(
-          at, rounded, carry1, stateLoc1, 0, ks + 4 * t, lambda, lambdaT, powers, chunk, 1, groups, true,
+          at, rounded, carry1, stateLoc1, 0, ks + 4 * t, lambdaT, powers, chunk, 1, groups, true,
         ),
       );
     }

@@ -239,7 +239,7 @@ function recurrence(
 /** A token of one stream, by addresses: bu at `h` becomes h, `carry` and `loc` go past it. `k`: where its place in its chunk is. */
 function stepOne(
   bench: Bench,
-  { groups, chunk, lambda, lambdaT, powers }: Scan,
+  { groups, chunk, lambdaT, powers }: Scan,
   h: number,
   rounded: number,
   carry: number,
@@ -254,7 +254,7 @@ function stepOne(
     { at: loc, bytes: 4 * size },
   ];
   bench.call(written, (kernels) =>
-    kernels.stepScan(h, rounded, carry, loc, 0, k, lambda, lambdaT, powers, chunk, 1, groups),
+    kernels.stepScan(h, rounded, carry, loc, 0, k, lambdaT, powers, chunk, 1, groups),
   );
 }
 
@@ -276,27 +276,14 @@ function stepRows(bench: Bench): void {
   const copies = Array.from({ length: rows }, (_, row) => write(row));
   const ks = bench.place(Int32Array.of(4, 0, 3));
   const [h, rounded] = [bench.place(bu), bench.room(32)];
-  const { lambda, lambdaT, powers } = scan;
+  const { lambdaT, powers } = scan;
   const outputs = [
     { at: h, bytes: rows * 4 * size },
     { at: rounded, bytes: 32 },
     { at: states, bytes: 12 * size, rows, stride },
   ];
   bench.call(outputs, (k) =>
-    k.stepScan(
-      h,
-      rounded,
-      states,
-      states + 8 * size,
-      stride,
-      ks,
-      lambda,
-      lambdaT,
-      powers,
-      chunk,
-      rows,
-      groups,
-    ),
+    k.stepScan(h, rounded, states, states + 8 * size, stride, ks, lambdaT, powers, chunk, rows, groups),
   );
   for (const [row, { carry, loc }] of copies.entries()) {
     const one = bench.place(bu.subarray(row * size, (row + 1) * size));
