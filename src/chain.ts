@@ -77,6 +77,7 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
       }
     }
     // What is between two resets is a sequence of its own: the n-th of each row together, or where they pool the last ones.
+    const breathe = breathing(); // one for all: a span may be short, and there may be many
     const starts = Array.from(lengths, (_, row) => [0, ...timeline.resets(row)]);
     const most = starts.reduce((most, { length }) => Math.max(most, length), 0);
     for (let n = this.#pools ? most - 1 : 0; n < most; n++) {
@@ -89,7 +90,7 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
         return { start, length: Math.max(0, end - start), most: seqLen - start };
       });
       try {
-        await this.#forward({ ...job, done }, timeline, spans, commit);
+        await this.#forward({ ...job, done }, timeline, spans, commit, breathe);
       } catch (error) {
         state.copyFrom(committed);
         throw error;
@@ -105,6 +106,7 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
     timeline: Timeline,
     spans: readonly Span[],
     commit: () => void,
+    breathe: () => Promise<void> | undefined,
   ): Promise<void> {
     const { batch, seqLen, x, y, state, done, signal, timesteps } = job;
     const [inWidth, outWidth] = [inputWidth(this.#network), outputWidth(this.#network)];
@@ -113,7 +115,6 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
     const buffers = new Buffers(this.#Floats);
     const padded = Int32Array.from(spans, ({ length }) => Math.ceil(length / padding) * padding);
     const longest = padded.reduce((most, length) => Math.max(most, length), 0);
-    const breathe = breathing();
     const drive = async (rows: Rows, state: State): Promise<Rows> => {
       const walk = this.#walk(rows, state, buffers);
       for (let next = walk.next(); ; next = walk.next()) {

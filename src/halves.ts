@@ -151,7 +151,9 @@ export class Halved<Part extends Partial<Runner & Stepper>> implements Runner, S
 
   #whole(): Part | Promise<Part> {
     this.#full ??= this.#makeFull();
-    return this.#full;
+    const full = this.#full;
+    if (full instanceof Promise) full.catch(() => (this.#full = undefined)); // there may be memory for it later
+    return full;
   }
 
   /**

@@ -120,9 +120,8 @@ export class Machine implements GpuHost {
     const same = this.#wasm?.threads === threads && this.#wasm?.hopMs === hopMs;
     if (known && same && this.#wasm?.measure() === flopsPerMs) return known;
     const here = (name: BackendName) => this.#backends.has(name) && !failed?.has(name);
-    let unavailable: ReadonlyMap<BackendName, string> = this.#unavailable;
-    if (failed)
-      unavailable = new Map([...unavailable, ...[...failed].map((name) => [name, "it failed"] as const)]);
+    const unavailable = new Map(this.#unavailable);
+    for (const name of failed ?? []) unavailable.set(name, "it failed");
     const wasm = here("wasm") &&
       this.#wasm && {
         threads: this.#wasm.threads,

@@ -137,7 +137,8 @@ export function choose(
 function pick(candidates: Candidate[], hardware: Hardware, preference: Preference): Candidate | undefined {
   if (preference !== "auto") {
     const usable = candidates.filter(({ available, backend }) => available && preference.includes(backend));
-    return cheapest(usable.filter(({ backend }) => backend === first(preference, usable)));
+    const first = preference.find((name) => usable.some(({ backend }) => backend === name));
+    return cheapest(usable.filter(({ backend }) => backend === first));
   }
   // Where WASM itself is missing, slow and right beats nothing.
   const fallback = candidates.find(({ backend, available }) => available && backend === "reference");
@@ -150,10 +151,6 @@ function fair(candidates: readonly Candidate[], { webgpu }: Hardware): Candidate
     ({ available, backend }) =>
       available && (backend === "wasm" || (backend === "webgpu" && !webgpu?.software)),
   );
-}
-
-function first(order: readonly BackendName[], usable: readonly Candidate[]): BackendName | undefined {
-  return order.find((backend) => usable.some((candidate) => candidate.backend === backend));
 }
 
 function cheapest(candidates: readonly Candidate[]): Candidate | undefined {

@@ -46,15 +46,21 @@ const copied: [string, number, Partial<ForwardJob>][] = [
   ["timesteps, too", 44, { timesteps: new Float32Array(250_000) }],
   ["what y is added to, too", 60, { onto: new Float32Array(5 * 250_000) } as Partial<ForwardJob>],
 ];
-test.each(copied)("a window has all that fits into 4 MiB, and no more: %s", async (_, bytes, extra) => {
+test.each(copied)("a window has all that fits into 8 MiB, and no more: %s", async (_, bytes, extra) => {
   const most = await longest(extra, 1);
-  expect(most).toBeLessThanOrEqual(2 ** 22 / bytes);
-  expect(most).toBeGreaterThan(2 ** 22 / bytes - 48);
+  expect(most).toBeLessThanOrEqual(2 ** 23 / bytes);
+  expect(most).toBeGreaterThan(2 ** 23 / bytes - 48);
+});
+
+test.each(copied)("and one of the calling thread 1 MiB: %s", async (_, bytes, extra) => {
+  const most = await longest({ threads: 0, ...extra }, 1);
+  expect(most).toBeLessThanOrEqual(2 ** 20 / bytes);
+  expect(most).toBeGreaterThan(2 ** 20 / bytes - 48);
 });
 
 test("a forward that finds no memory for its windows leaves none of what it has found taken", async () => {
   const lru = lruProgram(hardParams(5, 1, 1));
-  const arena = new Arena(new WebAssembly.Memory({ initial: 1, maximum: 70 })); // one window of two
+  const arena = new Arena(new WebAssembly.Memory({ initial: 1, maximum: 140 })); // one window of two
   const host = {
     program: packProgram(lru),
     backend: { arena, addressOf: () => undefined },

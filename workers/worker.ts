@@ -13,7 +13,7 @@ import {
   type WorkerInit,
   type WorkerProgram,
 } from "../src/cpu/protocol.js";
-import { runShare } from "../src/cpu/share.js";
+import { chunksOf, runShare } from "../src/cpu/share.js";
 import { modelStages } from "../src/cpu/stages.js";
 import { noTile } from "../src/cpu/tile.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
@@ -139,7 +139,7 @@ class Worker implements WorkerApi {
     if (!current) throw new Error("resume without a span");
     const { runner, stage } = current;
     if (carries === null) return this.#finish(current);
-    new Uint8Array(this.#memory.buffer).set(carries, runner.carries);
+    new Uint8Array(this.#memory.buffer).set(carries, runner.lru.carries);
     return this.#reply(current, runner.local(runner.apply(stage)));
   }
 
@@ -169,20 +169,21 @@ class Worker implements WorkerApi {
     const memory = new Uint8Array(this.#memory.buffer);
     const reset = resets.length > 0;
     if (stage.kind !== "lru") {
-      const chunks = TileRunner.chunks(tokens - (resets.at(-1) ?? 0), reset ? 0 : k0);
+      const chunks = chunksOf(tokens - (resets.at(-1) ?? 0), reset ? 0 : k0);
       const bytes = chunks * 8 * (loaded.packed.slots[stage.src] as number);
-      return memory.slice(runner.carries, runner.carries + bytes) as Uint8Array<ArrayBuffer>;
+      return memory.slice(runner.lru.carries, runner.lru.carries + bytes) as Uint8Array<ArrayBuffer>;
     }
     const head = resets[0] ?? tokens;
-    const chunks = TileRunner.chunks(head, k0);
+    const chunks = chunksOf(head, k0);
     const rowBytes = 32 * stage.groups;
     const finals = new Uint8Array((chunks + (reset ? 3 : 0)) * rowBytes);
     for (let c = 0; c < chunks; c++) {
       const token = Math.min((c + 1) * CHUNK - k0, head) - 1;
-      const from = runner.loc + token * rowBytes;
+      const from = runner.lru.h + token * rowBytes;
       finals.set(memory.subarray(from, from + rowBytes), c * rowBytes);
     }
-    if (reset) finals.set(memory.subarray(runner.fresh, runner.fresh + 3 * rowBytes), chunks * rowBytes);
+    if (reset)
+      finals.set(memory.subarray(runner.lru.fresh, runner.lru.fresh + 3 * rowBytes), chunks * rowBytes);
     return finals;
   }
 

@@ -14,7 +14,7 @@ import { Arena } from "./arena.js";
 import { createMemory, instantiate, type Kernels } from "./instantiate.js";
 import { type CompiledKernels, compileKernels, type Simd, type WasmSource } from "./kernels.js";
 import type { Pool, PooledWorker } from "./pool.js";
-import { DESK_HOP_MS } from "./protocol.js";
+import { DESK_HOP_MS, TYPICAL_HOP_MS } from "./protocol.js";
 import { type RunnerHost, WasmRunner, type Wide } from "./runner.js";
 
 export interface WasmOptions {
@@ -46,9 +46,13 @@ export class WasmBackend implements Backend, RunnerHost {
   readonly #options: WasmOptions;
   /** Every buffer object that this memory has had: growing a shared memory makes a new one over the same bytes. */
   readonly #buffers = new WeakSet<ArrayBufferLike>();
+  /** Addresses of arrays that are lent out: what is given back twice may be a layer's weights by then. */
+  readonly #lent = new Set<number>();
   #workers: Promise<Pool> | undefined;
-  #noThreads: string | undefined;
-  #hopMs: number;
+  /** Why workers were found not to start. */
+  noThreads: string | undefined;
+  /** What it takes to give the workers a job and hear from them, in ms: of messages measured once they are there. */
+  hopMs: number;
   #disposed = false;
 
   constructor(options: WasmOptions, compiled: CompiledKernels, memory: WebAssembly.Memory, kernels: Kernels) {
@@ -56,7 +60,7 @@ export class WasmBackend implements Backend, RunnerHost {
     this.compiled = compiled;
     this.kernels = kernels;
     this.arena = new Arena(memory);
-    this.#hopMs = compiled.shared ? DESK_HOP_MS : TYPICAL_HOP_MS;
+    this.hopMs = compiled.shared ? DESK_HOP_MS : TYPICAL_HOP_MS;
   }
 
   get shared(): boolean {
@@ -65,16 +69,7 @@ export class WasmBackend implements Backend, RunnerHost {
 
   /** How many workers may be used: 0 once they have been found not to start, with the reason in {@link noThreads}. */
   get threads(): number {
-    return this.#noThreads === undefined ? this.#options.threads : 0;
-  }
-
-  get noThreads(): string | undefined {
-    return this.#noThreads;
-  }
-
-  /** What it takes to give the workers a job and hear from them, in ms: of messages measured once they are there. */
-  get hopMs(): number {
-    return this.#hopMs;
+    return this.noThreads === undefined ? this.#options.threads : 0;
   }
 
   prepare(program: Program): WasmRunner {
@@ -88,13 +83,14 @@ export class WasmBackend implements Backend, RunnerHost {
     const address = this.arena.allocate(4 * length);
     const buffer = this.arena.memory.buffer;
     this.#buffers.add(buffer);
+    this.#lent.add(address);
     return new Float32Array(buffer, address, length).fill(0);
   }
 
   /** Gives an array of {@link allocate} back; any other is left alone. */
   free(array: Float32Array): void {
-    const address = this.addressOf(array);
-    if (address !== undefined) this.arena.free(address);
+    const address = this.addressOf(array) as number;
+    if (this.#lent.delete(address)) this.arena.free(address);
   }
 
   addressOf(array: Float32Array): number | undefined {
@@ -115,21 +111,21 @@ export class WasmBackend implements Backend, RunnerHost {
     );
     try {
       const { workers, hopMs } = await this.#workers;
-      this.#hopMs = hopMs;
+      this.hopMs = hopMs;
       return workers;
     } catch (error) {
       this.#workers = undefined;
       if (this.#disposed) throw error; // that is what ended them
-      this.#noThreads = messageOf(error);
-      this.#options.onTrouble(`${this.#noThreads} Work goes on on the calling thread.`);
+      this.noThreads = messageOf(error);
+      this.#options.onTrouble(`${this.noThreads} Work goes on on the calling thread.`);
       throw error;
     }
   }
 
-  /** Effective flops per ms of one thread on a layer of a middling size, warm: up to MEASURE_MS, once in a process. */
+  /** Effective flops per ms of one thread on a layer of a middling size, warm: up to MEASURE_MS, twice in a process. */
   measure(): number {
     const known = rates.get(this.compiled.simd);
-    if (known !== undefined) return known;
+    if (known && performance.now() < known.until) return known.flopsPerMs;
     const size = 64;
     const tokens = 256;
     const program = programOf(initLru({ dModel: size, dState: size }), "lru");
@@ -154,9 +150,9 @@ export class WasmBackend implements Backend, RunnerHost {
     }
     runner.dispose();
     this.free(x);
-    const rate = (tokens * flopsPerToken(program)) / best;
-    rates.set(this.compiled.simd, rate);
-    return rate;
+    const flopsPerMs = Math.max((tokens * flopsPerToken(program)) / best, known?.flopsPerMs ?? 0);
+    rates.set(this.compiled.simd, { flopsPerMs, until: known ? Number.POSITIVE_INFINITY : start + AGAIN_MS });
+    return flopsPerMs;
   }
 
   /**
@@ -164,8 +160,8 @@ export class WasmBackend implements Backend, RunnerHost {
    * was busy. It is never lowered: a busy machine says nothing of what the next forward will find.
    */
   observe(flopsPerMs: number): void {
-    const { simd } = this.compiled;
-    if (flopsPerMs > (rates.get(simd) ?? Number.POSITIVE_INFINITY)) rates.set(simd, flopsPerMs);
+    const known = rates.get(this.compiled.simd);
+    if (known && flopsPerMs > known.flopsPerMs) known.flopsPerMs = flopsPerMs;
   }
 
   /** Ends the pool after a fault: nothing of it is trusted any more. The next job starts a new one. */
@@ -193,9 +189,8 @@ export class WasmBackend implements Backend, RunnerHost {
 const MEASURE_MS = 20;
 /** Some clocks tick once in a millisecond. */
 const SAMPLE_MS = 2;
+/** Firefox and WebKit optimise kernels in threads of their own, which takes longer than measuring does: by then it is over. */
+const AGAIN_MS = 500;
 
-/** Of messages, until it is measured: two workers on the machine that this was written on. */
-const TYPICAL_HOP_MS = 0.2;
-
-/** What has been measured in this process, by build of the kernels. */
-const rates = new Map<string, number>();
+/** What has been measured in this process, by build of the kernels, and until when it is not measured again. */
+const rates = new Map<string, { flopsPerMs: number; until: number }>();

@@ -3,7 +3,7 @@ import type { ForwardJob } from "../backend.js";
 import { isLinrecError, LinrecError, messageOf } from "../errors.js";
 import type { PackedProgram } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
-import { DEADLINE_MS, type Window } from "./protocol.js";
+import { DEADLINE_MS, LANES, type Window } from "./protocol.js";
 import type { RunnerHost } from "./runner.js";
 import { runOwnShare } from "./share.js";
 import { withSpans } from "./spans.js";
@@ -47,11 +47,10 @@ export class OnWorkers {
   }
 
   async forward(job: ForwardJob, workers: PooledWorker[]): Promise<void> {
-    const deadline = DEADLINE_MS + this.#flops(job) / SLOWEST_FLOPS_PER_MS;
     try {
-      await Promise.all(workers.map((worker) => this.#load(worker, deadline)));
-      if (this.#host.backend.shared) await this.#inSharedMemory(job, workers, deadline);
-      else await this.#byTransfer(job, workers, deadline);
+      await Promise.all(workers.map((worker) => this.#load(worker)));
+      if (this.#host.backend.shared) await this.#inSharedMemory(job, workers);
+      else await this.#byTransfer(job, workers);
     } catch (error) {
       if (isLinrecError(error)) throw error;
       // Whatever else comes out of a call was thrown inside a worker.
@@ -74,20 +73,23 @@ export class OnWorkers {
     this.#loaded.clear();
   }
 
-  #flops({ batch, seqLen }: ForwardJob): number {
-    return batch * seqLen * this.#host.flopsPerToken;
+  /** For a call that works on so many tokens. */
+  #deadline(tokens: number): number {
+    return DEADLINE_MS + (tokens * this.#host.flopsPerToken) / SLOWEST_FLOPS_PER_MS;
   }
 
-  #inSharedMemory(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
+  #inSharedMemory(job: ForwardJob, workers: PooledWorker[]): Promise<void> {
     const { backend, packed, flopsPerToken } = this.#host;
     const { arena } = backend;
     while (this.#scratch.length < workers.length) this.#scratch.push(arena.allocate(packed.scratch.bytes));
     const scratch = (i: number) => this.#scratch[i] as number;
     // Waking a thread that sleeps may take longer than a short job: the calling thread begins at once, in the place of one.
-    const short = workers.length > 1 && this.#flops(job) < workers.length * SHORT_FLOPS;
+    const flops = job.batch * job.seqLen * flopsPerToken;
+    const short = workers.length > 1 && flops < workers.length * SHORT_FLOPS;
     const called = short ? workers.slice(1) : workers;
     const own = short ? this.#host.newRunner(scratch(called.length)) : undefined;
     const execute = async (window: Window) => {
+      const deadline = this.#deadline(window.rows * window.tilesPerRow * window.tileTokens);
       const shares = called.map((worker, i) =>
         worker.run({ program: this.#id, window, scratch: scratch(i) }, deadline),
       );
@@ -106,14 +108,15 @@ export class OnWorkers {
     return forwardInWindows({ backend, program: packed, flopsPerToken, execute }, job);
   }
 
-  #byTransfer(job: ForwardJob, workers: PooledWorker[], deadline: number): Promise<void> {
+  #byTransfer(job: ForwardJob, workers: PooledWorker[]): Promise<void> {
     const { backend, image, runner } = this.#host;
     const { kernels, arena } = backend;
     const program = { program: this.#spans, programId: this.#id, kernels, arena, image, runner };
+    const deadline = this.#deadline(LANES * this.#spans.tileTokens); // a call may wait for those of other lanes
     return forwardByTransfer({ ...program, workers, deadline }, job);
   }
 
-  async #load(worker: PooledWorker, deadline: number): Promise<void> {
+  async #load(worker: PooledWorker): Promise<void> {
     if (this.#loaded.has(worker)) return;
     const { backend, packed, image } = this.#host;
     const { shared, wide } = backend;
@@ -126,7 +129,7 @@ export class OnWorkers {
           tileTokens: packed.tileTokens,
           wide: wide?.module,
         }),
-      deadline,
+      DEADLINE_MS,
     );
     this.#loaded.add(worker);
   }

@@ -9,10 +9,20 @@ import { LinrecError, messageOf } from "../errors.js";
 import { importLater } from "../importLater.js";
 import { Desk } from "./desk.js";
 import { workerSource } from "./embedded.gen.js";
-import { DEADLINE_MS, DESK_HOP_MS, type SharedJob, type WorkerApi, type WorkerInit } from "./protocol.js";
+import {
+  DEADLINE_MS,
+  DESK_HOP_MS,
+  type SharedJob,
+  TYPICAL_HOP_MS,
+  type WorkerApi,
+  type WorkerInit,
+} from "./protocol.js";
 
 /** Time for a worker to start and answer: generous, for a loaded machine. */
 const START_MS = 15_000;
+
+/** 25 days: what is above is taken for 1 by setTimeout. */
+const MOST_MS = 2 ** 31 - 1;
 
 /** What differs between a browser's Worker and Node's. */
 interface Thread {
@@ -47,11 +57,14 @@ export class PooledWorker {
   /** Settles as `call` does, or rejects when the worker fails or `deadline` ms have passed. */
   async call<T>(call: (api: Comlink.Remote<WorkerApi>) => Promise<T>, deadline: number): Promise<T> {
     const late = new Breaker();
-    const timer = setTimeout(() => {
-      late.break(
-        new LinrecError("timeout", `A worker thread did not answer within ${Math.round(deadline)} ms.`),
-      );
-    }, deadline);
+    const timer = setTimeout(
+      () => {
+        late.break(
+          new LinrecError("timeout", `A worker thread did not answer within ${Math.round(deadline)} ms.`),
+        );
+      },
+      Math.min(deadline, MOST_MS),
+    );
     if (this.#calls++ === 0) this.#thread.ref();
     try {
       return await late.watch(this.#breaker.watch(call(this.#api)));
@@ -140,7 +153,7 @@ async function measureHop(workers: readonly PooledWorker[]): Promise<number> {
     best = Math.min(best, now - before);
     before = now;
   }
-  return 2 * (best || (before - start) / HOPS);
+  return 2 * (best || (before - start) / HOPS) || TYPICAL_HOP_MS;
 }
 
 async function startThread(workerUrl: string | URL | undefined): Promise<Thread> {

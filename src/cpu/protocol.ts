@@ -8,6 +8,9 @@ export const DEADLINE_MS = 10_000;
 /** What a job costs in shared memory, to a worker that is awake and looks at its desk, and back: 20 to 60 us were measured. */
 export const DESK_HOP_MS = 0.04;
 
+/** Of messages, until it is measured, or where no clock can: two workers on the machine that this was written on. */
+export const TYPICAL_HOP_MS = 0.2;
+
 /** True for what comes of a worker that died, threw or hung: its memory may still be written for a moment. */
 export function isWorkerFault(error: unknown): boolean {
   return isLinrecError(error) && (error.code === "worker-failed" || error.code === "timeout");

@@ -24,7 +24,6 @@
  * Tokens that are some time apart know no chunks, as no table of powers serves them: their scan is all in `commit`, and
  * the state has h in its carry alone.
  */
-import { CHUNK } from "../state.js";
 import type { Kernels } from "./instantiate.js";
 import { LruTile } from "./lruTile.js";
 import type { PackedProgram, PackedStage, StageOf } from "./packed.js";
@@ -37,7 +36,8 @@ export const FINISHED = -1;
 
 export class TileRunner {
   readonly #slots: Slots;
-  readonly #lru: LruTile;
+  /** Of the LRU stage under way: what its parts leave for whoever brings the carries. */
+  readonly lru: LruTile;
   readonly #models: ModelStages | undefined;
   readonly #pool: PoolTile | undefined;
   #tile!: Tile;
@@ -55,29 +55,9 @@ export class TileRunner {
     models: ModelStages | undefined,
   ) {
     this.#slots = new Slots(kernels, program, image, scratch);
-    this.#lru = new LruTile(this.#slots, scratch);
+    this.lru = new LruTile(this.#slots, scratch);
     this.#models = models;
     this.#pool = models && new models.PoolTile(this.#slots, scratch);
-  }
-
-  /** Chunks that a run of tokens touches: rows of the carries. */
-  static chunks(tokens: number, k0: number): number {
-    return tokens && Math.ceil((k0 + tokens) / CHUNK);
-  }
-
-  /** Address of the state of the stage under way after a tile with a reset: carry, then loc, as {@link project} leaves them. */
-  get fresh(): number {
-    return this.#lru.fresh;
-  }
-
-  /** Address of the float32 carries into the chunks of the tile, [chunks, groups, 8]: `commit` writes them, `apply` reads them. */
-  get carries(): number {
-    return this.#lru.carries;
-  }
-
-  /** Address of loc of the LRU stage under way, [tokens, groups, 8] float32. */
-  get loc(): number {
-    return this.#lru.h;
   }
 
   /**
@@ -87,7 +67,7 @@ export class TileRunner {
    */
   run(tile: Tile, cut = 0): void {
     this.begin(tile);
-    if (cut) this.#lru.advance(this.#stage(0) as StageOf<"lru">, cut);
+    if (cut) this.lru.advance(this.#stage(0) as StageOf<"lru">, cut);
     else for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.advance(at);
   }
 
@@ -96,7 +76,7 @@ export class TileRunner {
     const slots = this.#slots;
     slots.place(step.x, step.y, step.rows);
     for (const stage of slots.program.stages) {
-      if (stage.kind === "lru") this.#lru.step(stage, step);
+      if (stage.kind === "lru") this.lru.step(stage, step);
       else if (stage.kind === "poolAll") this.#pool?.step(stage, step);
       else if (stage.kind === "poolLast") slots.copyRows(stage, slots.at(stage.src));
       else this.#runLocal(stage);
@@ -106,7 +86,7 @@ export class TileRunner {
 
   begin(tile: Tile): void {
     this.#tile = tile;
-    this.#lru.begin(tile);
+    this.lru.begin(tile);
     this.#pool?.begin(tile);
     this.#slots.place(tile.x, tile.y, tile.tokens, tile.every === 1, tile.reversed);
     if (this.#slots.program.lastCarry < 0) this.#slots.thin(tile, 0, 0);
@@ -135,14 +115,14 @@ export class TileRunner {
   /** The part of a carrying stage that needs no carry. */
   project(at: number): void {
     const stage = this.#stage(at);
-    if (stage.kind === "lru") this.#lru.project(stage);
+    if (stage.kind === "lru") this.lru.project(stage);
     else this.#pool?.project(stage);
   }
 
   /** Advances the row's state past this tile, after {@link project}: the row's previous tile must have committed the stage. */
   commit(at: number): void {
     const stage = this.#stage(at);
-    if (stage.kind === "lru") this.#lru.commit(stage);
+    if (stage.kind === "lru") this.lru.commit(stage);
     else this.#pool?.commit(stage);
   }
 
@@ -150,7 +130,7 @@ export class TileRunner {
   advance(at: number): void {
     const stage = this.#stage(at);
     if (stage.kind === "lru") {
-      this.#lru.advance(stage);
+      this.lru.advance(stage);
       return;
     }
     this.#pool?.project(stage);
@@ -161,7 +141,7 @@ export class TileRunner {
   apply(at: number): number {
     const stage = this.#stage(at);
     if (stage.kind === "poolAll") return this.#pool?.apply(stage) ? at + 1 : FINISHED;
-    this.#lru.apply(stage, at === this.#slots.program.lastCarry);
+    this.lru.apply(stage, at === this.#slots.program.lastCarry);
     return this.#slots.rows > 0 ? at + 1 : FINISHED;
   }
 

@@ -14,8 +14,9 @@ import type { Kernels } from "./instantiate.js";
 import type { PackedProgram, PackedStage, StageOf } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import { LANES, type Span, type SpanReply } from "./protocol.js";
+import { chunksOf } from "./share.js";
 import { noTile, tileStart } from "./tile.js";
-import { FINISHED, TileRunner } from "./tiles.js";
+import { FINISHED, type TileRunner } from "./tiles.js";
 import { clearPastLengths } from "./windows.js";
 
 export interface TransferHost {
@@ -42,8 +43,8 @@ interface Task {
 export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Promise<void> {
   const { program, arena } = host;
   const { state, batch, lengths } = job;
-  const states = arena.allocate(state.bytes.length);
-  const temporary = arena.allocate(2 * temporaryBytes(program));
+  const states = arena.allocate(state.bytes.length + 2 * temporaryBytes(program));
+  const temporary = states + state.bytes.length;
   try {
     new Uint8Array(arena.memory.buffer).set(state.bytes, states);
     throwIfAborted(job.signal);
@@ -54,7 +55,6 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
     for (let row = 0; row < batch; row++) timeline.advance(state, row, lengths[row] as number);
   } finally {
     arena.free(states);
-    arena.free(temporary);
   }
 }
 
@@ -258,7 +258,7 @@ function commit(
   const rowBytes = 32 * groups;
   const carries = temporary + temporaryBytes(program);
   const head = resets[0] ?? tokens;
-  const chunks = TileRunner.chunks(head, k0);
+  const chunks = chunksOf(head, k0);
   const finished = head && Math.floor((k0 + head) / CHUNK);
   const lambdaT = image + stage.lambdaT;
   if (finished > 0) kernels.carryScan(carries, carry, loc, temporary, lambdaT, finished, 0, 1, groups, real);

@@ -12,8 +12,11 @@ import { controlBytes, isWorkerFault, type Window } from "./protocol.js";
 import type { RunnerHost } from "./runner.js";
 import { RowTableView, stopWindow } from "./wavefront.js";
 
-/** Bytes of x and y in one window, where they are copied: a few milliseconds of work, so that the copies overlap. */
-export const WINDOW_BYTES = 4 * 1024 * 1024;
+/** Bytes of x and y in one window of the calling thread, where they are copied: they stay in its caches meanwhile. */
+const WINDOW_BYTES = 1024 * 1024;
+
+/** With workers: milliseconds of their work, for the copies to overlap with, as each window ends with some waiting. */
+const WORKERS_WINDOW_BYTES = 8 * 1024 * 1024;
 
 /** The calling thread hears nothing during a window: about 10 ms of its work. Workers look at a flag at every tile. */
 export const WINDOW_FLOPS = 4e8;
@@ -33,7 +36,7 @@ export interface WindowHost {
   execute(window: Window): Promise<void>;
 }
 
-/** Runs `job` in windows of at most WINDOW_BYTES. `job.state` is advanced only when all is done. */
+/** Runs `job` in windows of bounded size. `job.state` is advanced only when all is done. */
 export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promise<void> {
   const { program } = host;
   const timeline = new Timeline(job);
@@ -116,7 +119,8 @@ class Block {
     const yBytes = this.#y === undefined && !program.pooled ? 4 * program.outputWidth : 0;
     const timeBytes = job.timesteps ? 4 : 0;
     const ontoBytes = job.onto ? yBytes : 0;
-    const fitting = WINDOW_BYTES / ((xBytes + yBytes + ontoBytes + timeBytes) * rows || 1);
+    const most = job.threads > 0 ? WORKERS_WINDOW_BYTES : WINDOW_BYTES;
+    const fitting = most / ((xBytes + yBytes + ontoBytes + timeBytes) * rows || 1);
     const chunks = Math.max(1, Math.floor(Math.min(fitting, heard / rows) / CHUNK));
     this.#span = Math.max(1, Math.min(job.seqLen, chunks * CHUNK));
     const yRow = program.pooled ? 4 * program.outputWidth : yBytes * this.#span;

@@ -64,7 +64,7 @@ export function decodeState(
 ): State {
   const { tensors, metadata } = readSafetensors(bytes);
   checkOwner(metadata, owner);
-  const batch = tensors.get("k")?.shape[0] ?? 0;
+  const batch = tensors.get("k")?.data.length ?? 0; // not its shape: [10^9, 0] takes no bytes
   const taken = new Set<string>();
   const take = (name: string, dtype: "I32" | "F32" | "F64", shape: readonly number[]) => {
     const tensor = tensors.get(name);
