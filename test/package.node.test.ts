@@ -56,6 +56,9 @@ test("the package has these files and no others", () => {
   const always = [
     ...["CHANGELOG.md", "LICENSE", "README.md", "package.json", "dist/comlink.LICENSE", "dist/kernels.wasm"],
     ...[...built, ...parts].map((name) => `dist/${name}`),
+    ...readdirSync(join(root, "docs"))
+      .filter((name) => /\.(md|svg)$/.test(name))
+      .map((name) => `docs/${name}`),
   ];
   expect(paths.filter((path) => !/^dist\/(web\/|sbom\.cdx\.json$)/.test(path)).sort()).toEqual(always.sort());
   const page = paths.filter((path) => path.startsWith("dist/web/"));
