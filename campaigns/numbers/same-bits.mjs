@@ -46,7 +46,7 @@ async function ofChromium(library, seqLens) {
 export default {
   promise:
     'On the CPU every way of running gives the same bits; with simd: "baseline" on every machine and engine, with "relaxed" within one engine on one machine.',
-  how: "Hashes over threads {0, 1, 2, 3, 4, 8} × {shared memory, transfer} × {baseline, relaxed} × Chromium and every Node named in LINREC_NODES (paths, separated by commas); in Node as V8 compiles by itself, with its eager compiler alone, and with its optimising one alone.",
+  how: "Hashes over threads {0, 1, 2, 3, 4, 8} × {shared memory, transfer} × {baseline, relaxed} × Chromium and every Node named in LINREC_NODES (paths, separated by commas; Node 20 has relaxed SIMD behind a flag of V8, which is set here); in Node as V8 compiles by itself, with its eager compiler alone, and with its optimising one alone.",
   plants: [
     {
       says: "a tile's end depends on the number of threads",
