@@ -21,7 +21,7 @@ interface LayerSlot extends Hidden {
  * The state of `batch` streams: what `step` advances, and what `forward` starts from and ends with. It belongs to the
  * layer or model that made it; nothing of it lives outside JavaScript's memory, so there is nothing to dispose of.
  */
-abstract class InferenceCache {
+export abstract class InferenceCache {
   /** The layer or model that it belongs to. */
   readonly owner: object;
   /** @internal */
@@ -44,7 +44,10 @@ abstract class InferenceCache {
     return this.state.count.slice();
   }
 
-  /** Zeroes the streams in `rows`, or all: h = 0, no token read. */
+  /**
+   * Zeroes the streams in `rows`, or all: h = 0, no token read.
+   * Throws `invalid-argument` for what are no rows of it, and `cache-busy` while a step is advancing it.
+   */
   reset(rows?: readonly number[] | Int32Array): void {
     this.checkFree();
     if (rows !== undefined && typeof rows?.[Symbol.iterator] !== "function") {
@@ -147,11 +150,15 @@ export class LruCache extends InferenceCache {
     return this.read(this.lruSlots()[0] as LayerSlot);
   }
 
-  /** Starts every stream afresh from h = re + i im, [batch, dState] float32 each: no token read since. */
+  /**
+   * Starts every stream afresh from h = re + i im, [batch, dState] float32 each: no token read since.
+   * Throws `shape-mismatch`, `wrong-dtype`, `detached`, and `cache-busy` while a step is advancing it.
+   */
   set(re: Float32Array, im: Float32Array): void {
     this.restart([{ re, im }]);
   }
 
+  /** A copy that goes its own way. Throws `cache-busy` while a step is advancing this one, and `out-of-memory`. */
   clone(): LruCache {
     this.checkFree();
     return new LruCache(this.owner, this.state.clone());
@@ -168,6 +175,7 @@ export class ModelCache extends InferenceCache {
   /**
    * Starts every stream afresh from the h of each layer, given as `get` returns it or as two lists, re and im
    * [layers][batch, dState]: no token read since, and nothing in the mean.
+   * Throws `invalid-argument`, `shape-mismatch`, `wrong-dtype`, `detached`, and `cache-busy` while a step is advancing it.
    */
   set(layers: readonly HiddenState[]): void;
   set(re: readonly Float32Array[], im: readonly Float32Array[]): void;
@@ -190,10 +198,12 @@ export class ModelCache extends InferenceCache {
     this.restart(layers as HiddenState[]);
   }
 
+  /** A copy that goes its own way. Throws `cache-busy` while a step is advancing this one, and `out-of-memory`. */
   clone(): ModelCache {
     this.checkFree();
     return new ModelCache(this.owner, this.state.clone());
   }
 }
 
+/** The state of a layer, or of a model. */
 export type AnyCache = LruCache | ModelCache;

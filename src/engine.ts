@@ -42,13 +42,19 @@ export type LruSource = LruParams | PlainLru | BytesSource;
 
 /** The sizes of some work, for {@link Engine.explain}. */
 export interface Problem extends ProblemSize {
+  /** Features of a token. */
   dModel: number;
+  /** Complex states of a layer. */
   dState: number;
   /** LRU layers (1) */
   layers?: number;
 }
 
-/** Makes an engine: probes the machine once, and never rejects for want of a GPU or of threads. */
+/**
+ * Makes an engine: finds out once what the machine has, and never rejects for want of a GPU or of threads.
+ * Rejects with `invalid-argument` for options, with `backend-unavailable` if nothing that `backend` names can run here or
+ * `simd: "relaxed"` is not to be had, and with `load-failed` if a part of linrec that is needed at once cannot be loaded.
+ */
 export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
   checkEngineOptions(options);
   const preference = toPreference(options.backend ?? "auto");
@@ -127,7 +133,8 @@ export class Engine {
    * A layer from its parameters ({@link LruParams}, or arrays of other kinds under camelCase or snake_case names), or from a
    * .safetensors checkpoint that holds one lrnnx LRU. What is passed in is copied.
    * Rejects with `wrong-dtype`, `shape-mismatch`, `non-finite`, `unstable`, `detached`, `invalid-argument` for
-   * parameters, with `malformed-file`, `unknown-model`, `load-failed` for checkpoints.
+   * parameters, with `malformed-file`, `unknown-model`, `unsupported`, `load-failed` for checkpoints, and with
+   * `out-of-memory` and `disposed`.
    */
   async lru(source: LruSource): Promise<Lru> {
     this.#checkUsable();
@@ -158,6 +165,9 @@ export class Engine {
   /**
    * A model from a .safetensors checkpoint, or from an object or Map of arrays by the names of one. `spec` names its
    * architecture and options; it may be left out where the file's metadata has it or the tensors' names leave no doubt.
+   * Rejects with `load-failed`, `malformed-file`, `wrong-dtype`, `detached`, `unsupported` for a source that cannot be read, with
+   * `unknown-model`, `non-finite`, `unstable` for tensors that are not those of the architecture, with `invalid-argument` for
+   * `spec` and for arrays that are no tensors, and with `out-of-memory` and `disposed`.
    */
   async model(source: BytesSource | PlainTensors, spec?: ModelSpec): Promise<Model> {
     this.#checkUsable();
@@ -173,7 +183,10 @@ export class Engine {
     return new Model(this.#host, await this.#prepare(program));
   }
 
-  /** What would run a piece of work, why, and the predicted cost of every candidate. */
+  /**
+   * What would run a piece of work, why, and the predicted cost of every candidate.
+   * Throws `invalid-argument`, `disposed`, and `backend-unavailable` if nothing that the engine was created for runs any more.
+   */
   explain(verb: Verb, problem: Problem): Plan {
     this.#checkUsable();
     checkChoice("verb", verb, ["forward", "step"]);
@@ -188,7 +201,10 @@ export class Engine {
     });
   }
 
-  /** Runs every backend that is here against the float64 reference, and stops using one that is wrong. Takes a second or so. */
+  /**
+   * Runs every backend that is here against the float64 reference, and stops using one that is wrong. Takes a second or so.
+   * Rejects with `disposed`, and with `load-failed` if it cannot be loaded; what a backend throws is in the report.
+   */
   async selfTest(): Promise<SelfTestReport> {
     this.#checkUsable();
     const run: Run = async (program, job, name, threads) => {
@@ -211,7 +227,7 @@ export class Engine {
 
   /**
    * Zeros in the engine's own memory: as x or `out` of a forward on the CPU they are not copied. It is the caller's until
-   * {@link free}, or the engine's end.
+   * {@link free}, or the engine's end. Throws `invalid-argument`, `out-of-memory` and `disposed`.
    */
   allocate(length: number): Float32Array {
     this.#checkUsable();
@@ -219,7 +235,7 @@ export class Engine {
     return this.#machine.wasm?.allocate(length) ?? new Float32Array(length);
   }
 
-  /** Gives an array of {@link allocate} back. Neither it nor a view of it may be used again. */
+  /** Gives an array of {@link allocate} back. Neither it nor a view of it may be used again. Any other array is left alone. */
   free(array: Float32Array): void {
     this.#machine.wasm?.free(array);
   }

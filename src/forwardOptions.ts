@@ -5,14 +5,18 @@ import type { BackendName } from "./program.js";
 import type { State } from "./state.js";
 import { checkChoice, checkCount, checkFloat32, show, viewOf } from "./validate.js";
 
+/** "auto", the name of one backend (a demand), or names in order of preference. */
 export type BackendOption = "auto" | BackendName | readonly BackendName[];
 
 /** Tokens read so far, of all the rows together. */
 export interface Progress {
+  /** Tokens that have been read. */
   readonly done: number;
+  /** All of them: batch * seqLen. */
   readonly total: number;
 }
 
+/** What `forward` takes beside x. */
 export interface ForwardOptions<Cache, Y = Float32Array> {
   /** Rows of x (those of `state`, else 1). seqLen follows from the length of x. */
   batch?: number;
@@ -30,7 +34,7 @@ export interface ForwardOptions<Cache, Y = Float32Array> {
    */
   integrationTimesteps?: Float32Array | undefined;
   /**
-   * [batch, seqLen]: where it is true or not 0, the row's state is zeroed before that token, as if a new sequence began
+   * [batch, seqLen] a mask: where it is true or not 0, the row's state is zeroed before that token, as if a new sequence began
    * there: several documents or episodes in one row. A pooling model gives the pooled row of the last of them. Windows and
    * strides start anew there too.
    */
@@ -57,6 +61,7 @@ export interface ForwardOptions<Cache, Y = Float32Array> {
   onProgress?: ((progress: Progress) => void) | undefined;
 }
 
+/** What `forwardStream` and `forwardTransform` take. */
 export interface StreamOptions<Cache> {
   /** Where the sequence starts from: a cache of batch 1. It is not changed. Zeros if left out. */
   state?: Cache | undefined;
@@ -70,6 +75,7 @@ export interface StreamOptions<Cache> {
   signal?: AbortSignal | undefined;
 }
 
+/** What `step`, `stepSync` and `stepMany` take beside the tokens and the cache. */
 export interface StepOptions<Y = Float32Array> {
   /** Where to write yt, and what it comes as: an array, or with a {@link GpuCache} a GPUBuffer. A new array if left out. */
   out?: Y | undefined;
@@ -78,12 +84,13 @@ export interface StepOptions<Y = Float32Array> {
    * the others stay as they are. Each row at most once; all of them, in order, if left out.
    */
   rows?: Int32Array | undefined;
-  /** [streams] as in {@link ForwardOptions}; `stepMany`: [steps, streams]. */
+  /** [streams] as in {@link ForwardOptions}; of `stepMany` [steps, streams]. */
   integrationTimesteps?: Float32Array | undefined;
-  /** [streams]: where it is true or not 0, the stream's state is zeroed before the token; `stepMany`: [steps, streams]. */
+  /** [streams] a mask: where it is true or not 0, the stream's state is zeroed before the token; of `stepMany` [steps, streams]. */
   reset?: ArrayLike<number | boolean> | undefined;
 }
 
+/** What `forward` resolves to, and each piece of a stream. */
 export interface ForwardResult<Cache, Y = Float32Array> {
   /** [batch, seqLen, outputWidth] (`every`: [batch, outputs, outputWidth]), or [batch, outputWidth] of a model that pools */
   readonly y: Y;
@@ -93,9 +100,9 @@ export interface ForwardResult<Cache, Y = Float32Array> {
 
 /** The size of some work, for `explain`. */
 export interface ProblemSize {
-  /** 1 */
+  /** Rows, or streams (1). */
   batch?: number;
-  /** 1 */
+  /** Tokens of each row (1). */
   seqLen?: number;
   /** Whether its tokens have timesteps (false), all of them different: they cost more. */
   integrationTimesteps?: boolean;

@@ -5,8 +5,11 @@ import { LinrecError } from "./errors.js";
 export interface GpuBuffer {
   /** Bytes. */
   readonly size: number;
+  /** Flags of `GPUBufferUsage`: COPY_SRC for x, COPY_DST for `out`, and STORAGE to be read and written in place. */
   readonly usage: number;
+  /** "unmapped" while linrec has it. */
   readonly mapState: "unmapped" | "pending" | "mapped";
+  /** Its creator's name for it; of no meaning to linrec. */
   readonly label: string;
 }
 

@@ -48,12 +48,19 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
     return this.#tokens.slice();
   }
 
-  /** Zeroes the streams in `rows`, or all, for the calls to come: h = 0, no token read. */
+  /**
+   * Zeroes the streams in `rows`, or all, for the calls to come: h = 0, no token read.
+   * Throws `wrong-dtype`, `detached` and `invalid-argument` for what are no rows of it.
+   */
   reset(rows?: Int32Array): void {
     for (const row of this.#rows(rows)) this.#clear(row);
   }
 
-  /** A copy of the streams in `rows`, or of all, in JavaScript's memory: to look at, to save, to step or forward from. */
+  /**
+   * A copy of the streams in `rows`, or of all, in JavaScript's memory: to look at, to save, to step or forward from.
+   * Rejects with `wrong-dtype`, `detached` and `invalid-argument` for what are no rows of it, and with `disposed`,
+   * `gpu-failed`, `timeout` and `out-of-memory`.
+   */
   async read(rows?: Int32Array): Promise<Cache> {
     const wanted = this.#rows(rows);
     const [fresh, tokens] = [this.#fresh.slice(), this.tokens]; // as they are now
@@ -65,7 +72,11 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
     return this.#own.wrap(state);
   }
 
-  /** Makes the streams in `rows`, or all, what those of a cache of the same layer or model are, rounded to float32. */
+  /**
+   * Makes the streams in `rows`, or all, what those of a cache of the same layer or model are, rounded to float32.
+   * Rejects with `invalid-argument`, `foreign-cache` and `cache-busy` for the cache, `shape-mismatch` if it has not as many
+   * streams as there are rows, and with what {@link read} rejects with.
+   */
   async write(cache: Cache, rows?: Int32Array): Promise<void> {
     const [state, wanted] = [this.#own.unwrap(cache), this.#rows(rows)];
     if (state.batch !== wanted.length) {

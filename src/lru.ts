@@ -39,7 +39,10 @@ export class Lru extends Recurrent<LruCache> {
     return discretize(this.#stage.params);
   }
 
-  /** lrnnx's `compute_kernel`: K [dState, length] with K[n, t] = lambda_n^t, and BNorm [dState, dModel]; float64. */
+  /**
+   * lrnnx's `compute_kernel`: K [dState, length] with K[n, t] = lambda_n^t, and BNorm [dState, dModel]; float64.
+   * Throws `invalid-argument` for a length that is no integer of at least 0.
+   */
   kernel(length: number): { readonly K: Complex; readonly BNorm: Complex } {
     checkCount("length", length, 0);
     return { K: vandermonde(this.#stage.params, length), BNorm: this.discretize().BNorm };
@@ -47,7 +50,8 @@ export class Lru extends Recurrent<LruCache> {
 
   /**
    * The layer as a real convolution, y[p] = sum over t of R[t] x[p - t]: R [length, dModel (of y), dModel (of x)] float64,
-   * R[t] = Re(C lambda^t BNorm), and D on the diagonal of R[0].
+   * R[t] = Re(C lambda^t BNorm), and D on the diagonal of R[0]. Throws `invalid-argument` for a length that is no integer of
+   * at least 0.
    */
   impulseResponse(length: number): Float64Array {
     checkCount("length", length, 0);
@@ -56,7 +60,8 @@ export class Lru extends Recurrent<LruCache> {
 
   /**
    * lrnnx's `generate` for bare layers: from a state of zeros, each y is the next x. x0 [batch, dModel] -> y [batch, steps,
-   * dModel], x0 not among them.
+   * dModel], x0 not among them. Throws `invalid-argument` for steps, and for an x0 that is no whole number of rows, and what
+   * `stepSync` throws.
    */
   generate(x0: Float32Array, steps: number): Float32Array {
     checkCount("steps", steps, 0);
@@ -74,7 +79,12 @@ export class Lru extends Recurrent<LruCache> {
   /**
    * How far y of a forward of x [batch, seqLen, dModel] can be from what float64 gives, value by value, on any backend:
    * [batch, seqLen, dModel] float64. A bound from the analysis of rounding errors, not an estimate: usually 10 to 1000
-   * times the error. Takes about as long as the reference. (A GPU may take numbers below 2^-126 for 0: that is not counted.)
+   * times the error. Takes about as long as the reference. (A GPU may take products below 2^-126 for 0, so that x of 1e-36 lose
+   * precision there: that is not counted.) It holds for inputs that repeat too, of which the README says that they can exceed
+   * the bound on max|y|.
+   *
+   * Throws `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite` for x and options, and `foreign-cache`
+   * and `cache-busy` for the state.
    */
   errorBound(x: Float32Array, options: { batch?: number; state?: LruCache } = {}): Float64Array {
     checkOptions("errorBound's options", options, ["batch", "state"]);

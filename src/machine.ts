@@ -14,15 +14,19 @@ import type { Hardware } from "./scheduler.js";
 
 /** Whether a backend can run here. */
 export interface BackendStatus {
+  /** Whether it can run here, and is trusted: `selfTest` or a fault may have put an end to that. */
   readonly available: boolean;
   /** In words: what was found; or why the backend is not available, and what would make it so. */
   readonly reason: string;
-  /** Of "wasm": the build of the kernels, the most worker threads of a forward, and whether they share memory. */
+  /** Of "wasm": the build of the kernels; "custom" if the option `wasm` gave them. */
   readonly simd?: Simd | "custom";
+  /** Of "wasm": the most worker threads of a forward. */
   readonly threads?: number;
+  /** Of "wasm": whether they share memory; else they exchange messages. */
   readonly sharedMemory?: boolean;
-  /** Of "webgpu": the GPU's name, and whether it is the CPU in disguise. */
+  /** Of "webgpu": the GPU's name. */
   readonly adapter?: string;
+  /** Of "webgpu": whether it is the CPU in disguise. */
   readonly software?: boolean;
 }
 

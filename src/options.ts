@@ -11,6 +11,7 @@ export type FallbackListener = (event: {
   readonly reason: string;
 }) => void;
 
+/** What `createEngine` takes; all of it may be left out. */
 export interface EngineOptions {
   /**
    * "auto" (the default): the fastest backend for each piece of work. A name is a demand: createEngine rejects with
@@ -29,6 +30,7 @@ export interface EngineOptions {
   wasm?: WasmSource | undefined;
   /** What to do with NaN and infinities in x: "propagate" (the default) or "reject". Parameters are always checked. */
   nonFinite?: "propagate" | "reject" | undefined;
+  /** Called whenever work goes elsewhere than was wanted, with what was left, what took over and why. Nothing falls back in silence. */
   onFallback?: FallbackListener | undefined;
 }
 

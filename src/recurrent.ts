@@ -57,6 +57,7 @@ const TYPICAL_SEQ_LEN = 4096;
 /** Bytes of a stream that are read before they are worked on: enough that waking threads pays, few enough to stay in cache. */
 const WINDOW_BYTES = 1 << 20;
 
+/** What layers and models have in common: their verbs. */
 export abstract class Recurrent<Cache extends AnyCache> {
   /** Features of one token of x; 1 where x are token ids. */
   readonly inputWidth: number;
@@ -101,7 +102,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return this.#host.plan("forward", this.program, 1, TYPICAL_SEQ_LEN).backend;
   }
 
-  /** What would run a forward of [batch, seqLen], or a step of `batch` streams, why, and each candidate's predicted cost. */
+  /**
+   * What would run a forward of [batch, seqLen], or a step of `batch` streams, why, and each candidate's predicted cost.
+   * Throws `invalid-argument`, `disposed`, `unsupported` for a step of a model that cannot be stepped, and
+   * `backend-unavailable` if nothing that the engine was created for runs any more.
+   */
   explain(verb: Verb, problem: ProblemSize = {}): Plan {
     this.checkUsable();
     checkChoice("verb", verb, ["forward", "step"]);
@@ -119,9 +124,12 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * x and `out` may be GPUBuffers of `engine.gpuDevice`, of just these sizes and with the usage COPY_SRC and COPY_DST: then it
    * runs on the GPU, and they stay there; of usage STORAGE too, they are read and written in place, where they can be. Their values are not checked; an id that is none reads the vocabulary's last row.
    *
-   * Rejects with `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite`, `foreign-cache` before
-   * any work is done, and with `aborted`, `disposed`, `backend-unavailable`, `gpu-failed`, `worker-failed`, `timeout`,
-   * `out-of-memory` later.
+   * x, `integrationTimesteps` and `out` are read and written until the promise settles: leave them alone until then. If one
+   * of them is detached or made smaller meanwhile, it rejects with `detached`.
+   *
+   * Rejects with `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite`, `foreign-cache`, `cache-busy`,
+   * `unsupported` before any work is done, and with `aborted`, `disposed`, `backend-unavailable`, `gpu-failed`,
+   * `worker-failed`, `timeout`, `out-of-memory`, `load-failed` later.
    */
   forward(
     x: Input | GpuBuffer,
@@ -241,7 +249,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * Reads one token of each stream, on the calling thread, at once: xt [cache.batch, inputWidth] or ids -> yt [cache.batch,
    * outputWidth], advancing `cache` in place; of some streams only with `rows`. On the CPU it gives what `forward` gives,
    * bit for bit. A model that pools gives what it makes of the tokens so far: NaN until its first window of tokens is full,
-   * where it pools in windows. Throws with `unsupported` for a model that cannot be stepped, for it reads tokens ahead.
+   * where it pools in windows.
+   *
+   * Throws `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite` for xt and options, `foreign-cache` and
+   * `cache-busy` for the cache, `unsupported` for a model that cannot be stepped, for it reads tokens ahead, `disposed` and
+   * `out-of-memory`.
    */
   stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
     checkCache<Cache>("cache", cache, this);
@@ -253,6 +265,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /**
    * The same numbers as {@link stepSync}; runs on the GPU where that was asked for or is faster, and where the state is there.
    * With a {@link GpuCache}, xt and `out` may be GPUBuffers of `engine.gpuDevice`, which are neither uploaded nor read back.
+   * Rejects with what `stepSync` throws and `forward` rejects with.
    */
   step(
     xt: Input | GpuBuffer,
@@ -358,7 +371,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return steps;
   }
 
-  /** A cache of zeros for `batch` streams (1). */
+  /**
+   * A cache of zeros for `batch` streams (1).
+   * Throws `invalid-argument`, `unsupported` for a model that cannot be stepped, `out-of-memory` and `disposed`.
+   */
   allocateInferenceCache(batch = 1): Cache {
     this.checkUsable();
     checkCount("batch", batch, 0);
@@ -369,7 +385,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /**
    * A cache of zeros for `batch` streams whose state is on the GPU and stays there, for `step` and `stepMany`: a demand for
    * the GPU, as nothing else steps it. Its numbers are those of the GPU (float32 states). It has memory: dispose of it.
-   * Rejects with `backend-unavailable`, `unsupported`, `out-of-memory`, `gpu-failed`.
+   * Rejects with `invalid-argument`, `backend-unavailable`, `unsupported`, `out-of-memory`, `gpu-failed`, `timeout`, `disposed`.
    */
   async allocateGpuCache(batch = 1): Promise<GpuCache<Cache>> {
     this.checkUsable();
@@ -387,7 +403,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
     });
   }
 
-  /** A state as bytes (a .safetensors file), with its version and this model's fingerprint. Every bit is kept. */
+  /**
+   * A state as bytes (a .safetensors file), with its version and this model's fingerprint. Every bit is kept.
+   * Throws `invalid-argument` and `foreign-cache` for what is no state of this model, `cache-busy`, `out-of-memory` and `disposed`.
+   */
   serializeState(state: Cache): Uint8Array<ArrayBuffer> {
     this.checkUsable();
     checkCache<Cache>("state", state, this);

@@ -5,6 +5,7 @@
 import type { Passes } from "./backend.js";
 import { type BackendName, lruFlops } from "./program.js";
 
+/** What is to be run: whole sequences, or one token of each stream. */
 export type Verb = "forward" | "step";
 
 /** The work, as far as its cost is concerned. */
@@ -53,7 +54,9 @@ export interface Hardware {
   readonly unavailable: ReadonlyMap<BackendName, string>;
 }
 
+/** One way to run a piece of work, and what it is predicted to take. */
 export interface Candidate {
+  /** What would run it. */
   readonly backend: BackendName;
   /** Worker threads; 0 is the calling thread. */
   readonly threads: number;
@@ -61,18 +64,27 @@ export interface Candidate {
   readonly ms: number;
   /** What it is the sum of, in ms: "compute", and "upload", "dispatches" and so on where there are any. */
   readonly parts: Readonly<Record<string, number>>;
+  /** Whether it can run here. */
   readonly available: boolean;
   /** Why it was chosen, or why not. */
   readonly reason: string;
 }
 
+/** What would run a piece of work, and why: the candidate that was chosen, and all of them. */
 export interface Plan {
+  /** What was asked about. */
   readonly verb: Verb;
+  /** What would run it. */
   readonly backend: BackendName;
+  /** Worker threads; 0 is the calling thread, or another backend than "wasm". */
   readonly threads: number;
+  /** Predicted time in ms. */
   readonly ms: number;
+  /** What it is the sum of, in ms, as of a {@link Candidate}. */
   readonly parts: Readonly<Record<string, number>>;
+  /** Why it was chosen, in words, with its predicted time and that of the next best. */
   readonly reason: string;
+  /** All that could run it, and all that cannot run here, in a fixed order. */
   readonly candidates: readonly Candidate[];
 }
 

@@ -15,7 +15,9 @@ import {
 import { runReference } from "./reference.js";
 import { State, stateLayout } from "./state.js";
 
+/** One case on one backend. */
 export interface SelfTestResult {
+  /** What ran it. */
   readonly backend: BackendName;
   /** Worker threads; 0 for the calling thread. */
   readonly threads: number;
@@ -23,14 +25,19 @@ export interface SelfTestResult {
   readonly name: string;
   /** max |e| / max |y| against the float64 reference */
   readonly error: number;
+  /** What that may be at most. */
   readonly limit: number;
+  /** Whether it is no more. */
   readonly passed: boolean;
   /** In words: how large the error was, or what the backend threw. */
   readonly reason: string;
 }
 
+/** What `engine.selfTest` found. */
 export interface SelfTestReport {
+  /** Whether all results have. */
   readonly passed: boolean;
+  /** Each case on each backend that is here; the CPU's on the calling thread and on all threads. */
   readonly results: readonly SelfTestResult[];
 }
 

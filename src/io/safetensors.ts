@@ -123,6 +123,7 @@ function readTensor(name: string, entry: HeaderEntry, bytes: Uint8Array, dataSta
   return { dtype, shape, data: dtypes.get(dtype)?.create(buffer as ArrayBuffer) } as unknown as Tensor;
 }
 
+/** Tensors by their names: a Map, any iterable of pairs, or an object. */
 export type TensorsToWrite = Iterable<readonly [string, Tensor]> | Readonly<Record<string, Tensor>>;
 
 /**

@@ -31,7 +31,8 @@ export interface ModelSpec {
   readonly normEpsilon?: number;
 }
 
-type WindowPooling = "none" | "stride" | "mean" | "max";
+/** What becomes of a window of tokens. */
+export type WindowPooling = "none" | "stride" | "mean" | "max";
 
 export type Options = Required<Omit<ModelSpec, "architecture">>;
 type OptionName = keyof Options;

@@ -128,7 +128,8 @@ export const tensorNames: readonly string[] = [...paramShapes.keys()].map(toSnak
 /**
  * A layer's parameters from the tensors named `prefix` + nu_log, theta_log (or theta), gamma_log, B_re, B_im, C_re,
  * C_im, D; others are left alone. {@link fromLruParams} is the way back.
- * Throws `unknown-model` naming all that is missing or misshapen, and what {@link lruProgram} throws for values.
+ * Throws `unknown-model` naming all that is missing or misshapen, `non-finite` for a NaN or an infinity in a tensor or in what
+ * it is the logarithm of, and `unstable` for |lambda| >= 1.
  */
 export function toLruParams(tensors: ReadonlyMap<string, Tensor>, prefix = ""): LruParams {
   const names = new Set(tensorNames.map((name) => prefix + name));
@@ -158,7 +159,10 @@ export function takeLru(
   return params as LruParams;
 }
 
-/** A layer's parameters as F32 tensors, named as in a checkpoint, for `writeSafetensors`. They share the caller's memory. */
+/**
+ * A layer's parameters as F32 tensors, named as in a checkpoint, for `writeSafetensors`. They share the caller's memory.
+ * Throws what `engine.lru` rejects with for parameters. {@link toLruParams} is the way back.
+ */
 export function fromLruParams(params: LruParams, prefix = ""): Map<string, Tensor> {
   checkLruParams(params);
   const sizes = { dState: params.nuLog.length, dModel: params.D.length };

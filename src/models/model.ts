@@ -15,7 +15,9 @@ export interface StageInfo {
   readonly kind: string;
   /** Where it comes from in the checkpoint. */
   readonly name: string;
+  /** Features of a token that it reads. */
   readonly inWidth: number;
+  /** Features of a token that it gives. */
   readonly outWidth: number;
 }
 
