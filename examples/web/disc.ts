@@ -1,7 +1,7 @@
 /** Inside the unit disc: what a checkpoint remembers; the visitor's own, too. */
 import { type Engine, type Lru, type Memory, type Model, readSafetensors, toLruParams } from "linrec";
 import { Chart } from "./chart.js";
-import { choices, element, fastest, make, messageOf, short, showMs, whole } from "./dom.js";
+import { choices, element, fastest, inUnits, make, messageOf, short, showMs, whole } from "./dom.js";
 import { makePlane } from "./plane.js";
 
 const LONGEST_RESPONSE = 2000;
@@ -12,6 +12,8 @@ const BINS = 24;
 /** What takes longer is run once, what is shorter as often as fits into this. */
 const LONG_MS = 2000;
 const MEASURE_MS = 100;
+/** As the page's field says. */
+const MOST_TOKENS = 65_536;
 /** Points that a chart of y shows at most: more than it is wide. */
 const MOST_POINTS = 2000;
 
@@ -210,10 +212,11 @@ function showStages(model: Model): void {
 async function run(model: Model, chart: Chart): Promise<void> {
   const note = element("run-note", HTMLElement);
   const kind = element("signal", HTMLSelectElement).value;
-  const seqLen = Math.min(
-    65_536,
-    Math.max(1, Math.round(Number(element("tokens", HTMLInputElement).value) || 1)),
-  );
+  const tokens = element("tokens", HTMLInputElement);
+  const asked = tokens.value;
+  const seqLen = Math.min(MOST_TOKENS, Math.max(1, Math.round(Number(asked)) || 1));
+  tokens.value = String(seqLen);
+  const limits = asked === tokens.value ? "" : ` Tokens are whole numbers from 1 to ${whole(MOST_TOKENS)}.`;
   const width = model.inputWidth;
   const value = (t: number) =>
     kind === "impulse" ? Number(t === 0) : kind === "sine" ? Math.sin(t / 8) : 2 * Math.random() - 1;
@@ -232,7 +235,7 @@ async function run(model: Model, chart: Chart): Promise<void> {
     const cold = first > 3 * ms ? ` (the first time ${showMs(first)})` : "";
     const out = model.outputWidth;
     const rows = y.length / out;
-    note.textContent = `x [${whole(seqLen)}, ${width}] → y [${whole(rows)}, ${out}] in ${showMs(ms)}${cold}, on ${model.explain("forward", { seqLen }).reason}.`;
+    note.textContent = `x [${whole(seqLen)}, ${width}] → y [${whole(rows)}, ${out}] in ${showMs(ms)}${cold}, on ${inUnits(model.explain("forward", { seqLen }).reason)}.${limits}`;
     if (rows === 1) {
       // One answer for the whole sequence: its features side by side.
       chart.show([Array.from(y, (_, i) => i), [...y]], {
@@ -243,13 +246,13 @@ async function run(model: Model, chart: Chart): Promise<void> {
       return;
     }
     const every = Math.ceil(rows / MOST_POINTS);
-    const tokens = Array.from({ length: Math.ceil(rows / every) }, (_, i) => i * every);
+    const shown = Array.from({ length: Math.ceil(rows / every) }, (_, i) => i * every);
     const colors = ["--accent", "--second", "--third"].slice(0, out);
     const lines = colors.map((color, feature) => ({ label: `y[${feature}]`, color }));
     chart.show(
       [
-        tokens,
-        ...lines.map((_, feature) => tokens.map((t) => y[t * out + feature] ?? null)),
+        shown,
+        ...lines.map((_, feature) => shown.map((t) => y[t * out + feature] ?? null)),
       ] as uPlot.AlignedData,
       { lines },
     );

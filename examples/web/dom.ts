@@ -51,6 +51,11 @@ export function showMs(ms: number): string {
   return `${value >= 100 ? Math.round(value) : value.toPrecision(3)} ${unit}`;
 }
 
+/** A reason of the scheduler, with its times as the page writes them. */
+export function inUnits(reason: string): string {
+  return reason.replace(/([\d.]+) ms\b/g, (_, ms) => showMs(Number(ms)));
+}
+
 /** Some clocks tick once a millisecond, and say no more of a pause that is shorter. */
 const SAMPLE_MS = 2;
 

@@ -1,7 +1,7 @@
 /** Why this backend: what was found, what would be picked for a piece of work, and whether that holds. */
 import { type BackendName, type Candidate, createEngine, type Engine, initLru } from "linrec";
 import { Chart, type Line } from "./chart.js";
-import { element, fastest, make, messageOf, painted, short, showMs } from "./dom.js";
+import { element, fastest, inUnits, make, messageOf, painted, short, showMs } from "./dom.js";
 
 interface Size {
   readonly name: "batch" | "seqLen" | "dModel" | "dState";
@@ -122,7 +122,7 @@ function showPlan(engine: Engine, work: Work, measured: ReadonlyMap<string, stri
   const plan = engine.explain("forward", work);
   const { batch, seqLen, dModel, dState } = work;
   element("picked", HTMLElement).replaceChildren(
-    make("strong", "", `auto picks ${plan.reason}.`),
+    make("strong", "", `auto picks ${inUnits(plan.reason)}.`),
     ` For y [${batch}, ${seqLen.toLocaleString("en")}, ${dModel}] from ${dState} states.`,
   );
   const times = [...plan.candidates.map(({ ms }) => ms), ...measured.values()].filter(
