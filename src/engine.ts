@@ -313,12 +313,12 @@ export class Engine {
     const work = failover.run(prepared.program, { ...job, signal: stop, onProgress }, stop);
     prepared.underWay.set(stop, work);
     work
-      .catch(() => {})
       .finally(() => {
         prepared.underWay.delete(stop);
         this.#stops.delete(stop);
         job.signal?.removeEventListener("abort", abort);
-      });
+      })
+      .catch(() => {}); // told below; last, as a signal that is none of the platform's may throw
     await untilAborted(work, stop);
   }
 

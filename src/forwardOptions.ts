@@ -248,7 +248,8 @@ export function readResets(
 
 export function checkSignal(signal: unknown): void {
   if (signal === undefined) return;
-  if (typeof (signal as Partial<AbortSignal> | null)?.addEventListener !== "function") {
+  for (const method of ["addEventListener", "removeEventListener"] as const) {
+    if (typeof (signal as Partial<AbortSignal> | null)?.[method] === "function") continue;
     throw new LinrecError("invalid-argument", `signal must be an AbortSignal; got ${typeName(signal)}.`);
   }
 }

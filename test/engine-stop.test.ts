@@ -102,6 +102,17 @@ describe.each(modes)("%s", (mode) => {
     expectSameBits((await lru.forward(short, { batch: 3 })).y, y, "y");
   });
 
+  test("a signal that throws when it is left: nobody's unhandled rejection", async () => {
+    const { lru } = await open(mode);
+    const { signal } = new AbortController();
+    signal.removeEventListener = () => {
+      throw new Error("stay");
+    };
+    const { y } = await lru.forward(long, { signal });
+    expectSameBits(y, (await lru.forward(long)).y, "y");
+    await pause(20); // an unhandled rejection would fail the run
+  });
+
   test("engine.dispose() rejects what is under way, and then all is quiet", async () => {
     const { engine, lru, told } = await open(mode);
     const result = await stopped(lru, () => engine.dispose());

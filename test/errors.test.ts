@@ -128,6 +128,7 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
     ["one backend of a list is unknown", "invalid-argument", /of the list must be one of.*got "gpu"/, options({ backend: ["wasm", "gpu"] })],
     ["the backend is not here", "backend-unavailable", /webgpu: .*not looked for.*"wasm"/, options({ backend: "webgpu" })],
     ["the signal is none", "invalid-argument", /signal must be an AbortSignal; got Object/, options({ signal: {} })],
+    ["the signal cannot be left", "invalid-argument", /signal must be an AbortSignal; got Object/, options({ signal: { addEventListener() {} } })],
     ["the signal is null", "invalid-argument", /signal must be an AbortSignal; got null/, options({ signal: null })],
     ["onProgress is no function", "invalid-argument", /onProgress must be a function; got 3/, options({ onProgress: 3 })],
     ["a pooling model gets a row without tokens", "invalid-argument", /row 1 has no token.*pool.*at least one/, ({ model }) => model.forward(new Float32Array(2 * 3 * 2), { batch: 2, lengths: [3, 0] })],
