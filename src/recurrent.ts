@@ -219,7 +219,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
    *
    * Throws what `forward` rejects with before any work; a result rejects with `shape-mismatch` if the source ends within
    * a token or a chunk that must be whole tokens is not, `invalid-argument`, `wrong-dtype` and `detached` for chunks, what
-   * `forward` rejects with later, and what the source throws.
+   * `forward` rejects with later, and what the source throws, as `for await` does. The state in a result is the reader's own.
    */
   forwardStream(
     source: StreamSource,
@@ -228,21 +228,25 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const feeding = this.#feeding(options);
     const { streams } = this.#host;
     return (async function* () {
-      yield* (await streams()).readThrough(source, feeding, options.signal);
+      yield* (await streams()).readThrough(source, feeding);
     })();
   }
 
   /** {@link forwardStream} as a link of a chain: `body.pipeThrough(model.forwardTransform())`. */
   forwardTransform(options: StreamOptions<Cache> = {}): TransformStream<StreamChunk, ForwardResult<Cache>> {
     const feeding = this.#feeding(options);
-    let transformer: StreamTransformer<ForwardResult<Cache>>;
-    return new TransformStream({
-      start: async () => {
-        transformer = (await this.#host.streams()).transformerOf(feeding);
+    let transformer: Promise<StreamTransformer>;
+    // `cancel` is so new that TypeScript has not heard of it, nor has every runtime.
+    const link: Transformer<StreamChunk, ForwardResult<Cache>> & { cancel(): Promise<void> } = {
+      start: (controller) => {
+        transformer = this.#host.streams().then((part) => part.transformerOf(feeding, controller));
+        return transformer;
       },
-      transform: (chunk, controller) => transformer.transform(chunk, controller),
-      flush: (controller) => transformer.flush(controller),
-    });
+      transform: async (chunk) => (await transformer).transform(chunk),
+      flush: async () => (await transformer).flush(),
+      cancel: async () => (await transformer).cancel(),
+    };
+    return new TransformStream(link);
   }
 
   /**
@@ -451,9 +455,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
       whole: tokens !== undefined,
       forward: async (x, marks) => {
         const result = await this.#forward(x, { ...marks, state, every, backend, signal }, true);
-        state = result.state;
+        state = result.state.clone() as Cache; // the other is its reader's, to step if they like
         return result;
       },
+      signal,
     };
   }
 

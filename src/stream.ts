@@ -1,11 +1,11 @@
 /** A forward over chunks as they come: of a file, a download, a microphone. */
 import { untilAborted } from "./breaker.js";
-import { LinrecError } from "./errors.js";
+import { LinrecError, messageOf } from "./errors.js";
 import { checkReset, checkTimesteps } from "./forwardOptions.js";
 import { bytesOf } from "./io/bytes.js";
 import { typeName } from "./io/tensor.js";
 import type { Input } from "./program.js";
-import { abortedError } from "./signal.js";
+import { abortedError, throwIfAborted } from "./signal.js";
 import { checkOptions } from "./validate.js";
 
 /**
@@ -47,6 +47,7 @@ export interface Feeding<Result> {
   /** Whether it waits until it is full, or only for the end of a chunk. */
   readonly whole: boolean;
   readonly forward: Forward<Result>;
+  readonly signal: AbortSignal | undefined;
 }
 
 /** Gathers chunks into windows of whole tokens, and forwards each when it is full. */
@@ -72,15 +73,25 @@ class Feed<Result> {
   }
 
   async *push(chunk: StreamChunk): AsyncGenerator<Result> {
-    const { x, integrationTimesteps: times, reset } = hasMarks(chunk) ? chunk : { x: chunk as StreamValues };
+    const { x, integrationTimesteps: given, reset } = hasMarks(chunk) ? chunk : { x: chunk as StreamValues };
     const bytes = bytesOfChunk(x, this.#array.name);
     const tokenBytes = this.#tokenBytes;
-    this.#checkMarks(bytes.length, times, reset);
+    const size = bytes.length;
+    this.#checkMarks(size, given, reset);
+    // A plain view: the parts of a subclass are whatever that makes of them.
+    const times = given && new Float32Array(given.buffer, given.byteOffset, given.length);
     const most = this.#window.length / tokenBytes;
     if (times) this.#times ??= new Float32Array(most);
     if (reset) this.#resets ??= new Uint8Array(most);
-    for (let at = 0; at < bytes.length; ) {
-      const part = bytes.subarray(at, at + this.#window.length - this.#filled);
+    for (let at = 0; at < size; ) {
+      // Between results the chunk is in the hands of its owner.
+      if (bytes.length < size || [times, reset].some((marks) => marks && marks.length < size / tokenBytes)) {
+        throw new LinrecError(
+          "detached",
+          `A chunk of ${size} bytes, or what came with it, was detached or made smaller when ${at} of them had been read. Leave it as it is until the next one is asked for, or pass a copy.`,
+        );
+      }
+      const part = bytes.subarray(at, Math.min(size, at + this.#window.length - this.#filled));
       this.#window.set(part, this.#filled);
       const [to, from] = [this.#filled / tokenBytes, at / tokenBytes];
       this.#filled += part.length;
@@ -148,38 +159,66 @@ class Feed<Result> {
 export async function* readThrough<Result>(
   source: StreamSource,
   feeding: Feeding<Result>,
-  signal: AbortSignal | undefined,
 ): AsyncGenerator<Result, void> {
+  const { signal } = feeding;
   const feed = new Feed(feeding);
   const chunks = iterate(source);
+  let leaving = true; // unless the source ends, or something fails
   try {
     for (;;) {
-      const { done, value } = await untilStopped(chunks.next(), signal);
-      if (done) break;
-      yield* feed.push(value);
+      const result = await untilStopped(chunks.next(), signal);
+      if (Object(result) !== result) throw noSource(`one whose next() gave ${typeName(result)}`);
+      if (result.done) break;
+      yield* feed.push(result.value);
     }
+    leaving = false;
     yield* feed.end();
+  } catch (error) {
+    leaving = false;
+    throw error;
   } finally {
+    // An async function: what return() throws at once is a rejection, like any other.
+    const closed = (async () => chunks.return?.())();
+    const settled = closed.catch(() => {});
+    // As for await has it: what goes wrong in closing is told where the loop was merely left. After an error it is that
+    // error which counts, and a source that has ended owes nothing.
     // A source that is still waiting for a chunk closes after that, so an abort does not wait for it.
-    const closed = Promise.resolve(chunks.return?.()).catch(() => {});
-    if (!signal?.aborted) await closed;
+    if (!signal?.aborted) await (leaving ? closed : settled);
   }
 }
 
-export type StreamTransformer<Result> = Required<
-  Pick<Transformer<StreamChunk, Result>, "transform" | "flush">
->;
+export interface StreamTransformer {
+  transform(chunk: StreamChunk): Promise<void>;
+  flush(): Promise<void>;
+  cancel(): void;
+}
 
-/** The same for a TransformStream, whose back-pressure is its own. */
-export function transformerOf<Result>(feeding: Feeding<Result>): StreamTransformer<Result> {
-  type Controller = TransformStreamDefaultController<Result>;
+/** The same for a TransformStream, whose back-pressure is its own. Its signal is heard while no chunk comes, too. */
+export function transformerOf<Result>(
+  feeding: Feeding<Result>,
+  controller: TransformStreamDefaultController<Result>,
+): StreamTransformer {
+  const { signal } = feeding;
+  throwIfAborted(signal);
   const feed = new Feed(feeding);
-  const enqueue = async (results: AsyncGenerator<Result>, controller: Controller) => {
-    for await (const result of results) controller.enqueue(result);
+  const abort = () => controller.error(abortedError(signal));
+  const cancel = () => signal?.removeEventListener("abort", abort);
+  signal?.addEventListener("abort", abort);
+  const enqueue = async (results: AsyncGenerator<Result>) => {
+    try {
+      for await (const result of results) {
+        throwIfAborted(signal); // there is nowhere to enqueue to
+        controller.enqueue(result);
+      }
+    } catch (error) {
+      cancel(); // neither a flush nor a cancel follows
+      throw error;
+    }
   };
   return {
-    transform: (chunk, controller) => enqueue(feed.push(chunk), controller),
-    flush: (controller) => enqueue(feed.end(), controller),
+    transform: (chunk) => enqueue(feed.push(chunk)),
+    flush: () => enqueue(feed.end()).then(cancel),
+    cancel,
   };
 }
 
@@ -201,16 +240,29 @@ function iterate(source: StreamSource): Chunks {
     Iterable<StreamChunk> &
     ReadableStream<StreamChunk>;
   // Before its iterator, which Safari lacks, and which would not close while a chunk is waited for.
-  if (given.getReader) return iterateReader(given.getReader());
-  if (given[Symbol.asyncIterator]) return given[Symbol.asyncIterator]();
-  if (typeof source === "object" && given[Symbol.iterator]) return given[Symbol.iterator]();
-  throw new LinrecError(
+  if (given.getReader !== undefined) return iterateReader(given);
+  // A string is no list of chunks.
+  const open: unknown = given[Symbol.asyncIterator] ?? (typeof source === "object" && given[Symbol.iterator]);
+  const chunks: Chunks | undefined = typeof open === "function" ? open.call(given) : undefined;
+  if (typeof chunks?.next === "function") return chunks;
+  throw noSource(open ? `${typeName(source)}, whose iterator is none` : typeName(source));
+}
+
+function noSource(got: string, cause?: unknown): LinrecError {
+  return new LinrecError(
     "invalid-argument",
-    `source must be a ReadableStream, an (async) iterable of chunks, or a chunk; got ${typeName(source)}.`,
+    `source must be a ReadableStream that nobody else reads, an (async) iterable of chunks, or a chunk; got ${got}.`,
+    { cause },
   );
 }
 
-function iterateReader(reader: ReadableStreamDefaultReader<StreamChunk>): AsyncIterator<StreamChunk> {
+function iterateReader(source: ReadableStream<StreamChunk>): AsyncIterator<StreamChunk> {
+  let reader: ReadableStreamDefaultReader<StreamChunk>;
+  try {
+    reader = source.getReader();
+  } catch (cause) {
+    throw noSource(`${typeName(source)}, which gives no reader (${messageOf(cause)})`, cause);
+  }
   return {
     next: () => reader.read() as Promise<IteratorResult<StreamChunk>>,
     return: async () => {

@@ -1,10 +1,11 @@
 /** forwardStream: one forward over chunks as they come, on the CPU bit for bit, wherever they are cut. */
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import {
   createEngine,
   type Engine,
   type ForwardResult,
+  type LinrecError,
   type Lru,
   type LruCache,
   type Model,
@@ -145,6 +146,16 @@ describe("exact, wherever it is cut", () => {
     expect(before.get()).not.toEqual(state.get());
   });
 
+  test("whatever becomes of the state in a result", async () => {
+    const results: ForwardResult<LruCache>[] = [];
+    for await (const result of lru.forwardStream(x, { tokens: 100 })) {
+      results.push({ y: result.y, state: result.state.clone() });
+      lru.stepSync(floats(dModel, 3), result.state); // to look ahead
+    }
+    expect(results.length).toBe(4);
+    expectWhole(results, "with steps between");
+  });
+
   test.each(["ml_cls_01_mean_prenorm", "ml_cls_03_last"])("%s says what it thinks so far", async (name) => {
     const { checkpoint, spec } = await loadGolden(name);
     const model: Model = await engine.model(writeSafetensors(checkpoint), spec);
@@ -229,6 +240,20 @@ describe("with reset, integrationTimesteps and every", () => {
     }
   });
 
+  test("timesteps of a class of the caller's own", async () => {
+    class Times extends Float32Array {
+      override subarray(): never {
+        throw new RangeError("no parts of this");
+      }
+    }
+    const integrationTimesteps = new Times(tokens).fill(2);
+    const layer = await engine.lru(params);
+    const { y } = await layer.forward(values, { integrationTimesteps: new Float32Array(tokens).fill(2) });
+    const results = await collect(layer.forwardStream({ x: values, integrationTimesteps }, { tokens: 60 }));
+    const pieces = results.map((result) => result.y);
+    expectSameBits(join(pieces, 1), y, "y");
+  });
+
   test.for(["reference", "webgpu"] as const)("one forward on %s", async (backend, context) => {
     const host = await createEngine({ backend: [backend, "reference"] });
     needBackend(context, host, backend);
@@ -311,6 +336,46 @@ describe("the source", () => {
     await expect(stream.next()).rejects.toThrow(new RangeError("the cable is out"));
   });
 
+  test.each<[string, () => never | Promise<never>]>([
+    [
+      "throws",
+      () => {
+        throw new RangeError("the tap is stuck");
+      },
+    ],
+    ["rejects", () => Promise.reject(new RangeError("the tap is stuck"))],
+  ])("whose return() %s is told of as for await tells it", async (_, close) => {
+    /** Ends, or fails, after one chunk. */
+    const source = (fails: boolean): StreamSource => {
+      let given = 0;
+      const next = async () => {
+        if (given > 0 && fails) throw new RangeError("the well is dry");
+        return given++ > 0 ? { done: true as const, value: undefined } : { done: false as const, value: x };
+      };
+      return { [Symbol.asyncIterator]: () => ({ next, return: close }) };
+    };
+    const leave = async (results: AsyncIterable<unknown>) => {
+      for await (const _ of results) break;
+    };
+    const stuck = new RangeError("the tap is stuck");
+    await expect(leave(source(false) as AsyncIterable<unknown>)).rejects.toThrow(stuck);
+    await expect(leave(lru.forwardStream(source(false)))).rejects.toThrow(stuck);
+    await expect(collect(lru.forwardStream(source(true)))).rejects.toThrow(new RangeError("the well is dry"));
+    expectWhole(await collect(lru.forwardStream(source(false))), "one that ends");
+  });
+
+  test("that is locked says so, with the cause", async () => {
+    const locked = readable([x]);
+    locked.getReader();
+    const error = await errorOf(() => first(locked));
+    expectLinrecError(
+      error,
+      "invalid-argument",
+      /nobody else reads.*got ReadableStream, which gives no reader/,
+    );
+    expect((error as LinrecError).cause).toBeInstanceOf(TypeError);
+  });
+
   test("that ends within a token says so, after the whole ones", async () => {
     const stream = lru.forwardStream(bytes.subarray(0, 4 * dModel + 5));
     expect((await stream.next()).value?.y.length).toBe(dModel);
@@ -322,7 +387,95 @@ describe("the source", () => {
   });
 });
 
+describe("the signal of a TransformStream", () => {
+  /** An AbortController, and what listens to it. */
+  function counted() {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const added = vi.spyOn(signal, "addEventListener");
+    const removed = vi.spyOn(signal, "removeEventListener");
+    const listening = () =>
+      added.mock.calls.filter(([, listener]) => removed.mock.calls.every(([, gone]) => gone !== listener));
+    return { controller, signal, listening };
+  }
+
+  test("is heard while no chunk comes", async () => {
+    const { controller, signal } = counted();
+    const { readable: results, writable } = lru.forwardTransform({ signal });
+    const writer = writable.getWriter();
+    const closed = errorOf(() => writer.closed);
+    const reader = results.getReader();
+    await Promise.all([writer.write(x), reader.read()]);
+    const read = errorOf(() => reader.read());
+    controller.abort("enough");
+    expectLinrecError(await read, "aborted", /AbortSignal/);
+    expect(((await read) as LinrecError).cause).toBe("enough");
+    expectLinrecError(await closed, "aborted", /AbortSignal/);
+  });
+
+  test("that has fired before", async () => {
+    const { readable: results } = lru.forwardTransform({ signal: AbortSignal.abort() });
+    expectLinrecError(await errorOf(() => results.getReader().read()), "aborted", /AbortSignal/);
+  });
+
+  test("is left alone when the stream has ended, or failed", async () => {
+    for (const chunk of [x, x.subarray(1)]) {
+      const { signal, listening } = counted();
+      const { readable: results, writable } = lru.forwardTransform({ signal });
+      const writer = writable.getWriter();
+      const [written, reader] = [writer.write(chunk), results.getReader()];
+      await reader.read();
+      await written;
+      expect(listening().length).toBe(1);
+      const ended = Promise.allSettled([writer.close(), writer.closed]);
+      await reader.read().catch(() => {});
+      await ended;
+      expect(listening()).toEqual([]);
+    }
+  });
+
+  test("is left alone when the stream was cancelled, at once too", async (context) => {
+    let known = false;
+    const cancel = () => {
+      known = true;
+    };
+    await new TransformStream({ cancel } as Transformer).readable.cancel();
+    if (!known) context.skip("this runtime does not tell a TransformStream of it");
+    for (const wait of [0, 20]) {
+      const { signal, listening } = counted();
+      const { readable: results } = lru.forwardTransform({ signal });
+      await new Promise((resolve) => setTimeout(resolve, wait));
+      await results.cancel();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      expect(listening()).toEqual([]);
+    }
+  });
+});
+
 const first = (source: unknown) => lru.forwardStream(wrong(source)).next();
+/** Resizable, which TypeScript does not know of yet. */
+const roomy = () => Reflect.construct(ArrayBuffer, [1200, { maxByteLength: 2400 }]) as ArrayBuffer;
+
+function makeMarked() {
+  return {
+    x: new Float32Array(roomy(), 0, 300),
+    integrationTimesteps: new Float32Array(100).fill(1),
+    reset: new Array<number>(100).fill(0),
+  };
+}
+
+/** A chunk of 100 tokens, of which 10 have been read when something happens to it. */
+async function spoilt(
+  give: (chunk: ReturnType<typeof makeMarked>) => StreamChunk,
+  spoil: (chunk: ReturnType<typeof makeMarked>) => void,
+): Promise<unknown> {
+  const chunk = makeMarked();
+  const stream = lru.forwardStream(give(chunk), { tokens: 10 });
+  await stream.next();
+  spoil(chunk);
+  return collect(stream);
+}
+
 const misuse: readonly Misuse<void>[] = [
   ["no source", "invalid-argument", /ReadableStream.*undefined/, () => first(undefined)],
   ["a path", "invalid-argument", /got string/, () => first("x.f32")],
@@ -336,6 +489,70 @@ const misuse: readonly Misuse<void>[] = [
   ["numbers", "wrong-dtype", /got number/, () => first([1, 2, 3])],
   ["text", "wrong-dtype", /got string/, () => first(["1, 2, 3"])],
   ["detached", "detached", /copy/, () => first([detached(new Float32Array(3))])],
+  [
+    "detached between results",
+    "detached",
+    /1200 bytes, .* when 120 of them had been read.*copy/,
+    () =>
+      spoilt(
+        (chunk) => chunk,
+        ({ x }) => detached(x),
+      ),
+  ],
+  [
+    "timesteps detached between results",
+    "detached",
+    /1200 bytes/,
+    () =>
+      spoilt(
+        (chunk) => chunk,
+        ({ integrationTimesteps }) => detached(integrationTimesteps),
+      ),
+  ],
+  [
+    "a mask that is shorter now",
+    "detached",
+    /1200 bytes/,
+    () =>
+      spoilt(
+        (chunk) => chunk,
+        ({ reset }) => reset.pop(),
+      ),
+  ],
+  [
+    "made smaller between results",
+    "detached",
+    /1200 bytes/,
+    () =>
+      spoilt(
+        ({ x }) => x.buffer,
+        ({ x }) => (x.buffer as unknown as { resize(bytes: number): void }).resize(600),
+      ),
+  ],
+  [
+    "a getReader that is none",
+    "invalid-argument",
+    /got Object, which gives no reader/,
+    () => first({ getReader: 5 }),
+  ],
+  [
+    "an iterator that is none",
+    "invalid-argument",
+    /got Object, whose iterator is none/,
+    () => first({ [Symbol.asyncIterator]: 5 }),
+  ],
+  [
+    "no iterator",
+    "invalid-argument",
+    /whose iterator is none/,
+    () => first({ [Symbol.asyncIterator]: () => undefined }),
+  ],
+  [
+    "nothing from next()",
+    "invalid-argument",
+    /got one whose next\(\) gave undefined/,
+    () => first({ [Symbol.iterator]: () => ({ next() {} }) }),
+  ],
   ["no chunk's option", "invalid-argument", /a chunk .*no option "resets"/, () => first([{ x, resets: [] }])],
   [
     "a mask of other tokens",
