@@ -9,11 +9,12 @@ import {
 } from "./analysis.js";
 import { LruCache } from "./cache.js";
 import { errorBound } from "./errorBound.js";
+import { allocating } from "./errors.js";
 import { type Hidden, hiddenSlots, readHidden } from "./hidden.js";
 import type { LruStage } from "./program.js";
 import { Recurrent } from "./recurrent.js";
 import type { State } from "./state.js";
-import { checkCount, checkOptions } from "./validate.js";
+import { checkCount, checkFloat32, checkOptions } from "./validate.js";
 
 /**
  * One Linear Recurrent Unit (arXiv 2303.06349, section 2 and eq. 6):
@@ -45,7 +46,8 @@ export class Lru extends Recurrent<LruCache> {
    */
   kernel(length: number): { readonly K: Complex; readonly BNorm: Complex } {
     checkCount("length", length, 0);
-    return { K: vandermonde(this.#stage.params, length), BNorm: this.discretize().BNorm };
+    const K = allocating("K", () => vandermonde(this.#stage.params, length));
+    return { K, BNorm: this.discretize().BNorm };
   }
 
   /**
@@ -55,7 +57,7 @@ export class Lru extends Recurrent<LruCache> {
    */
   impulseResponse(length: number): Float64Array {
     checkCount("length", length, 0);
-    return impulseResponse(this.#stage.params, length);
+    return allocating("R", () => impulseResponse(this.#stage.params, length));
   }
 
   /**
@@ -64,10 +66,11 @@ export class Lru extends Recurrent<LruCache> {
    * `stepSync` throws.
    */
   generate(x0: Float32Array, steps: number): Float32Array {
+    checkFloat32("x0", x0);
     checkCount("steps", steps, 0);
     const { dModel } = this;
     const cache = this.allocateInferenceCache(x0.length / dModel);
-    const y = new Float32Array(steps * x0.length);
+    const y = allocating("y", () => new Float32Array(steps * x0.length));
     for (let t = 0, x = x0; t < steps; t++) {
       x = this.stepSync(x, cache);
       for (let row = 0; row < cache.batch; row++)

@@ -60,6 +60,10 @@ test("kernel: the powers of lambda, and BNorm", async () => {
   for (const length of [-1, 1.5, Number.NaN])
     expectLinrecError(await errorOf(() => lru.kernel(length)), "invalid-argument", /length/);
   expectLinrecError(await errorOf(() => lru.impulseResponse(-1)), "invalid-argument", /length/);
+  for (const length of [2 ** 40, 2 ** 45]) {
+    expectLinrecError(await errorOf(() => lru.kernel(length)), "out-of-memory", /for K /);
+    expectLinrecError(await errorOf(() => lru.impulseResponse(length)), "out-of-memory", /for R /);
+  }
   lru.dispose();
 });
 

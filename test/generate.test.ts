@@ -353,4 +353,10 @@ test("a bare layer's generate feeds y back as x", async () => {
     }
   }
   expectLinrecError(await errorOf(() => lru.generate(floats(7, 1), 2)), "invalid-argument", /batch/);
+  expectLinrecError(await errorOf(() => lru.generate(wrong(null), 1)), "wrong-dtype", /x0 .* got null/);
+  expectLinrecError(
+    await errorOf(() => lru.generate(x0, 2 ** 45)),
+    "out-of-memory",
+    /for y .*smaller pieces/,
+  );
 });
