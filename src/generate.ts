@@ -40,6 +40,8 @@ export interface Prompts {
   readonly seqLen: number;
   /** [batch] */
   readonly lengths: Int32Array;
+  /** A copy: the caller may step theirs before the first token is asked for. */
+  readonly state: ModelCache | undefined;
 }
 
 const optionNames = [
@@ -75,12 +77,13 @@ export function generate(
 ): AsyncGenerator<Int32Array, void> {
   const { batch, lengths } = prompts;
   const { temperature = 0, topK = width, topP = 1, seed = 0, maxTokens = 256, vocabulary = width } = options;
-  const { stop = [], state, signal } = options;
+  const { stop = [], signal } = options;
   const empty = lengths.indexOf(0);
   if (empty >= 0) throw invalid(`row ${empty} has no token; a prompt has at least one`);
-  if (!(temperature >= 0 && temperature < Infinity))
-    throw invalid(`temperature must be 0 or more; got ${show(temperature)}`);
-  if (!(topP > 0 && topP <= 1)) throw invalid(`topP must be above 0 and at most 1; got ${show(topP)}`);
+  if (!(typeof temperature === "number" && temperature >= 0 && temperature < Infinity))
+    throw invalid(`temperature must be a number from 0 on; got ${shown(temperature)}`);
+  if (!(typeof topP === "number" && topP > 0 && topP <= 1))
+    throw invalid(`topP must be a number above 0 and at most 1; got ${shown(topP)}`);
   checkCount("topK", topK, 1);
   checkCount("seed", seed, 0);
   checkCount("maxTokens", maxTokens, 0);
@@ -96,7 +99,7 @@ export function generate(
     };
   });
   // They are read later, when their owner may have gone on.
-  return run(model, { ...prompts, ids: prompts.ids.slice() }, { state, signal }, streams, maxTokens);
+  return run(model, { ...prompts, ids: prompts.ids.slice() }, signal, streams, maxTokens);
 }
 
 function stopLists(stop: unknown, batch: number, width: number): readonly (readonly number[])[] {
@@ -108,18 +111,18 @@ function stopLists(stop: unknown, batch: number, width: number): readonly (reado
       `stop must be a list of ids from 0 to ${width - 1}, or such a list for each of ${batch} rows`,
     );
   }
-  return lists as number[][];
+  return (lists as number[][]).map((ids) => [...ids]); // read at each token, as long as it goes on
 }
 
 async function* run(
   model: LanguageModel,
   prompts: Prompts,
-  start: Pick<GenerateOptions, "state" | "signal">,
+  signal: AbortSignal | undefined,
   streams: readonly ((logits: Float32Array) => { id: number; over: boolean })[],
   maxTokens: number,
 ): AsyncGenerator<Int32Array, void> {
   if (maxTokens === 0 || streams.length === 0) return;
-  const { cache, logits: last } = await read(model, prompts, start);
+  const { cache, logits: last } = await read(model, prompts, signal);
   const over = streams.map(() => false);
   const xt = new Int32Array(streams.length);
   const breathe = breathing();
@@ -134,7 +137,7 @@ async function* run(
     yield ids;
     if (n === maxTokens || over.every(Boolean)) return;
     await breathe();
-    throwIfAborted(start.signal);
+    throwIfAborted(signal);
     // A stream that has ended reads its last token again: nobody sees what comes of it.
     logits = await model.step(xt, cache);
   }
@@ -146,13 +149,18 @@ async function* run(
  */
 async function read(
   model: LanguageModel,
-  { ids, batch, seqLen, lengths }: Prompts,
-  { state, signal }: Pick<GenerateOptions, "state" | "signal">,
+  { ids, batch, seqLen, lengths, state }: Prompts,
+  signal: AbortSignal | undefined,
 ): Promise<{ cache: ModelCache; logits: Float32Array }> {
   const rest = lengths.map((length) => length - 1);
   const { state: cache } = await model.forward(ids, { batch, state, lengths: rest, every: NEVER, signal });
   const last = rest.map((before, row) => ids[row * seqLen + before] as number);
   return { cache, logits: await model.step(last, cache) };
+}
+
+/** As it would be written: 1n is no 1. */
+function shown(value: unknown): string {
+  return typeof value === "bigint" ? `${value}n` : show(value);
 }
 
 function invalid(fault: string): LinrecError {

@@ -41,7 +41,9 @@ import type { Feeding, StreamChunk, StreamSource, StreamTransformer } from "./st
 import { Timeline } from "./timeline.js";
 import { checkChoice, checkCount, checkFunction, checkOptions, holding, viewOf } from "./validate.js";
 
-type Start<Cache> = Pick<ForwardOptions<Cache>, "batch" | "state" | "lengths">;
+type Start<Cache> = {
+  readonly [Name in "batch" | "state" | "lengths" | "signal"]?: ForwardOptions<Cache>[Name] | undefined;
+};
 
 /** x as backends take it, and its shape. */
 interface Checked {
@@ -156,20 +158,13 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.checkUsable();
     checkOptions("forward's options", options, forwardOptionNames);
     // Each is read once: a getter may give something else the next time.
-    const {
-      signal,
-      onProgress,
-      every = 1,
-      state,
-      out,
-      backend,
-      integrationTimesteps: times,
-      ...given
-    } = options;
+    const { batch: rows, state, lengths: some, integrationTimesteps: times, reset, every = 1 } = options;
+    const { out, backend, signal, onProgress } = options;
     const ports = portsOf(x, out);
     if (ports) this.#inputs.checkOneProgram("a GPUBuffer");
     if (state !== undefined) this.#inputs.checkStreams("go on from a state");
-    const { values, batch, seqLen, lengths } = this.checkInput(x as Input, { ...given, state }, ports?.x);
+    const start = { batch: rows, state, lengths: some, signal };
+    const { values, batch, seqLen, lengths } = this.checkInput(x as Input, start, ports?.x);
     this.#inputs.checkPooled(lengths);
     const timesteps = times === undefined ? times : checkTimesteps(times, lengths, seqLen);
     this.#inputs.checkEvery(every);
@@ -177,10 +172,9 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const outputs = this.#inputs.outputs(initial, seqLen, every);
     const y = this.#inputs.output([values, timesteps], batch, outputs, out);
     const written = viewOf(y);
-    const resets = readResets(given.reset, lengths, seqLen, initial);
+    const resets = readResets(reset, lengths, seqLen, initial);
     if (!goesOn) this.#inputs.checkWindows(initial, seqLen, resets);
     checkFunction("onProgress", onProgress);
-    checkSignal(signal);
     if (backend !== undefined) checkBackendOption(backend);
     if (ports) checkPortBackend(backend);
     const total = batch * seqLen;
@@ -200,14 +194,14 @@ export abstract class Recurrent<Cache extends AnyCache> {
       signal,
       onProgress: report,
     };
-    const rows = goesOn && !poolOf(this.program) ? new Timeline(job).outputs(0, seqLen) : undefined;
+    const told = goesOn && !poolOf(this.program) ? new Timeline(job).outputs(0, seqLen) : undefined;
     if (seqLen > 1) await undefined; // it may be done at once: what stops it may come in the same turn
     this.checkUsable();
     throwIfAborted(signal);
     const work = total > 0 && this.#host.forward(this.#prepared, job, backend);
     if (work) await work;
-    const whole = rows === undefined || rows * this.outputWidth === y.length;
-    const result = whole ? y : y.slice(0, rows * this.outputWidth);
+    const whole = told === undefined || told * this.outputWidth === y.length;
+    const result = whole ? y : y.slice(0, told * this.outputWidth);
     return { y: (ports?.y ?? result) as never, state: this.wrap(initial) };
   }
 
@@ -476,9 +470,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
       );
   }
 
-  /** Checks x, its shape, and what it starts from. */
+  /** Checks x, its shape, what it starts from, and what stops it. */
   protected checkInput(x: Input, options: Start<Cache>, port?: GpuBuffer): Checked {
-    const { batch: rows, state, lengths: given } = options;
+    const { batch: rows, state, lengths: given, signal } = options;
+    checkSignal(signal);
     if (state !== undefined) checkCache<Cache>("state", state, this);
     const batch = rows === undefined ? (state?.batch ?? 1) : rows;
     checkCount("batch", batch, 0);

@@ -11,6 +11,7 @@ import {
 import { uniforms } from "../src/init.js";
 import type { DenseStage } from "../src/program.js";
 import { draw } from "../src/sample.js";
+import { show } from "../src/validate.js";
 import { expectSameBits } from "./support/bits.js";
 import { builds, createEngines, needBackend } from "./support/engines.js";
 import { loadGolden } from "./support/golden.js";
@@ -163,6 +164,19 @@ describe("generate", () => {
     expectSameBits(model.serializeState(state), before, "state");
   });
 
+  test("reads its state and its options at the call", async () => {
+    const prompt = idsOf(30, 13);
+    const { state } = await model.forward(prompt);
+    const options: GenerateOptions = { maxTokens: 10, temperature: 3 };
+    const expected = await collect(model.generate(prompt, { ...options, state: state.clone() }));
+    const ends = column(expected, 0) as number[];
+    const stop: number[] = [];
+    const tokens = model.generate(prompt, { ...options, state, stop });
+    model.stepSync(idsOf(1, 14), state);
+    stop.push(...ends);
+    expect(await collect(tokens)).toEqual(expected);
+  });
+
   test("keeps to ids below `vocabulary`, and to maxTokens", async () => {
     const tokens = await collect(
       model.generate(idsOf(4, 8), { temperature: 50, vocabulary: 3, maxTokens: 60 }),
@@ -225,6 +239,32 @@ describe("generate", () => {
       /40 logits/,
       () => model.generate(idsOf(3, 1), { vocabulary: 41 }),
     ],
+    ...(["0.5", 1n, null, [], true] as const).flatMap((value): typeof refused => [
+      [
+        `the temperature ${show(value)}, of type ${typeof value}`,
+        "invalid-argument",
+        /temperature must be a number.*; got ("0.5"|1n|null|Array|true)\./,
+        () => model.generate(idsOf(3, 1), { temperature: wrong(value) }),
+      ],
+      [
+        `the topP ${show(value)}, of type ${typeof value}`,
+        "invalid-argument",
+        /topP must be a number.*; got ("0.5"|1n|null|Array|true)\./,
+        () => model.generate(idsOf(3, 1), { topP: wrong(value) }),
+      ],
+    ]),
+    [
+      "a signal that is none",
+      "invalid-argument",
+      /signal must be an AbortSignal; got number/,
+      () => model.generate(idsOf(3, 1), { signal: wrong(5) }),
+    ],
+    [
+      "a state of two rows",
+      "shape-mismatch",
+      /state has 2 rows/,
+      () => model.generate(idsOf(3, 1), { batch: 1, state: model.allocateInferenceCache(2) }),
+    ],
     [
       "a stop that is no id",
       "invalid-argument",
@@ -246,6 +286,13 @@ describe("generate", () => {
   ];
   test.each(refused)("refuses %s", async (_, code, says, call) => {
     expectLinrecError(await errorOf(call), code, says);
+  });
+
+  test("refuses a state that a step is advancing, at the call", async () => {
+    const state = model.allocateInferenceCache();
+    const steps = model.stepMany(idsOf(100, 1), state);
+    expectLinrecError(await errorOf(() => model.generate(idsOf(3, 1), { state })), "cache-busy", /Await it/);
+    await steps;
   });
 
   test("is not for models without ids or logits", async () => {

@@ -49,8 +49,8 @@ export class Model extends Recurrent<ModelCache> {
    *
    *     for await (const [id] of model.generate(prompt, { temperature: 0.8, seed: 1, stop: [0] })) write(id);
    *
-   * Throws `unsupported` for a model that does not read ids and give a logit for each, what `forward` rejects with before
-   * any work, and `invalid-argument` for options; a result rejects with what `step` rejects with, and with `non-finite`
+   * Prompt, state and options are read at the call, which throws `unsupported` for a model that does not read ids and give a
+   * logit for each, what `forward` rejects with before any work, and `invalid-argument` for options; a result rejects with what `step` rejects with, and with `non-finite`
    * where the logits name no token.
    */
   generate(prompt: Int32Array, options: GenerateOptions = {}): AsyncGenerator<Int32Array, void> {
@@ -63,7 +63,9 @@ export class Model extends Recurrent<ModelCache> {
       );
     }
     checkGenerateOptions(options);
-    return generate(this, width, { ...this.checkInput(prompt, options), ids: prompt }, options);
+    const checked = this.checkInput(prompt, options);
+    const state = options.state && this.wrap(this.startOf(options.state, checked.batch));
+    return generate(this, width, { ...checked, ids: prompt, state }, options);
   }
 
   /** Eigenvalues of each LRU layer, first to last, and how long each state remembers. */
