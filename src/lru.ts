@@ -71,7 +71,7 @@ export class Lru extends Recurrent<LruCache> {
     const { dModel } = this;
     const cache = this.allocateInferenceCache(x0.length / dModel);
     const y = allocating("y", () => new Float32Array(steps * x0.length));
-    for (let t = 0, x = x0; t < steps; t++) {
+    for (let t = 0, x = x0; t < steps && y.length > 0; t++) {
       x = this.stepSync(x, cache);
       for (let row = 0; row < cache.batch; row++)
         y.set(x.subarray(row * dModel, (row + 1) * dModel), (row * steps + t) * dModel);
