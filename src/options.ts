@@ -2,7 +2,9 @@
 import type { Simd, WasmSource } from "./cpu/kernels.js";
 import { LinrecError } from "./errors.js";
 import { type BackendOption, checkBackendOption } from "./forwardOptions.js";
-import { checkChoice, checkCount, checkFunction, checkOptions } from "./validate.js";
+import { isBytes } from "./io/bytes.js";
+import { typeName } from "./io/tensor.js";
+import { checkChoice, checkCount, checkFunction, checkObject, checkOptions, show } from "./validate.js";
 
 /** Told whenever work goes elsewhere than was wanted. */
 export type FallbackListener = (event: {
@@ -22,7 +24,7 @@ export interface EngineOptions {
   threads?: "auto" | number | undefined;
   /** A `GPU` object, where it is not at navigator.gpu: Node users may pass `create([])` of the package `webgpu`. */
   gpu?: unknown;
-  /** "auto" (the default): relaxed where the runtime has it. "baseline": the same bits on every machine. */
+  /** "auto" (the default): relaxed where the runtime has it. "baseline": the same bits on every machine. Of linrec's own kernels: not with `wasm`. */
   simd?: Simd | "auto" | undefined;
   /** Where the worker script is served, for a Content-Security-Policy that forbids blob: workers. It is `linrec/worker`. */
   workerUrl?: string | URL | undefined;
@@ -37,12 +39,14 @@ export interface EngineOptions {
 /** More than any machine has cores to spare; each costs memory. */
 const MOST_THREADS = 256;
 
-const names = ["backend", "threads", "gpu", "simd", "workerUrl", "wasm", "nonFinite", "onFallback"];
+const names = ["backend", "threads", "gpu", "simd", "workerUrl", "wasm", "nonFinite", "onFallback"] as const;
 
-/** Throws `invalid-argument`. */
-export function checkEngineOptions(options: EngineOptions): void {
-  checkOptions("createEngine's options", options, names);
+/** A copy, as the engine looks at its options later, too: what has been checked must stay true. Throws `invalid-argument`. */
+export function checkEngineOptions(given: EngineOptions): EngineOptions {
+  checkOptions("createEngine's options", given, names);
+  const options = Object.fromEntries(names.map((name) => [name, given[name]])) as EngineOptions;
   const { backend = "auto", threads = "auto", simd = "auto", nonFinite = "propagate" } = options;
+  const { gpu, workerUrl, wasm } = options;
   checkBackendOption(backend);
   if (threads !== "auto") checkCount('threads (if it is not "auto")', threads, 0);
   if (Number(threads) > MOST_THREADS) {
@@ -54,4 +58,25 @@ export function checkEngineOptions(options: EngineOptions): void {
   checkChoice("simd", simd, ["auto", "relaxed", "baseline"]);
   checkChoice("nonFinite", nonFinite, ["propagate", "reject"]);
   checkFunction("onFallback", options.onFallback);
+  if (gpu !== undefined && gpu !== null) checkObject("gpu", gpu);
+  if (workerUrl !== undefined) checkType("workerUrl", workerUrl, /^string$|URL$/, "a URL"); // or a TrustedScriptURL
+  if (wasm !== undefined && !isBytes(wasm))
+    checkType(
+      "wasm",
+      wasm,
+      /^(WebAssembly\.Module|URL|Response)$/,
+      "a WebAssembly.Module, its bytes, a URL object or a Response",
+    );
+  if (wasm !== undefined && simd !== "auto") {
+    throw new LinrecError(
+      "invalid-argument",
+      `simd "${simd}" chooses among linrec's own kernels, and wasm has others. Leave one of the two out.`,
+    );
+  }
+  return options;
+}
+
+function checkType(name: string, value: unknown, types: RegExp, what: string): void {
+  if (!types.test(typeName(value)))
+    throw new LinrecError("invalid-argument", `${name} must be ${what}; got ${show(value)}.`);
 }

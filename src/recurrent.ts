@@ -159,7 +159,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     checkOptions("forward's options", options, forwardOptionNames);
     // Each is read once: a getter may give something else the next time.
     const { batch: rows, state, lengths: some, integrationTimesteps: times, reset, every = 1 } = options;
-    const { out, backend, signal, onProgress } = options;
+    const { out, backend, signal, onProgress, transfer = false } = options;
     const ports = portsOf(x, out);
     if (ports) this.#inputs.checkOneProgram("a GPUBuffer");
     if (state !== undefined) this.#inputs.checkStreams("go on from a state");
@@ -175,6 +175,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const resets = readResets(reset, lengths, seqLen, initial);
     if (!goesOn) this.#inputs.checkWindows(initial, seqLen, resets);
     checkFunction("onProgress", onProgress);
+    checkChoice("transfer", transfer, [true, false]);
     if (backend !== undefined) checkBackendOption(backend);
     if (ports) checkPortBackend(backend);
     const total = batch * seqLen;

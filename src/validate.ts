@@ -67,15 +67,15 @@ export function checkCount(name: string, value: unknown, least: number): asserts
   }
 }
 
-export function checkObject(what: string, value: unknown): asserts value is object {
-  if (typeof value !== "object" || value === null) {
+export function checkObject(what: string, value: unknown, mayBeList = true): asserts value is object {
+  if (typeof value !== "object" || value === null || (!mayBeList && Array.isArray(value))) {
     throw new LinrecError("invalid-argument", `${what} must be an object; got ${show(value)}.`);
   }
 }
 
 /** An options object with none but known keys: a misspelt option would be ignored in silence. */
 export function checkOptions(what: string, options: unknown, known: readonly string[]): void {
-  checkObject(what, options);
+  checkObject(what, options, false);
   for (const key of Object.keys(options)) {
     if (!known.includes(key)) {
       throw new LinrecError(

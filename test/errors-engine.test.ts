@@ -46,7 +46,14 @@ describe("createEngine", () => {
     ["a GPU without adapters, by name", "backend-unavailable", /webgpu: .*no adapter.*driver/, { backend: "webgpu", gpu: noGpu, threads: 0 }],
     ["a GPU that throws, by name", "backend-unavailable", /webgpu: .*out of order/, { backend: ["webgpu"], threads: 0, gpu: { requestAdapter: () => Promise.reject(new Error("out of order")) } }],
     ["kernels that are none, by name", "backend-unavailable", /wasm: .*could not be compiled.*wasm-unsafe-eval/, { backend: "wasm", wasm: new Uint8Array([1, 2, 3]) }],
-    ["a module that is something else's, by name", "backend-unavailable", /wasm: .*could not be compiled.*"f"/, { backend: "wasm", wasm: importsF }],
+    ["a module that is something else's, by name", "backend-unavailable", /wasm: .*not linrec's kernels.*such as add.*linrec\/kernels\.wasm/, { backend: "wasm", wasm: importsF }],
+    ["a module of nothing, by name", "backend-unavailable", /wasm: .*not linrec's kernels/, { backend: "wasm", wasm: importsF.subarray(0, 8) }],
+    ["kernels that the server does not have, by name", "backend-unavailable", /wasm: .*HTTP 404/, { backend: "wasm", wasm: new Response("not found", { status: 404 }) }],
+    ...[1, true, null, "kernels.wasm", {}, []].map((wasm) => ["kernels of no kind", "invalid-argument", /wasm must be a WebAssembly\.Module.*Response; got/, { wasm }] as [string, Misuse<void>[1], RegExp, unknown]),
+    ...["relaxed", "baseline"].map((simd) => [`${simd} SIMD of given kernels`, "invalid-argument", /simd "\w+" chooses among linrec's own.*Leave one/, { simd, wasm: importsF }] as [string, Misuse<void>[1], RegExp, unknown]),
+    ...[1, true, null, {}, []].map((workerUrl) => ["a worker that is no URL", "invalid-argument", /workerUrl must be a URL; got/, { workerUrl }] as [string, Misuse<void>[1], RegExp, unknown]),
+    ...[1, true, "x", false].map((gpu) => ["a GPU that is none", "invalid-argument", /gpu must be an object; got/, { gpu }] as [string, Misuse<void>[1], RegExp, unknown]),
+    ["a list", "invalid-argument", /createEngine's options must be an object; got Array/, []],
   ];
 
   test.each(options)("%s", async (_, code, says, given) => {

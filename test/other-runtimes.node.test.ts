@@ -1,4 +1,8 @@
 /** What becomes of the engine in runtimes that this one only plays: without WASM, with little memory, with a page's workers. */
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { Worker as NodeWorker } from "node:worker_threads";
 import { afterEach, expect, test, vi } from "vitest";
 import { createMemory } from "../src/cpu/instantiate.js";
@@ -55,6 +59,18 @@ test('simd "auto" takes relaxed SIMD where it runs', async () => {
   expect(engine.backends.wasm).toMatchObject({ available: true, simd: "relaxed" });
   expect(given).toEqual([kernelBytes("relaxed", true)]);
   await engine.dispose();
+});
+
+test("kernels that are given come from a file's address, too; one without a file says so", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "linrec-"));
+  const url = pathToFileURL(join(folder, "kernels.wasm"));
+  await writeFile(url, kernelBytes("baseline", false));
+  const engine = await createEngine({ backend: "wasm", threads: 0, wasm: url });
+  expectSameBits((await (await engine.lru(params)).forward(x)).y, await expectedY(), "y");
+  await engine.dispose();
+  await rm(folder, { recursive: true });
+  const error = await errorOf(() => createEngine({ backend: "wasm", wasm: url }));
+  expectLinrecError(error, "backend-unavailable", /kernels\.wasm could not be loaded.*ENOENT/);
 });
 
 test("a memory that may not grow as far as it might is taken as large as it may be", () => {

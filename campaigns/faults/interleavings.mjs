@@ -153,7 +153,8 @@ async function run(linrec, library, world, seed, { params, inputs, expected }, f
   const wrong = (text) => fail(`seed ${seed}: ${text}`);
   world.workers.length = world.ports.length = world.immediates.length = world.timers.length = 0;
   const wasm = pick(next, [undefined, kernelsOf(library), kernelsOf(library)]);
-  const options = { backend: "wasm", threads: 2, simd: "baseline", wasm, workerUrl: "fake:worker" };
+  const build = wasm ? { wasm } : { simd: "baseline" };
+  const options = { backend: "wasm", threads: 2, ...build, workerUrl: "fake:worker" };
   const engine = await linrec.createEngine(options);
   const lru = await engine.lru(params);
   const ended = [];
@@ -311,9 +312,9 @@ export default {
     const params = lruParams(linrec, dModel, dState);
     const inputs = lengths.map((seqLen, i) => floats(batch * seqLen * dModel, i));
     const alone = await undisturbed(linrec, params, inputs, { batch }, "baseline");
-    for (const wasm of [undefined, kernelsOf(library)]) {
+    for (const build of [{ simd: "baseline" }, { wasm: kernelsOf(library) }]) {
       // What the library measures once, and loads when it is first wanted.
-      const engine = await linrec.createEngine({ backend: "wasm", threads: 2, simd: "baseline", wasm });
+      const engine = await linrec.createEngine({ backend: "wasm", threads: 2, ...build });
       await (await engine.lru(params)).forward(inputs[0], { batch });
       await engine.dispose();
     }

@@ -131,7 +131,8 @@ export default {
       reached[0] = 0;
       let told = 0;
       const onFallback = () => told++;
-      const options = { backend: "wasm", simd: "baseline", threads: 2, onFallback };
+      const simd = given.wasm ? "auto" : "baseline"; // kernels that are given are a build of their own
+      const options = { backend: "wasm", simd, threads: 2, onFallback };
       const engine = await linrec.createEngine({ ...options, ...given });
       const lru = await engine.lru(params);
       for (let i = 0; i < forwards; i++) {

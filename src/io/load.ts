@@ -59,10 +59,17 @@ async function loadUrl(url: URL, signal: AbortSignal | undefined): Promise<Uint8
 }
 
 async function download(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
-  const response = await fetch(url, signal ? { signal } : undefined);
+  return bytesOfResponse(await fetch(url, signal ? { signal } : undefined), String(url));
+}
+
+/** Rejects with `load-failed` unless the server has it. */
+export async function bytesOfResponse(
+  response: Response,
+  name = response.url || "The Response",
+): Promise<Uint8Array> {
   if (!response.ok) {
     const status = `${response.status} ${response.statusText}`.trim();
-    throw new LinrecError("load-failed", `${url} could not be loaded: the server answered HTTP ${status}.`);
+    throw new LinrecError("load-failed", `${name} could not be loaded: the server answered HTTP ${status}.`);
   }
   return new Uint8Array(await response.arrayBuffer());
 }
