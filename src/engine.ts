@@ -10,7 +10,7 @@ import { untilAborted } from "./breaker.js";
 import type { Chain } from "./chain.js";
 import { allocating, LinrecError } from "./errors.js";
 import { Failover, isFault } from "./failover.js";
-import { type BackendOption, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
+import { type BackendOption, callBack, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
 import { findHalves, halvesOf, waysOf } from "./hidden.js";
 import type { Host, Prepared, Stepper } from "./host.js";
 import { isBytes } from "./io/bytes.js";
@@ -56,13 +56,16 @@ export interface Problem extends ProblemSize {
  * `simd: "relaxed"` is not to be had, and with `load-failed` if a part of linrec that is needed at once cannot be loaded.
  */
 export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
-  checkEngineOptions(options);
-  const preference = toPreference(options.backend ?? "auto");
+  const own = checkEngineOptions(options);
+  const preference = toPreference(own.backend ?? "auto");
   const wanted = (name: BackendName) => preference === "auto" || preference.includes(name);
-  const tell = (from: string, to: string, reason: string) => options.onFallback?.({ from, to, reason });
-  const machine = await awake(Machine.probe(options, wanted, (reason) => tell("wasm", "wasm", reason)));
+  const { onFallback } = own;
+  const tell: Tell = (from, to, reason) =>
+    onFallback && callBack("onFallback", onFallback, { from, to, reason });
+  const machine = await awake(Machine.probe(own, wanted, (reason) => tell("wasm", "wasm", reason)));
   if (preference !== "auto") checkPreference(preference, machine, tell);
-  return new Engine(machine, preference, options.nonFinite ?? "propagate", tell);
+  else if (!machine.wasm) tell("wasm", "reference", machine.reason("wasm")); // each step, and what no GPU is faster at
+  return new Engine(machine, preference, own.nonFinite ?? "propagate", tell);
 }
 
 /** Rejects a list of which nothing runs here, and tells what of it is passed over. */

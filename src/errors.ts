@@ -16,7 +16,7 @@ export const errorCodes = {
   "malformed-file": "a checkpoint or state file breaks its format",
   "unknown-model":
     "a checkpoint's tensors do not make up the architecture that was asked for, or any that is known",
-  aborted: "the caller's AbortSignal fired, or its onProgress threw",
+  aborted: "the caller's AbortSignal fired, or its onProgress or onFallback threw",
   disposed: "the engine, layer or model was disposed of",
   timeout: "work did not finish within its deadline",
   "worker-failed": "a worker thread threw or died, and so did the retry",

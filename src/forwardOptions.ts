@@ -133,14 +133,12 @@ export const forwardOptionNames = [
 
 export const streamOptionNames = ["state", "tokens", "every", "backend", "signal"];
 
-/** An error of the caller's own ends the forward, and is no backend's fault. */
-export function callBack(onProgress: (progress: Progress) => void, progress: Progress): void {
+/** Calls a function of the caller's: an error of theirs ends the work, and is no backend's fault. */
+export function callBack<Given>(name: string, callback: (given: Given) => void, given: Given): void {
   try {
-    onProgress(progress);
+    callback(given);
   } catch (cause) {
-    throw new LinrecError("aborted", `The forward was stopped: onProgress threw ${messageOf(cause)}.`, {
-      cause,
-    });
+    throw new LinrecError("aborted", `The work was stopped: ${name} threw ${messageOf(cause)}.`, { cause });
   }
 }
 

@@ -179,7 +179,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     if (backend !== undefined) checkBackendOption(backend);
     if (ports) checkPortBackend(backend);
     const total = batch * seqLen;
-    const report = onProgress && ((done: number) => callBack(onProgress, { done, total }));
+    const report = onProgress && ((done: number) => callBack("onProgress", onProgress, { done, total }));
     const job = {
       batch,
       seqLen,

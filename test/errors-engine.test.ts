@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   createEngine,
   type Engine,
+  type EngineOptions,
   initLru,
   isLinrecError,
   LinrecError,
@@ -24,6 +25,9 @@ const importsF = Uint8Array.of(
   ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 4, 1, 0x60, 0, 0],
   ...[2, 9, 1, 3, 0x65, 0x6e, 0x76, 1, 0x66, 0, 0],
 );
+
+/** The address of a worker that does not start. */
+const noWorker = "data:text/javascript,throw%20new%20Error()";
 
 describe("createEngine", () => {
   // biome-ignore format: a table, a line for each call
@@ -82,8 +86,12 @@ describe("createEngine", () => {
     await engine.dispose();
   });
 
-  test('"auto" never rejects for want of a GPU, of WASM or of both', async () => {
-    const engine = await createEngine({ gpu: noGpu, wasm: new Uint8Array([1, 2, 3]), threads: 0 });
+  test('"auto" never rejects for want of a GPU, of WASM or of both, and tells that there are no kernels', async () => {
+    const told: unknown[] = [];
+    const engine = await createEngine({
+      ...{ gpu: noGpu, wasm: new Uint8Array([1, 2, 3]), threads: 0 },
+      onFallback: (event) => told.push(event),
+    });
     expect(engine.backends.wasm).toMatchObject({
       available: false,
       reason: expect.stringMatching(/compiled/),
@@ -92,6 +100,41 @@ describe("createEngine", () => {
     expect(lru.backend).toBe("reference");
     const { y } = await lru.forward(Float32Array.of(1, 2));
     expectSameBits(lru.stepSync(Float32Array.of(1, 2), lru.allocateInferenceCache()), y, "step");
+    expect(told).toEqual([{ from: "wasm", to: "reference", reason: engine.backends.wasm.reason }]);
+    await engine.dispose();
+  });
+
+  test("an onFallback that throws stops what it was told of", async () => {
+    const cause = new Error("mine");
+    const onFallback = () => {
+      throw cause;
+    };
+    const failed = await errorOf(() => createEngine({ backend: ["webgpu", "wasm"], gpu: noGpu, onFallback }));
+    expectLinrecError(failed, "aborted", /onFallback threw mine/);
+    expect((failed as Error).cause).toBe(cause);
+    const engine = await createEngine({ backend: "wasm", threads: 2, workerUrl: noWorker, onFallback });
+    const lru = await engine.lru(initLru({ dModel: 2, dState: 2 }));
+    const error = await errorOf(() => lru.forward(new Float32Array(20_000)));
+    expectLinrecError(error, "aborted", /onFallback threw mine/);
+    expect((error as Error).cause).toBe(cause);
+    await lru.forward(new Float32Array(20_000)); // it has been told
+    await engine.dispose();
+  });
+
+  test("options that are changed later count for nothing", async () => {
+    const told: string[] = [];
+    const options: EngineOptions = {
+      ...{ backend: "wasm", threads: 2, workerUrl: noWorker },
+      onFallback: ({ reason }) => told.push(reason),
+    };
+    const creating = createEngine(options);
+    options.threads = 0;
+    const engine = await creating;
+    options.onFallback = wrong("junk");
+    const lru = await engine.lru(initLru({ dModel: 2, dState: 2 }));
+    expect(engine.backends.wasm.threads).toBe(2);
+    await lru.forward(new Float32Array(20_000));
+    expect(told).toEqual([expect.stringMatching(/Worker threads could not be started/)]);
     await engine.dispose();
   });
 });

@@ -100,10 +100,11 @@ describe.each((asked ?? "chromium").split(","))("%s", (name) => {
     });
 
     test("no WebAssembly: the reference", async () => {
-      const { backend, backends } = await forward(noWasm);
+      const { backend, backends, fallbacks } = await forward(noWasm);
       expect(backend).toBe("reference");
       expect(backends.wasm.available).toBe(false);
       expect(backends.wasm.reason).toMatch(/wasm-unsafe-eval/);
+      expect(fallbacks).toEqual([backends.wasm.reason]);
     });
 
     test("the golden cases", async () => {
