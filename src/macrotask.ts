@@ -1,11 +1,21 @@
+import { now } from "./clock.js";
+
+/** As they are on import: fake timers of a test, which come later, may never run. */
+const { setImmediate, setTimeout } = globalThis as Partial<typeof globalThis>;
+
 /**
  * A turn of the event loop: events, timers and aborts are heard before work goes on. setTimeout would do, but costs a
- * millisecond in Node and four in browsers.
+ * millisecond in Node and four in browsers. An audio worklet has none of them, and no turn to wait for.
  */
 export function macrotask(): Promise<void> {
   return new Promise((resolve) => {
-    if (typeof setImmediate === "function") {
+    if (setImmediate) {
       setImmediate(resolve);
+      return;
+    }
+    if (typeof MessageChannel === "undefined") {
+      if (setTimeout) setTimeout(resolve);
+      else resolve();
       return;
     }
     const { port1, port2 } = new MessageChannel();
@@ -22,11 +32,11 @@ const BREATH_MS = 12;
 
 /** To be asked in the course of long work: gives a {@link macrotask} to wait for where there has been none for a while. */
 export function breathing(): () => Promise<void> | undefined {
-  let last = performance.now();
+  let last = now();
   return () => {
-    const now = performance.now();
-    if (now - last < BREATH_MS) return undefined;
-    last = now;
+    const time = now();
+    if (time - last < BREATH_MS) return undefined;
+    last = time;
     return macrotask();
   };
 }

@@ -64,6 +64,15 @@ test("a worker that looks at its desk begins with a job at once, and looks for n
   clock.mockRestore();
 });
 
+test("a clock that stands still ends the look, too", () => {
+  const caller = new Desk();
+  caller.put(job);
+  const clock = vi.spyOn(performance, "now").mockReturnValue(1234);
+  expect(caller.isDone()).toBe(false);
+  expect(clock.mock.calls.length).toBeLessThan(10_000);
+  clock.mockRestore();
+});
+
 test("of a short forward the calling thread does the share of a worker; of a long one it does none", async () => {
   const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 2 });
   const lru = await engine.lru(hardParams(64, 256, 2));

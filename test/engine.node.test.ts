@@ -81,6 +81,29 @@ describe("starting", () => {
   });
 });
 
+test("an audio worklet has no clock, no timers and no messages, and computes", () => {
+  const source = `
+    import vm from "node:vm";
+    import { readFileSync } from "node:fs";
+    const context = vm.createContext({});
+    const file = new URL("linrec.min.js", ${JSON.stringify(dist.href)});
+    const module = new vm.SourceTextModule(readFileSync(file, "utf8"), { context });
+    await module.link((name) => { throw new Error("it imports " + name); });
+    await module.evaluate();
+    const { createEngine, initLru } = module.namespace;
+    for (const backend of ["wasm", "reference"]) {
+      const engine = await createEngine({ backend, threads: 0 });
+      const lru = await engine.lru(initLru({ dModel: 8, dState: 8 }));
+      const { y } = await lru.forward(new (vm.runInContext("Float32Array", context))(8 * 100_000).fill(1));
+      const [next] = lru.stepSync(y.slice(0, 8), lru.allocateInferenceCache());
+      console.log(lru.backend, y.every(Number.isFinite), Number.isFinite(next), lru.explain("forward").backend);
+    }`;
+  // The process has a timer: without one it would not wait for what only promises go on with.
+  expect(run(`setTimeout(() => {}, 1e4).ref(); ${source} process.exit();`)).toBe(
+    "wasm true true wasm\nreference true true reference",
+  );
+});
+
 describe("memory", () => {
   test("what engine.allocate lent is not lent again while a part of it is in use", () => {
     const source = `

@@ -4,6 +4,18 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 beforeEach(() => vi.resetModules()); // a process measures once
 afterEach(() => vi.restoreAllMocks());
 
+test("a clock that stands still ends the measurement, which then says what is typical", async () => {
+  const { openWasm } = await import("../src/cpu/backend.js");
+  const rest = { workerUrl: undefined, wasm: undefined, onTrouble() {} };
+  const backend = await openWasm({ simd: "baseline", threads: 0, sharedMemory: false, ...rest });
+  vi.spyOn(performance, "now").mockReturnValue(1234);
+  const rate = backend.measure();
+  vi.restoreAllMocks();
+  backend.dispose();
+  expect(rate).toBeGreaterThan(1e6); // 1 GFLOP/s
+  expect(rate).toBeLessThan(1e8);
+});
+
 /** How often the clock was read, by a measurement that finds these times. */
 async function readings(times: number[]): Promise<number> {
   const { openWasm } = await import("../src/cpu/backend.js");

@@ -10,7 +10,6 @@ import { kernelBytes } from "../src/cpu/kernels.js";
 import { threadCount } from "../src/environment.js";
 import { messageOf } from "../src/errors.js";
 import { createEngine } from "../src/index.js";
-import { macrotask } from "../src/macrotask.js";
 import { parts } from "../src/parts.js";
 import { expectSameBits } from "./support/bits.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
@@ -136,6 +135,7 @@ test("a part for GPUs that does not load leaves the others, and says so", async 
 
 test("events are heard between turns also where there is no setImmediate, and no port stays open", async () => {
   vi.stubGlobal("setImmediate", undefined);
+  const macrotask = await macrotaskOf();
   const before = process.getActiveResourcesInfo().filter((name) => name === "MessagePort").length;
   let heard = false;
   setTimeout(() => {
@@ -146,6 +146,34 @@ test("events are heard between turns also where there is no setImmediate, and no
   await vi.waitFor(() =>
     expect(process.getActiveResourcesInfo().filter((name) => name === "MessagePort").length).toBe(before),
   );
+});
+
+/** As it is where it is imported now. */
+async function macrotaskOf() {
+  vi.resetModules();
+  return (await import("../src/macrotask.js")).macrotask;
+}
+
+test.each([["timers"], ["not even timers"]])(
+  "with neither setImmediate nor messages, but %s",
+  async (what) => {
+    const { setTimeout } = globalThis;
+    for (const name of ["setImmediate", "MessageChannel"]) vi.stubGlobal(name, undefined);
+    if (what !== "timers") vi.stubGlobal("setTimeout", undefined);
+    const macrotask = await macrotaskOf();
+    let heard = false;
+    setTimeout(() => {
+      heard = true;
+    });
+    for (let turn = 0; turn < 1000 && !heard; turn++) await macrotask();
+    expect(heard).toBe(what === "timers");
+  },
+);
+
+test("fake timers that come after the library do not hold its forwards up", { timeout: 10_000 }, async () => {
+  const macrotask = await macrotaskOf();
+  vi.stubGlobal("setImmediate", () => 0);
+  await macrotask();
 });
 
 test("whatever is thrown has a text", () => {

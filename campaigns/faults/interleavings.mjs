@@ -5,6 +5,10 @@ import { runInProcess } from "../inProcess.mjs";
 import { between, floats, isTyped, lruParams, pick, random, sameBits, undisturbed } from "../support.mjs";
 
 const real = { setTimeout, clearTimeout, setImmediate, performance };
+/** The library takes setImmediate as it finds it on import: these are of the world, once there is one. */
+let immediates;
+globalThis.setImmediate = (act, ...given) =>
+  immediates ? immediates.push(() => act(...given)) : real.setImmediate(act, ...given);
 const turnOfEvents = () => new Promise((resolve) => real.setImmediate(resolve));
 
 /** What may happen next. Timers only run when nothing else does: the time is the order. */
@@ -22,7 +26,7 @@ class World {
     // A clock by which messages take no time: the scheduler is to take workers for whatever pays with real ones.
     let now = performance.now();
     Object.defineProperty(globalThis, "performance", { value: { now: () => (now += 1e-3) }, writable: true });
-    globalThis.setImmediate = (act) => this.immediates.push(act);
+    immediates = this.immediates;
     globalThis.setTimeout = (act, ms) => {
       const timer = { act, ms, ref() {}, unref() {} };
       this.timers.push(timer);

@@ -5,6 +5,7 @@
 import * as Comlink from "comlink";
 import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
 import { Breaker } from "../breaker.js";
+import { now } from "../clock.js";
 import { LinrecError, messageOf } from "../errors.js";
 import { importLater } from "../importLater.js";
 import { Desk } from "./desk.js";
@@ -144,14 +145,14 @@ const HOPS = 5;
  * clock ticks too seldom to tell them apart, the mean.
  */
 async function measureHop(workers: readonly PooledWorker[]): Promise<number> {
-  const start = performance.now();
+  const start = now();
   let best = Number.POSITIVE_INFINITY;
   let before = start;
   for (let i = 0; i < HOPS; i++) {
     await Promise.all(workers.map((worker) => worker.call((api) => api.unload(-1), DEADLINE_MS)));
-    const now = performance.now();
-    best = Math.min(best, now - before);
-    before = now;
+    const time = now();
+    best = Math.min(best, time - before);
+    before = time;
   }
   return 2 * (best || (before - start) / HOPS) || TYPICAL_HOP_MS;
 }

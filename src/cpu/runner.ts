@@ -1,5 +1,6 @@
 /** A program on the CPU: its weights in the kernels' memory, and the ways to run it: in one thread, on workers, by steps. */
 import type { ForwardJob, PlainJob, Runner } from "../backend.js";
+import { now } from "../clock.js";
 import { messageOf } from "../errors.js";
 import { breathing } from "../macrotask.js";
 import { parts } from "../parts.js";
@@ -94,9 +95,9 @@ export class WasmRunner implements Runner {
     if (job.timesteps)
       for (let row = 0; row < job.batch; row++) if (job.lengths[row]) job.state.settleRow(row);
     return this.#backend.queue.run(async () => {
-      const start = performance.now();
+      const start = now();
       await this.#forward(job);
-      this.#observe(job, performance.now() - start);
+      this.#observe(job, now() - start);
     });
   }
 
