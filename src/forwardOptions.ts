@@ -161,6 +161,8 @@ export function checkLengths(
       `lengths has ${lengths.length} values; batch is ${batch}. Give one length for each row.`,
     );
   }
+  // Each is read once: what is checked is what is run.
+  const checked = allocating("lengths", () => new Int32Array(batch));
   for (let row = 0; row < batch; row++) {
     const length = lengths[row] as number;
     if (!Number.isInteger(length) || length < 0 || length > seqLen) {
@@ -169,8 +171,9 @@ export function checkLengths(
         `lengths[${row}] is ${show(length)}; it must be an integer from 0 to seqLen, ${seqLen}.`,
       );
     }
+    checked[row] = length;
   }
-  return Int32Array.from(lengths);
+  return checked;
 }
 
 /** [batch, seqLen] float32, finite and at least 0 for every token that is read -> as backends take them */

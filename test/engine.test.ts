@@ -328,6 +328,47 @@ test("kernels that are given are used in shared memory or in private, as they we
   }
 });
 
+test.each([
+  [0, "shared"],
+  [2, "shared"],
+  [2, "private"],
+] as const)(
+  "of ragged rows progress ends at the total, too: %i threads, %s memory",
+  async (threads, memory) => {
+    const engine = await (memory === "shared"
+      ? createEngine({ backend: "wasm", simd: "baseline", threads })
+      : createPrivateEngine("baseline", { threads }));
+    const lru = await engine.lru(params);
+    for (const lengths of [
+      [5000, 100],
+      [0, 5000],
+      [0, 0],
+    ]) {
+      const seen: number[] = [];
+      const onProgress = ({ done }: Progress) => seen.push(done);
+      await lru.forward(new Float32Array(2 * 5000 * dModel), { batch: 2, lengths, onProgress });
+      expect(seen.at(-1), String(lengths)).toBe(10_000);
+      expect(seen).toEqual([...seen].sort((a, b) => a - b));
+    }
+    await engine.dispose();
+  },
+);
+
+test("lengths are what is checked of them, whatever an iterator says", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const lru = await engine.lru(params);
+  const lengths = Object.assign([50, 20], {
+    *[Symbol.iterator]() {
+      yield -7;
+    },
+  });
+  const expected = await lru.forward(x, { batch: 2, lengths: [50, 20] });
+  const { y, state } = await lru.forward(x, { batch: 2, lengths });
+  expectSameBits(y, expected.y, "y");
+  expect([...state.tokens]).toEqual([50, 20]);
+  await engine.dispose();
+});
+
 test("kernels that are given come from bytes, a module, an answer or an address", async () => {
   const bytes = kernelBytes("baseline", false);
   const url = new URL(`data:application/wasm;base64,${btoa(String.fromCharCode(...bytes))}`);

@@ -66,7 +66,8 @@ class Transfer {
   readonly #temporary: number;
   /** [rows, stages]: how many of the row's spans have committed a carry stage; undefined for stages that carry nothing. */
   readonly #turns: readonly (readonly (Turn | undefined)[])[];
-  #done = 0;
+  /** What is past a row's length is done with. */
+  #done: number;
   /** One of the spans has failed: the others leave everything as it is. */
   #over = false;
 
@@ -76,11 +77,14 @@ class Transfer {
     this.#timeline = timeline;
     this.#states = states;
     this.#temporary = temporary;
+    this.#done = job.lengths.reduce((done, length) => done + job.seqLen - length, 0);
     const turn = ({ kind }: PackedStage) => (kind === "lru" || kind === "poolAll" ? new Turn() : undefined);
     this.#turns = Array.from({ length: job.batch }, () => host.program.stages.map(turn));
   }
 
   async run(): Promise<void> {
+    const { batch, seqLen, onProgress } = this.#job;
+    if (this.#done === batch * seqLen) onProgress?.(this.#done); // no row has a token, and there will be no span to say so
     const tasks = this.#tasks();
     const lanes: Promise<void>[] = [];
     for (let lane = 0; lane < LANES; lane++) {
