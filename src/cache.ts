@@ -56,7 +56,8 @@ export abstract class InferenceCache {
         `reset() takes a list of rows, or nothing; got ${show(rows)}.`,
       );
     }
-    for (const row of rows ?? []) {
+    const list = [...(rows ?? Array(this.batch).keys())]; // an iterator gives its values once
+    for (const row of list) {
       checkCount("a row to reset", row, 0);
       if (row >= this.batch) {
         throw new LinrecError(
@@ -65,7 +66,12 @@ export abstract class InferenceCache {
         );
       }
     }
-    for (const row of rows ?? Array(this.batch).keys()) this.state.resetRow(row);
+    for (const row of list) this.state.resetRow(row);
+  }
+
+  /** @internal Whether it is one itself, and no proxy or copy. */
+  static is(cache: unknown): cache is InferenceCache {
+    return #locked in Object(cache);
   }
 
   /** @internal Throws if an asynchronous step is advancing the cache. */

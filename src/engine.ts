@@ -16,7 +16,7 @@ import type { Host, Prepared, Stepper } from "./host.js";
 import { isBytes } from "./io/bytes.js";
 import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
-import { typeName } from "./io/tensor.js";
+import { arrayClass, typeName } from "./io/tensor.js";
 import { Lru } from "./lru.js";
 import { type BackendStatus, Machine } from "./machine.js";
 import { breathing } from "./macrotask.js";
@@ -235,11 +235,16 @@ export class Engine {
   allocate(length: number): Float32Array {
     this.#checkUsable();
     checkCount("length", length, 0);
-    return this.#machine.wasm?.allocate(length) ?? new Float32Array(length);
+    const { wasm } = this.#machine;
+    return allocating(`${length} numbers`, () => wasm?.allocate(length) ?? new Float32Array(length));
   }
 
   /** Gives an array of {@link allocate} back. Neither it nor a view of it may be used again. Any other array is left alone. */
   free(array: Float32Array): void {
+    if (arrayClass(array) !== "Float32Array") {
+      const came = typeName(array);
+      throw new LinrecError("wrong-dtype", `free takes a Float32Array that allocate gave; got ${came}.`);
+    }
     this.#machine.wasm?.free(array);
   }
 

@@ -3,6 +3,7 @@ import type { Resident } from "./backend.js";
 import type { AnyCache } from "./cache.js";
 import { LinrecError } from "./errors.js";
 import type { GpuBuffer } from "./gpuBuffer.js";
+import { gpuCaches } from "./ownCache.js";
 import type { State } from "./state.js";
 import { checkRows, type Steps } from "./steps.js";
 import { holding } from "./validate.js";
@@ -41,6 +42,7 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
     this.#fresh = new Uint8Array(batch).fill(1);
     this.#resident = resident;
     this.#own = own;
+    gpuCaches.add(this);
   }
 
   /** [batch] tokens that each stream has been given since its origin (zeros, `write` or a reset), a copy. */

@@ -16,7 +16,7 @@ import { runSelfTest } from "../src/selfTest.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";
-import { expectLinrecError } from "./support/misuse.js";
+import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 
 const [dModel, dState] = [5, 7];
@@ -289,6 +289,11 @@ test("an engine without WASM lends arrays and tests itself, too", async () => {
   const engine = await createEngine({ backend: "reference" });
   const array = engine.allocate(12);
   expect(array).toEqual(new Float32Array(12));
+  expectLinrecError(
+    await errorOf(() => engine.allocate(2 ** 40)),
+    "out-of-memory",
+    /Memory for 1099511627776 numbers/,
+  );
   engine.free(array);
   const { passed, results } = await engine.selfTest();
   expect([passed, ...new Set(results.map(({ backend }) => backend))]).toEqual([true, "reference"]);

@@ -10,6 +10,8 @@ import {
   type Lru,
   type LruCache,
   type LruParams,
+  toFloat32,
+  toLruParams,
   writeSafetensors,
 } from "../src/index.js";
 import { expectSameBits } from "./support/bits.js";
@@ -172,6 +174,14 @@ describe("an engine", () => {
     ["model, another architecture", "unknown-model", /./, () => engine.model(checkpoint, { architecture: "minimal-lru/sequence-layer" })],
     ["allocate(-1)", "invalid-argument", /length must be an integer of at least 0; got -1/, () => engine.allocate(-1)],
     ["allocate without a length", "invalid-argument", /length.*got undefined/, () => engine.allocate(wrong(undefined))],
+    ["allocate more than there is", "out-of-memory", /[Mm]emory/, () => engine.allocate(2 ** 40)],
+    ["free nothing", "wrong-dtype", /free takes.*allocate gave; got undefined/, () => engine.free(wrong(undefined))],
+    ["free null", "wrong-dtype", /free takes.*got null/, () => engine.free(wrong(null))],
+    ["toLruParams of null", "invalid-argument", /tensors must be a Map.*got null/, () => toLruParams(wrong(null))],
+    ["toLruParams of an object", "invalid-argument", /tensors must be a Map.*got Object/, () => toLruParams(wrong({}))],
+    ["toFloat32 of null", "wrong-dtype", /takes a tensor.*BF16; got null/, () => toFloat32(wrong(null))],
+    ["toFloat32 of an object", "wrong-dtype", /takes a tensor.*got Object/, () => toFloat32(wrong({}))],
+    ["toFloat32 without data", "wrong-dtype", /takes a tensor.*got Object/, () => toFloat32(wrong({ dtype: "F16", shape: [1] }))],
     ["explain an unknown verb", "invalid-argument", /verb must be one of "forward", "step"; got "train"/, () => engine.explain(wrong("train"), { dModel: 1, dState: 1 })],
     ["explain nothing", "invalid-argument", /problem must be an object; got undefined/, () => engine.explain("forward", wrong(undefined))],
     ["explain without dModel", "invalid-argument", /dModel must be an integer of at least 1; got undefined/, () => engine.explain("step", wrong({ dState: 1 }))],
@@ -211,6 +221,12 @@ describe("an engine", () => {
     const before = lru.serializeState(state);
     expectLinrecError(await errorOf(() => call(state)), code, says);
     expectSameBits(lru.serializeState(state), before, "the state");
+  });
+
+  test("a cache: reset of rows that an iterator gives once", async () => {
+    const { state } = await lru.forward(floats(3 * 40 * 3, 1), { batch: 3 });
+    state.reset(wrong([2, 0].values()));
+    expect([...state.tokens]).toEqual([0, 40, 0]);
   });
 
   test("a model's cache takes two lists as it takes what get() gives", async () => {

@@ -122,24 +122,26 @@ export function checkAttached(what: string, buffer: ArrayBufferLike): void {
 
 /**
  * A tensor's values as a Float32Array of their own: F16 and BF16 widen exactly, F64 is rounded to nearest.
- * Throws `wrong-dtype` for integers and BOOL.
+ * Throws `wrong-dtype` for integers and BOOL, and for what is no tensor.
  */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
-  switch (tensor.dtype) {
+  const { dtype, data } = Object(tensor) as Tensor;
+  const isTensor = data && arrayClass(data) === dtypes.get(dtype)?.array;
+  switch (isTensor && dtype) {
     case "F32":
     case "F64":
-      return new Float32Array(tensor.data as Float32Array | Float64Array);
+      return new Float32Array(data as Float32Array | Float64Array);
     case "F16":
-      return Float32Array.from(tensor.data, halfToNumber);
+      return Float32Array.from(data as Uint16Array, halfToNumber);
     case "BF16": {
-      const bits = new Uint32Array(tensor.data.length);
-      for (let i = 0; i < bits.length; i++) bits[i] = (tensor.data[i] as number) << 16;
+      const bits = new Uint32Array(data.length);
+      for (let i = 0; i < bits.length; i++) bits[i] = (data[i] as number) << 16;
       return new Float32Array(bits.buffer);
     }
     default:
       throw new LinrecError(
         "wrong-dtype",
-        `A tensor of dtype ${tensor.dtype} does not hold floating-point values; expected F32, F64, F16 or BF16.`,
+        `toFloat32 takes a tensor { dtype, shape, data } of F32, F64, F16 or BF16; got ${isTensor ? dtype : typeName(tensor)}.`,
       );
   }
 }

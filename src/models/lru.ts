@@ -1,8 +1,8 @@
 /** A bare LRU layer as a program, and its parameters under a checkpoint's names. */
 import { allocating, LinrecError } from "../errors.js";
-import { elementCount, type Tensor } from "../io/tensor.js";
+import { elementCount, type Tensor, typeName } from "../io/tensor.js";
 import type { LruParams, Program } from "../program.js";
-import { checkFinite, checkFloat32, checkObject } from "../validate.js";
+import { checkFinite, checkFloat32, checkObject, show } from "../validate.js";
 import { type Size, TensorReader } from "./tensors.js";
 
 type ParamName = keyof LruParams;
@@ -132,6 +132,12 @@ export const tensorNames: readonly string[] = [...paramShapes.keys()].map(toSnak
  * it is the logarithm of, and `unstable` for |lambda| >= 1.
  */
 export function toLruParams(tensors: ReadonlyMap<string, Tensor>, prefix = ""): LruParams {
+  if (typeName(tensors) !== "Map") {
+    throw new LinrecError(
+      "invalid-argument",
+      `tensors must be a Map, as readSafetensors gives one; got ${show(tensors)}.`,
+    );
+  }
   const names = new Set(tensorNames.map((name) => prefix + name));
   const reader = new TensorReader(new Map([...tensors].filter(([name]) => names.has(name))));
   const params = takeLru(reader, prefix);
