@@ -43,10 +43,14 @@ export function isLinrecError(error: unknown): error is LinrecError {
   return error instanceof Error && error.name === "LinrecError" && "code" in error;
 }
 
-/** The text of whatever was thrown. */
+/** The text of whatever was thrown, which may throw when it is asked. */
 export function messageOf(error: unknown): string {
-  if (error instanceof Error) return error.message;
-  return typeof error === "object" ? Object.prototype.toString.call(error) : String(error);
+  try {
+    if (error instanceof Error) return String(error.message);
+    return typeof error === "object" ? Object.prototype.toString.call(error) : String(error);
+  } catch {
+    return "what has no text";
+  }
 }
 
 /** `make()`, where want of memory, for which JavaScript throws a RangeError, becomes `out-of-memory`. */

@@ -179,6 +179,17 @@ test("fake timers that come after the library do not hold its forwards up", { ti
 test("whatever is thrown has a text", () => {
   const texts = [new Error("broken"), "broken", { a: 1 }, null, undefined, 7].map(messageOf);
   expect(texts).toEqual(["broken", "broken", "[object Object]", "[object Null]", "undefined", "7"]);
+  const refuse = () => {
+    throw new Error("inner");
+  };
+  const silent = [
+    Object.defineProperty(new Error(), "message", { get: refuse }),
+    Object.defineProperty(new Error(), "message", { value: { toString: refuse } }),
+    Object.defineProperty({}, Symbol.toStringTag, { get: refuse }),
+    Object.assign(() => {}, { toString: refuse }),
+    new Proxy({}, { get: refuse, getPrototypeOf: refuse }),
+  ];
+  expect(silent.map(messageOf)).toEqual(silent.map(() => "what has no text"));
 });
 
 /** A page's Worker: Node's, by the page's interface. */
