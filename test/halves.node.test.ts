@@ -3,9 +3,13 @@
  * reference of the whole layer on every backend, and every promise to the bit, from states that are conjugate and others.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { ForwardJob, Runner } from "../src/backend.js";
+import { Halved } from "../src/halves.js";
+import { findHalves, type Halves, halvesOf } from "../src/hidden.js";
 import {
   createEngine,
   type Engine,
+  LinrecError,
   type Lru,
   type LruCache,
   type LruParams,
@@ -213,6 +217,25 @@ describe.each(builds.flatMap((build) => layers.map((layer) => [build, layer] as 
     });
   },
 );
+
+test("a whole layer that could not be made once, for want of memory, is tried again", async () => {
+  const program = lruProgram(paired(hardParams(8, 4, 1), "the same"));
+  await findHalves(program);
+  const halves = halvesOf(program) as Halves;
+  const runner = { forward: async () => {}, dispose() {} };
+  let made = 0;
+  const halved = new Halved<Runner>(halves, runner, async () => {
+    if (++made === 1) throw new LinrecError("out-of-memory", "None left.");
+    return runner;
+  });
+  const state = new State(stateLayout(halves.full), 1);
+  for (const slot of state.layout.slots) state.carry(slot, 0).fill(1); // no conjugates
+  const forward = () => halved.forward({ state, batch: 1 } as ForwardJob);
+  await expect(forward()).rejects.toMatchObject({ code: "out-of-memory" });
+  await forward();
+  await forward();
+  expect(made).toBe(2);
+});
 
 describe("what is seen of it", () => {
   let engine: Engine;

@@ -15,8 +15,17 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { readSafetensors } from "../src/io/safetensors.js";
+import { macrotask } from "../src/macrotask.js";
 import { buildProgram } from "../src/models/build.js";
-import { type BackendName, flopsPerToken, type Program, type Stage } from "../src/program.js";
+import {
+  type BackendName,
+  flopsPerToken,
+  inputWidth,
+  type Network,
+  outputWidth,
+  type Program,
+  type Stage,
+} from "../src/program.js";
 import { withRates } from "../src/rateChanges.js";
 import { partsOf, type Rates, ratesOf } from "../src/rates.js";
 import { plan } from "../src/scheduler.js";
@@ -322,6 +331,37 @@ describe("what it costs", () => {
     const forward = new Chain(network, [], false, linked).forward({ ...job, signal: undefined, onProgress });
     await expect(forward).rejects.toThrow("lost");
     expect([state.parts[0]?.count[0], done[0], told]).toEqual([20, 20, [10, 20]]);
+  });
+
+  test("a chain lets others be heard, however short what is between two resets", async () => {
+    const { checkpoint, spec } = await loadLrnnx("unet_01_default");
+    const network = buildProgram(checkpoint, {}, spec) as Network;
+    const count = partsOf(network).length;
+    let [now, over, turns] = [0, false, 0];
+    const forward = async () => {
+      now += 6 / count; // so many ms for all that is between two resets, half of what it may take
+    };
+    const parts = Array.from({ length: count }, () => ({ forward, dispose() {} }));
+    const [seqLen, gap] = [4096, 16];
+    const resets = [Int32Array.from({ length: seqLen / gap - 1 }, (_, i) => gap * (i + 1))];
+    const [x, y] = [inputWidth(network), outputWidth(network)].map(
+      (width) => new Float32Array(seqLen * width),
+    );
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => now);
+    const chain = new Chain(network, parts, false).forward({
+      ...{ batch: 1, seqLen, lengths: Int32Array.of(seqLen), resets, threads: 0, signal: undefined },
+      ...{ x: x as Float32Array, y: y as Float32Array, state: new State(stateLayout(network), 1) },
+      onProgress: undefined,
+    });
+    const listening = (async () => {
+      for (; !over; turns++) await macrotask();
+    })();
+    await chain;
+    over = true;
+    clock.mockRestore();
+    await listening;
+    expect(now).toBeCloseTo((6 * seqLen) / gap);
+    expect(turns).toBeGreaterThan(seqLen / gap / 3);
   });
 
   test("a chain that is disposed of disposes of its parts", () => {

@@ -135,6 +135,11 @@ describe("refuses", () => {
     ["k past the chunk", (t) => t.set("k", k(0, CHUNK)), new RegExp(`k of row 1 is ${CHUNK}`)],
     ["k below 0", (t) => t.set("k", k(-1, 0)), /k of row 0 is -1/],
     ["k of another dtype", (t) => t.set("k", count(0, 0)), /F64 \[2\] for k, expected I32 \[2\]/],
+    [
+      "10^9 rows of nothing",
+      (t) => t.set("k", { dtype: "I32", shape: [1e9, 0], data: new Int32Array() }),
+      /I32 \[1000000000, 0\] for k, expected I32 \[0\]/,
+    ],
     ["no k", (t) => t.delete("k"), /nothing for k/],
     ["a count below 0", (t) => t.set("count", count(0, -1)), /count of row 1 is -1/],
     ["half a count", (t) => t.set("count", count(0.5, 0)), /count of row 0 is 0.5/],

@@ -2,9 +2,11 @@
  * `rows` and `stepMany`: however streams are advanced, some of them, in any order, many steps at a time, each gives what it
  * gives alone, token by token: on the CPU bit for bit.
  */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { AnyCache } from "../src/cache.js";
+import { WasmRunner } from "../src/cpu/runner.js";
 import { type BackendName, createEngine, type Engine, initLru } from "../src/index.js";
+import { macrotask } from "../src/macrotask.js";
 import { expectSameBits } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
@@ -117,6 +119,32 @@ test.each<[BackendName, number]>([
   }
   await engine.dispose();
   await cpu.dispose();
+});
+
+test("many steps of a model that pools let others be heard: disposed of in their midst, the cache is as it was", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const layer = await loadLayer(engine, "ml_cls_01_mean_prenorm");
+  const cache = layer.allocateInferenceCache(1);
+  await layer.stepMany(floats(20 * layer.inputWidth, 1), cache);
+  const [before, tokens] = [[cache.get()].flat(), cache.tokens];
+  let [now, steps] = [performance.now(), 0];
+  const clock = vi.spyOn(performance, "now").mockImplementation(() => now);
+  const original = WasmRunner.prototype.step;
+  const step = vi.spyOn(WasmRunner.prototype, "step").mockImplementation(function (
+    this: WasmRunner,
+    ...args
+  ) {
+    now += 1;
+    if (++steps === 3) macrotask().then(() => layer.dispose());
+    original.apply(this, args);
+  });
+  const pending = layer.stepMany(floats(200 * layer.inputWidth, 2), cache);
+  await expect(pending).rejects.toMatchObject({ code: "disposed" });
+  for (const spy of [clock, step]) spy.mockRestore();
+  expect(steps).toBeLessThan(20);
+  expect(cache.tokens).toEqual(tokens);
+  expect([cache.get()].flat()).toEqual(before);
+  await engine.dispose();
 });
 
 test("a call that is refused, or fails, leaves the cache as it was", async () => {

@@ -47,8 +47,8 @@ export class WasmBackend implements Backend, RunnerHost {
   readonly #options: WasmOptions;
   /** Every buffer object that this memory has had: growing a shared memory makes a new one over the same bytes. */
   readonly #buffers = new WeakSet<ArrayBufferLike>();
-  /** Addresses of arrays that are lent out: what is given back twice may be a layer's weights by then. */
-  readonly #lent = new Set<number>();
+  /** Arrays that are lent out: where one is given back twice, there may be another, or a layer's weights, by then. */
+  readonly #lent = new WeakSet<Float32Array>();
   #workers: Promise<Pool> | undefined;
   /** Why workers were found not to start. */
   noThreads: string | undefined;
@@ -84,14 +84,14 @@ export class WasmBackend implements Backend, RunnerHost {
     const address = this.arena.allocate(4 * length);
     const buffer = this.arena.memory.buffer;
     this.#buffers.add(buffer);
-    this.#lent.add(address);
-    return new Float32Array(buffer, address, length).fill(0);
+    const array = new Float32Array(buffer, address, length).fill(0);
+    this.#lent.add(array);
+    return array;
   }
 
   /** Gives an array of {@link allocate} back; any other is left alone. */
   free(array: Float32Array): void {
-    const address = this.addressOf(array) as number;
-    if (this.#lent.delete(address)) this.arena.free(address);
+    if (this.#lent.delete(array)) this.arena.free(array.byteOffset);
   }
 
   addressOf(array: Float32Array): number | undefined {
