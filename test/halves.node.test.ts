@@ -218,6 +218,62 @@ describe.each(builds.flatMap((build) => layers.map((layer) => [build, layer] as 
   },
 );
 
+describe.each(builds)(
+  "an infinity in a real state stays out of the one that shares its complex number, %s SIMD",
+  (simd) => {
+    const [n, seqLen] = [5, 4];
+    const zeros = new Float32Array(n);
+    const layer = (B: number[]): LruParams => {
+      const ones = new Float32Array(n).fill(1);
+      const [nuLog, D] = [zeros.map((_, i) => i / 4), Float32Array.of(0)];
+      const BRe = Float32Array.from(B);
+      return { nuLog, theta: zeros, gammaLog: zeros, BRe, BIm: zeros, CRe: ones, CIm: zeros, D };
+    };
+    test.each([
+      ["of x", [1, 1, 1, 1, 1], [1, Infinity, 1, 1], 0],
+      ["of B x", [1e30, 1, 1, 1, 1e30], [1, 1e30, 1, 1], 0],
+      ["that it starts with", [1, 1, 1, 1, 1], [1, 1, 1, 1], Infinity],
+    ])("%s: steps = forward", async (_, B, values, start) => {
+      const engine = await createEngine({ backend: "wasm", simd, threads: 0 });
+      const lru = await engine.lru(layer(B));
+      const x = Float32Array.from(values);
+      const cache = () => {
+        const made = lru.allocateInferenceCache();
+        if (start > 0) made.set(Float32Array.of(start, 0, 0, 0, start), zeros);
+        return made;
+      };
+      const whole = await lru.forward(x, { state: cache() });
+      const { re, im } = whole.state.get();
+      const program = lruProgram(layer(B));
+      const given = new State(stateLayout(program), 1);
+      const slot = given.layout.slots[0] as StateSlot;
+      const first = cache().get();
+      given.write(slot, 0, first.re, first.im);
+      const expected = runReference(program, { x, batch: 1, seqLen, state: given }).state.read(slot, 0);
+      for (const [i, value] of re.entries()) {
+        const exact = Math.fround(expected.re[i] as number); // or NaN: the reference multiplies by imaginary parts of 0
+        if (Number.isFinite(exact)) expect(value / exact).toBeCloseTo(1);
+        else expect(value).toBe(Infinity);
+      }
+      expect(im).toEqual(zeros);
+
+      const [stepped, many] = [cache(), cache()];
+      const steps = Array.from(x, (value) => lru.stepSync(Float32Array.of(value), stepped));
+      expect(join(steps, 1)).toEqual(whole.y); // NaN, too: their bits are not promised
+      expectSameState([lru, stepped], [lru, whole.state], "steps");
+      expect(await lru.stepMany(x, many)).toEqual(whole.y);
+      expectSameState([lru, many], [lru, whole.state], "many steps");
+      for (const at of [1, 2, 3]) {
+        const head = await lru.forward(x.subarray(0, at), { state: cache() });
+        const tail = await lru.forward(x.subarray(at), { state: head.state });
+        expect(join([head.y, tail.y], 1)).toEqual(whole.y);
+        expectSameState([lru, tail.state], [lru, whole.state], `cut at ${at}`);
+      }
+      await engine.dispose();
+    });
+  },
+);
+
 test("a whole layer that could not be made once, for want of memory, is tried again", async () => {
   const program = lruProgram(paired(hardParams(8, 4, 1), "the same"));
   await findHalves(program);

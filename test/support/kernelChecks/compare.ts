@@ -10,7 +10,8 @@ export const U = 2 ** -24;
 export function near(actual: Values, expected: Values, allowed: (i: number) => number, what: string): void {
   for (let i = 0; i < expected.length; i++) {
     const [a, e] = [actual[i] as number, expected[i] as number];
-    if (!(Math.abs(a - e) <= allowed(i))) throw new Error(`${what}: [${i}] is ${a}, expected ${e}`);
+    if (a !== e && !(Math.abs(a - e) <= allowed(i)))
+      throw new Error(`${what}: [${i}] is ${a}, expected ${e}`);
   }
 }
 
