@@ -345,10 +345,13 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** A step on the calling thread; its arguments have been checked. */
   #stepHere({ x, y, streams, rows, timesteps, reset }: Steps, state: State): Float32Array {
     if (streams === 0) return y;
-    const some = rows ? state.pick(rows) : state;
+    // What is reset is a copy, for there may be no memory for the step.
+    const resets = reset && [].some.call(reset, Boolean);
+    const some = rows ? state.pick(rows) : resets ? state.clone() : state;
     resetRows(some, reset);
     this.#prepared.stepper.step(x, y, some, timesteps);
     if (rows) state.put(rows, some);
+    else if (resets) state.copyFrom(some);
     return y;
   }
 

@@ -256,6 +256,7 @@ describe.each(builds)(
         else expect(value).toBe(Infinity);
       }
       expect(im).toEqual(zeros);
+      if (x.every(Number.isFinite)) expect(whole.y.at(-1)).toBe(Infinity); // the sum of those, with no NaN in it
 
       const [stepped, many] = [cache(), cache()];
       const steps = Array.from(x, (value) => lru.stepSync(Float32Array.of(value), stepped));

@@ -4,8 +4,9 @@
  */
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { AnyCache } from "../src/cache.js";
+import { Arena } from "../src/cpu/arena.js";
 import { WasmRunner } from "../src/cpu/runner.js";
-import { type BackendName, createEngine, type Engine, initLru } from "../src/index.js";
+import { type BackendName, createEngine, type Engine, initLru, LinrecError } from "../src/index.js";
 import { macrotask } from "../src/macrotask.js";
 import { expectSameBits } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
@@ -144,6 +145,29 @@ test("many steps of a model that pools let others be heard: disposed of in their
   expect(steps).toBeLessThan(20);
   expect(cache.tokens).toEqual(tokens);
   expect([cache.get()].flat()).toEqual(before);
+  await engine.dispose();
+});
+
+test.each([
+  ["all streams", undefined],
+  ["some", Int32Array.of(3, 0, 2)],
+])("a step with resets for which there is no memory leaves the cache as it was: %s", async (_, rows) => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const layer = await engine.lru(initLru({ dModel: 8, dState: 8, seed: 1 }));
+  const cache = layer.allocateInferenceCache(4);
+  cache.set(floats(32, 1), floats(32, 2));
+  const before = layer.serializeState(cache);
+  const [streams, reset] = [rows?.length ?? 4, [1, 0, 1, 0].slice(0, rows?.length)];
+  const x = floats(8 * streams, 3);
+  const arena = vi.spyOn(Arena.prototype, "allocate").mockImplementation(() => {
+    throw new LinrecError("out-of-memory", "None left.");
+  });
+  const step = () => layer.stepSync(x, cache, { reset, ...(rows && { rows }) });
+  expect(step).toThrow("None left.");
+  arena.mockRestore();
+  expectSameBits(layer.serializeState(cache), before, "the state");
+  step();
+  expect([...cache.tokens]).toEqual(rows ? [1, 0, 1, 1] : [1, 1, 1, 1]);
   await engine.dispose();
 });
 

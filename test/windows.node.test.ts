@@ -3,14 +3,16 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import type { ForwardJob } from "../src/backend.js";
 import { Arena } from "../src/cpu/arena.js";
+import { openWasm } from "../src/cpu/backend.js";
 import { packProgram } from "../src/cpu/packed.js";
 import type { Window } from "../src/cpu/protocol.js";
 import { noTile } from "../src/cpu/tile.js";
 import { locate, RowTableView } from "../src/cpu/wavefront.js";
 import { forwardInWindows } from "../src/cpu/windows.js";
+import { LinrecError } from "../src/errors.js";
 import { lruProgram } from "../src/models/lru.js";
 import { State, stateLayout } from "../src/state.js";
-import { hardParams } from "./support/problems.js";
+import { floats, hardParams } from "./support/problems.js";
 
 /** The most tokens that are done at a time of `batch` rows, 250 000 tokens of 5 features in all. */
 async function longest(extra: Partial<ForwardJob>, flopsPerToken: number, batch = 1): Promise<number> {
@@ -73,6 +75,51 @@ test("a forward that finds no memory for its windows leaves none of what it has 
   const forward = forwardInWindows(host, { ...job, signal: undefined, onProgress: undefined });
   await expect(forward).rejects.toMatchObject({ code: "out-of-memory" });
   expect(arena.used).toBe(0);
+});
+
+test.each([
+  ["the calling thread", 0, true],
+  ["workers", 2, true],
+  ["workers with memories of their own", 2, false],
+])("a layer leaves nothing taken, wherever its memory runs out: %s", async (_, threads, sharedMemory) => {
+  const told: string[] = [];
+  const onTrouble = (reason: string) => void told.push(reason);
+  const rest = { workerUrl: undefined, wasm: undefined, onTrouble };
+  const backend = await openWasm({ simd: "baseline", threads, sharedMemory, ...rest });
+  const program = lruProgram(hardParams(5, 3, 1));
+  const { arena } = backend;
+  const allocate = arena.allocate.bind(arena);
+  let left = 0;
+  arena.allocate = (bytes) => {
+    if (left-- === 0) throw new LinrecError("out-of-memory", "None left.");
+    return allocate(bytes);
+  };
+  const run = async () => {
+    const runner = backend.prepare(program);
+    const [x, y] = [floats(5 * 700, 1), new Float32Array(5 * 700)];
+    const job = { batch: 1, seqLen: 700, lengths: Int32Array.of(700), threads, x, y };
+    const state = new State(stateLayout(program), 1);
+    try {
+      await runner.forward({ ...job, state, signal: undefined, onProgress: undefined });
+      runner.step(x.subarray(0, 5), y.subarray(0, 5), state);
+    } finally {
+      runner.dispose();
+    }
+  };
+  let fails = -1;
+  let error: Error | undefined;
+  do {
+    left = ++fails;
+    error = await run().then(
+      () => undefined,
+      (error: Error) => error,
+    );
+    expect(error?.message ?? "None left.").toBe("None left.");
+    expect(arena.used).toBe(0);
+  } while (error);
+  expect(fails).toBeGreaterThanOrEqual(3);
+  expect(told).toEqual([]);
+  backend.dispose();
 });
 
 test("a calling thread hears of all that is 0.4 GFLOP, and of no more at a time", async () => {
