@@ -18,7 +18,6 @@ import {
   type ProblemSize,
   readResets,
   readSize,
-  resetRows,
   type StepOptions,
   type StreamOptions,
   sizeNames,
@@ -30,13 +29,12 @@ import type { Host, Prepared } from "./host.js";
 import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
-import type { Stepping } from "./manySteps.js";
 import { checkCache, isGpuCache } from "./ownCache.js";
 import { type BackendName, type Input, lruStages, type Network, poolOf } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { throwIfAborted } from "./signal.js";
 import { State, type StateLayout } from "./state.js";
-import { checkSteps, type Steps } from "./steps.js";
+import { checkSteps, type Steps, stepAway, stepHere, stepsOnGpu } from "./steps.js";
 import type { Feeding, StreamChunk, StreamSource, StreamTransformer } from "./stream.js";
 import { Timeline } from "./timeline.js";
 import { checkChoice, checkCount, checkFunction, checkOptions, holding, viewOf } from "./validate.js";
@@ -258,7 +256,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     checkCache<Cache>("cache", cache, this);
     const step = this.#checkSteps(xt, cache, options, false);
     cache.checkFree();
-    return this.#stepHere(step, cache.state);
+    return stepHere(this.#prepared, step, cache.state);
   }
 
   /**
@@ -279,9 +277,9 @@ export abstract class Recurrent<Cache extends AnyCache> {
   ): Promise<Float32Array | GpuBuffer> {
     const step = this.#checkSteps(xt, cache, options, false);
     if (isGpuCache(cache)) return cache.advance(step);
-    if (this.#stepsOnGpu(step.streams)) return this.#stepAway(step, cache, true);
+    if (stepsOnGpu(this.#host, this.#prepared, step.streams)) return this.#stepAway(step, cache, true);
     cache.checkFree();
-    return this.#stepHere(step, cache.state);
+    return stepHere(this.#prepared, step, cache.state);
   }
 
   /**
@@ -310,49 +308,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return this.#stepAway(all, cache, this.#inputs.oneRowPerToken);
   }
 
-  /** Whether it is the GPU that steps. */
-  #stepsOnGpu(streams: number): boolean {
-    return streams > 0 && this.#host.plan("step", this.program, streams, 1).backend === "webgpu";
-  }
-
-  /** Steps on a copy of the streams, which the cache gets when all is done: as a forward, or one by one. */
-  #stepAway(all: Steps, cache: Cache, atOnce: boolean): Promise<Float32Array> {
-    return cache.whileLocked(async () => {
-      const { y } = all;
-      const rows = all.rows?.slice(); // its owner may go on
-      if (y.length === 0) return y;
-      const state = rows ? cache.state.pick(rows) : cache.state.clone();
-      const intact = holding(all.x, y, all.timesteps);
-      const { stepThrough } = await this.#host.steps();
-      const check = () => {
-        this.checkUsable(); // it takes a while
-        intact();
-      };
-      check();
-      const stepping: Stepping = {
-        forward: (job) => this.#host.forward(this.#prepared, { ...job, intact }, undefined),
-        onGpu: (streams) => this.#stepsOnGpu(streams),
-        here: (step, state) => this.#stepHere(step, state),
-        check,
-      };
-      await stepThrough(all, state, stepping, atOnce);
-      if (rows) cache.state.put(rows, state);
-      else cache.state.copyFrom(state);
-      return y;
-    });
-  }
-
-  /** A step on the calling thread; its arguments have been checked. */
-  #stepHere({ x, y, streams, rows, timesteps, reset }: Steps, state: State): Float32Array {
-    if (streams === 0) return y;
-    // What is reset is a copy, for there may be no memory for the step.
-    const resets = reset && [].some.call(reset, Boolean);
-    const some = rows ? state.pick(rows) : resets ? state.clone() : state;
-    resetRows(some, reset);
-    this.#prepared.stepper.step(x, y, some, timesteps);
-    if (rows) state.put(rows, some);
-    else if (resets) state.copyFrom(some);
-    return y;
+  /** As a forward, or one by one. */
+  #stepAway(all: Steps, cache: Cache, asForward: boolean): Promise<Float32Array> {
+    const stepped = () =>
+      stepAway(this.#host, this.#prepared, all, cache.state, asForward, () => this.checkUsable());
+    return cache.whileLocked(stepped);
   }
 
   #checkSteps(

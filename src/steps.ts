@@ -1,10 +1,12 @@
-/** Steps of a cache's streams, or of some of them: what a step is given, checked. */
+/** Steps of a cache's streams, or of some of them: what a step is given, checked; and how it is run. */
 import { LinrecError } from "./errors.js";
-import { checkReset, checkTimesteps, type StepOptions } from "./forwardOptions.js";
+import { checkReset, checkTimesteps, resetRows, type StepOptions } from "./forwardOptions.js";
 import { type GpuBuffer, type Ports, portsOf } from "./gpuBuffer.js";
+import type { Host, Prepared } from "./host.js";
 import type { Inputs } from "./inputs.js";
 import type { Input } from "./program.js";
-import { checkInt32, checkOptions } from "./validate.js";
+import type { State } from "./state.js";
+import { checkInt32, checkOptions, holding } from "./validate.js";
 
 /** Checked: x [steps, streams, inputWidth] -> y [steps, streams, outputWidth] of the cache's `rows`, or of all. */
 export interface Steps {
@@ -62,4 +64,59 @@ export function checkRows(rows: Int32Array, batch: number): void {
     }
     seen[row] = 1;
   });
+}
+
+/** Whether it is the GPU that steps. */
+export function stepsOnGpu(host: Host, { program }: Prepared, streams: number): boolean {
+  return streams > 0 && host.plan("step", program, streams, 1).backend === "webgpu";
+}
+
+/** A step on the calling thread. */
+export function stepHere({ stepper }: Prepared, steps: Steps, state: State): Float32Array {
+  const { x, y, streams, rows, timesteps, reset } = steps;
+  if (streams === 0) return y;
+  // What is reset is a copy, for there may be no memory for the step.
+  const resets = reset && [].some.call(reset, Boolean);
+  const some = rows ? state.pick(rows) : resets ? state.clone() : state;
+  resetRows(some, reset);
+  stepper.step(x, y, some, timesteps);
+  if (rows) state.put(rows, some);
+  else if (resets) state.copyFrom(some);
+  return y;
+}
+
+/**
+ * Steps wherever forwards run, on a copy of the streams, which `state` gets when all is done.
+ * @param asForward as one; else one by one
+ * @param checkUsable throws where the layer or the engine has been disposed of
+ */
+export async function stepAway(
+  host: Host,
+  prepared: Prepared,
+  all: Steps,
+  state: State,
+  asForward: boolean,
+  checkUsable: () => void,
+): Promise<Float32Array> {
+  const { x, y, timesteps } = all;
+  const rows = all.rows?.slice(); // its owner may go on
+  if (y.length === 0) return y;
+  const some = rows ? state.pick(rows) : state.clone();
+  const intact = holding(x, y, timesteps);
+  const { stepThrough } = await host.steps();
+  const check = () => {
+    checkUsable(); // it takes a while
+    intact();
+  };
+  check();
+  const stepping = {
+    forward: (job: Parameters<Host["forward"]>[1]) => host.forward(prepared, { ...job, intact }, undefined),
+    onGpu: (streams: number) => stepsOnGpu(host, prepared, streams),
+    here: (step: Steps, state: State) => void stepHere(prepared, step, state),
+    check,
+  };
+  await stepThrough(all, some, stepping, asForward);
+  if (rows) state.put(rows, some);
+  else state.copyFrom(some);
+  return y;
 }
