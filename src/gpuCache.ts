@@ -128,7 +128,7 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
     if (counts.length === 0) return ports?.y ?? y;
     // The caller's arrays are let go of before others are heard: calls overlap, and one that fails loses the state.
     const values = new Float32Array(y.length);
-    const intact = holding(y);
+    const intact = holding(y, y);
     const given = { x: x.slice(), ports, steps, streams, rows: all, fresh, counts, timesteps };
     await this.#resident.step({ ...given, y: values });
     if (ports?.y) return ports.y;

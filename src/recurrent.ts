@@ -169,7 +169,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const initial = this.startOf(state, batch);
     const outputs = this.#inputs.outputs(initial, seqLen, every);
     const y = this.#inputs.output([values, timesteps], batch, outputs, out);
-    const written = viewOf(y);
+    const written = out ? viewOf(y) : y;
     const resets = readResets(reset, lengths, seqLen, initial);
     if (!goesOn) this.#inputs.checkWindows(initial, seqLen, resets);
     checkFunction("onProgress", onProgress);

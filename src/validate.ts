@@ -35,10 +35,11 @@ export function viewOf({ buffer, byteOffset, length }: Float32Array | Int32Array
 }
 
 /** Makes a check, for after every wait: it throws `detached` once the memory of one of the arrays is gone. */
-export function holding(...arrays: (Float32Array | undefined)[]): () => void {
-  const lengths = arrays.map((array) => array?.length);
+export function holding(x: Float32Array, y: Float32Array, timesteps?: Float32Array): () => void {
+  const values = () => x.length + y.length + (timesteps?.length ?? 0);
+  const held = values();
   return () => {
-    if (arrays.every((array, i) => array?.length === lengths[i])) return;
+    if (values() === held) return;
     throw new LinrecError(
       "detached",
       "The memory of x, out or integrationTimesteps was transferred away, or shrank, while it was in use. Leave it until the promise settles, or pass a copy.",
