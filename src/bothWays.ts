@@ -37,9 +37,8 @@ export class BothWays implements Runner {
   }
 
   async #eachWay(job: ForwardJob): Promise<void> {
-    const { x, y, batch, seqLen, lengths, timesteps, resets, onProgress } = job;
+    const { y, batch, seqLen, lengths, timesteps, resets, onProgress } = job;
     const { forward, backward } = waysOf.get(this.#program) as Ways;
-    const make = () => allocating("a forward", () => new Float32Array(y.length));
     const pass = async (way: Network, nth: number) => {
       const runner = await this.#runner(way, () => this.#prepare(way));
       const state = new State(stateLayout(halvesOf(way)?.full ?? way), batch);
@@ -47,14 +46,11 @@ export class BothWays implements Runner {
       return { runner, own: { ...job, state, done: undefined, onProgress: half } };
     };
     const there = await pass(forward, 0);
-    const onto = make();
+    const onto = allocating("a forward", () => new Float32Array(y.length));
     await there.runner.forward({ ...there.own, y: onto });
     const { runner, own } = await pass(backward, 1);
-    // Nothing is done for good before all is, and y may be the memory of x.
-    const given = y.buffer === x.buffer ? make() : y;
     const turned = {
       ...own,
-      y: given,
       onto,
       timesteps: timesteps && turnRows(timesteps, lengths, 1, seqLen),
       resets: resets?.map((starts, row) =>
@@ -65,7 +61,6 @@ export class BothWays implements Runner {
       ),
     };
     await (this.#backend.name === "wasm" ? runner.forward(turned) : forwardReversed(runner, turned, onto));
-    if (given !== y) y.set(given);
   }
 
   #runner(network: Network, make: () => Promise<Runner>): Promise<Runner> {

@@ -69,13 +69,7 @@ export class Chain<Part extends Partial<Runner & Stepper>> implements Runner, St
       const tokens = done.reduce((sum, tokens) => sum + tokens, 0);
       if (tokens < batch * seqLen) job.onProgress?.(tokens);
     };
-    if (!this.#pools) {
-      const outWidth = outputWidth(this.#network);
-      for (let row = 0; row < batch; row++) {
-        const outputs = timeline.outputs(row, lengths[row] as number);
-        y.fill(0, (row * y.length) / batch + outputs * outWidth, ((row + 1) * y.length) / batch);
-      }
-    }
+    if (!this.#pools) timeline.clearPastLengths(y, lengths, outputWidth(this.#network));
     // What is between two resets is a sequence of its own: the n-th of each row together, or where they pool the last ones.
     const breathe = breathing(); // one for all: a span may be short, and there may be many
     const starts = Array.from(lengths, (_, row) => [0, ...timeline.resets(row)]);

@@ -264,7 +264,7 @@ export class Engine {
     if (this.#disposed) throw disposedError();
   }
 
-  /** Runs a forward where the plan says, and on what is next if that fails and may: at once, if nothing is returned. */
+  /** Runs a forward where the plan says, and on what is next if that fails and may. */
   #forward(
     prepared: Prepared,
     job: Omit<ForwardJob, "threads">,

@@ -42,7 +42,10 @@ export interface Host {
   readonly nonFinite: "propagate" | "reject";
   checkUsable(): void;
   plan(verb: Verb, program: Network, batch: number, seqLen: number, timed?: number): Plan;
-  /** Advances job.state where the plan says, and on what is next if that fails and may: at once, if nothing is returned. */
+  /**
+   * Advances job.state where the plan says, and on what is next if that fails and may. What is returned, if anything, is to be
+   * waited for: the work may be done already.
+   */
   forward(
     prepared: Prepared,
     job: Omit<ForwardJob, "threads">,

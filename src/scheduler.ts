@@ -116,7 +116,7 @@ const THREAD_EFFICIENCY = 0.92;
  * differ (which is not looked into beforehand): as long as so many flops of a product. A row's tokens take turns at it.
  */
 const TIMED_STATE_FLOPS = 300;
-/** Tokens that keep a thread busy: two chunks. Shorter sequences cannot be shared in time. */
+/** Tokens that keep a thread busy: more than a chunk. Shorter sequences cannot be shared in time. */
 const TOKENS_PER_THREAD = 64;
 
 /** Chooses for a piece of work, and says why. Undefined if nothing in `preference` is available. */

@@ -66,6 +66,13 @@ export class Timeline {
     );
   }
 
+  /** Zeroes the outputs, of `width`, that no token gives: those past each row's last. */
+  clearPastLengths(y: Float32Array, lengths: Int32Array, width: number): void {
+    const size = y.length / lengths.length;
+    for (const [row, length] of lengths.entries())
+      y.fill(0, row * size + this.outputs(row, length) * width, (row + 1) * size);
+  }
+
   /** Where `tokens` tokens of a row from `start` on stand: as of a window's row, or a span. */
   part(row: number, start: number, tokens: number): { phase: number; resets: Int32Array; given: Int32Array } {
     const phase = this.count(row, start) % this.every;

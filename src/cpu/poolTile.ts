@@ -8,7 +8,7 @@ type Stage = StageOf<"poolAll">;
 
 export class PoolTile {
   readonly #slots: Slots;
-  /** Address of the sum of each chunk, [chunks, width] float32. */
+  /** Address of the sum of each chunk, [chunks, width] float64. */
   readonly #sums: number;
   #tile!: Tile;
 

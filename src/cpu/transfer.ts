@@ -17,7 +17,6 @@ import { LANES, type Span, type SpanReply } from "./protocol.js";
 import { chunksOf } from "./share.js";
 import { noTile, tileStart } from "./tile.js";
 import { FINISHED, type TileRunner } from "./tiles.js";
-import { clearPastLengths } from "./windows.js";
 
 export interface TransferHost {
   readonly program: PackedProgram;
@@ -49,7 +48,7 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
     new Uint8Array(arena.memory.buffer).set(state.bytes, states);
     throwIfAborted(job.signal);
     const timeline = new Timeline(job);
-    clearPastLengths(program, job, timeline);
+    if (!program.pooled) timeline.clearPastLengths(job.y, lengths, program.outputWidth);
     await new Transfer(host, job, timeline, states, temporary).run();
     state.bytes.set(new Uint8Array(arena.memory.buffer, states, state.bytes.length));
     for (let row = 0; row < batch; row++) timeline.advance(state, row, lengths[row] as number);

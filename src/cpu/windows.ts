@@ -40,7 +40,7 @@ export interface WindowHost {
 export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promise<void> {
   const { program } = host;
   const timeline = new Timeline(job);
-  clearPastLengths(program, job, timeline);
+  if (!program.pooled) timeline.clearPastLengths(job.y, job.lengths, program.outputWidth);
   const heard = job.threads > 0 ? Number.POSITIVE_INFINITY : WINDOW_FLOPS / host.flopsPerToken;
   // No more than fill a window, where there are any: of many rows even a chunk of each takes longer than it may.
   const rows = Math.max(1, Math.min(BLOCK_ROWS, Math.floor(heard / job.seqLen)));
@@ -58,20 +58,6 @@ export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promi
       throw error;
     }
     block.free();
-  }
-}
-
-/** Zeroes the outputs that no token gives: those past each row's last. */
-export function clearPastLengths(
-  { pooled, outputWidth }: PackedProgram,
-  { y, batch, lengths }: ForwardJob,
-  timeline: Timeline,
-): void {
-  if (pooled) return;
-  const rowFloats = y.length / batch;
-  for (let row = 0; row < batch; row++) {
-    const given = timeline.outputs(row, lengths[row] as number) * outputWidth;
-    if (given < rowFloats) y.fill(0, row * rowFloats + given, (row + 1) * rowFloats);
   }
 }
 
