@@ -57,7 +57,10 @@ const minifyWgsl = wgslMinifier(
   [
     ...shaders.map((file) => basename(file, ".wgsl")),
     strip(readFileSync("src/webgpu/prelude.wgsl", "utf8")),
-    "parameter u",
+    // Of what is put into a literal it is TypeScript that decides.
+    ...(readFileSync("src/webgpu/epilogue.ts", "utf8").match(/"[^"\n]*"|`[^`]*`/g) ?? []).map((literal) =>
+      literal.replace(/\$\{[^}]*\}/g, " "),
+    ),
   ],
 );
 

@@ -20,14 +20,13 @@ import {
 import { stateLayout } from "../state.js";
 import {
   type Dispatch,
-  fused,
   localDispatch,
   lruDispatches,
   lruWeights,
   poolDispatch,
-  replaced,
   thinDispatch,
 } from "./dispatches.js";
+import { fused, replaced } from "./epilogue.js";
 import { liftingFlops } from "./lifting.js";
 import type { Segment } from "./pipelines.js";
 

@@ -10,7 +10,8 @@
  * of a narrow layer a token then takes 8H, u and y, and a row 16N + 8: its state read and written, and its place.
  */
 import type { Dispatch } from "./dispatches.js";
-import { parametersOf, scheduled } from "./dispatches.js";
+import { scheduled } from "./dispatches.js";
+import { parametersOf } from "./epilogue.js";
 import { GROUP, type KernelName, type Segment, tileOf } from "./pipelines.js";
 import type { Plan } from "./plan.js";
 import { plainTiles, T, type Tile, type Tiles } from "./tiles.js";
