@@ -1,9 +1,10 @@
 /** Caches on the GPU: each stream gives what it gives alone, and nothing crosses but what must. */
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, type Mock, test, vi } from "vitest";
 import { createEngine, type Engine, type GpuBuffer, type GpuCache, initLru, type Lru } from "../src/index.js";
 import { paired } from "./support/conjugates.js";
 import { relativeError } from "./support/golden.js";
 import { failScopes } from "./support/gpus.js";
+import { randomClassifier } from "./support/lrnnx.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 import { alone, callsOf, isOneRate, loadLayer, names, SLOTS } from "./support/streams.js";
@@ -84,6 +85,26 @@ gpuTest(
     expect(relativeError(await lru.stepMany(x, cache), await onCpu.stepMany(x, start))).toBeLessThan(2e-6);
     expect(relativeError((await cache.read()).get().re, start.get().re)).toBeLessThan(2e-6);
     lru.dispose();
+  },
+);
+
+gpuTest(
+  "a mean of 20,000 equal tokens loses none, and goes from the GPU to the CPU and back",
+  async ({ engine }) => {
+    const { checkpoint, spec: own } = randomClassifier(8, { features: 1 });
+    const spec = { ...own, intermediatePooling: "none", pooling: "mean" } as const;
+    const [model, onCpu] = [await engine.model(checkpoint, spec), await cpu.model(checkpoint, spec)];
+    const [cache, there] = [await model.allocateGpuCache(1), onCpu.allocateInferenceCache()];
+    const x = new Float32Array(20_000).fill(1);
+    const expected = await onCpu.stepMany(x, there);
+    expect(relativeError(await model.stepMany(x, cache), expected)).toBeLessThan(5e-5);
+    const back = onCpu.deserializeState(model.serializeState(await cache.read()));
+    await cache.write(model.deserializeState(onCpu.serializeState(there)));
+    const [xt, wanted] = [Float32Array.of(-1), onCpu.stepSync(Float32Array.of(-1), there)];
+    expect(relativeError(onCpu.stepSync(xt, back), wanted)).toBeLessThan(5e-5);
+    expect(relativeError(await model.step(xt, cache), wanted)).toBeLessThan(5e-5);
+    cache.dispose();
+    model.dispose();
   },
 );
 
@@ -271,6 +292,23 @@ describe("a layer", () => {
     await expect(lru.allocateGpuCache(4)).rejects.toMatchObject({ code: "out-of-memory" });
     expect(creating).toHaveBeenCalled();
     expect(kept.size).toBe(0);
+    creating.mockRestore();
+  });
+
+  gpuTest("what a step was to be read from is freed if it cannot be", async ({ device }) => {
+    const cache = await lru.allocateGpuCache(4);
+    const create = device.createBuffer.bind(device);
+    const freed: Mock[] = [];
+    const creating = vi.spyOn(device, "createBuffer").mockImplementation((descriptor) => {
+      const buffer = create(descriptor);
+      if (!(descriptor.usage & MAP_READ)) return buffer;
+      buffer.mapAsync = () => Promise.reject(new Error("no map"));
+      freed.push(vi.spyOn(buffer, "destroy"));
+      return buffer;
+    });
+    await expect(lru.step(x.slice(0, 4 * dModel), cache)).rejects.toMatchObject({ code: "gpu-failed" });
+    expect(freed.length).toBe(1);
+    expect(freed[0]).toHaveBeenCalled();
     creating.mockRestore();
   });
 

@@ -74,6 +74,8 @@ class GpuResident implements Resident {
   readonly #bounds: Bounds;
   readonly #states: ReadonlyMap<number, GPUBuffer>;
   readonly #readbacks: GPUBuffer[] = [];
+  /** Those that are on their way. */
+  readonly #taken = new Set<GPUBuffer>();
   #room: Room | undefined;
   #lost: LinrecError | undefined;
 
@@ -165,7 +167,7 @@ class GpuResident implements Resident {
           }
         }
         this.#device.handle.queue.submit([encoder.finish()]);
-        return this.#map(readback, bytes, (values) => takeStates(state, [...rows.keys()], values));
+        return this.#map(readback, bytes, (values) => takeStates(state, [...rows.keys()], values, true));
       });
       return { reads: [Promise.all([value, clean]).then(([take]) => take())], flops: 0 };
     });
@@ -173,7 +175,7 @@ class GpuResident implements Resident {
   }
 
   write(rows: Int32Array, state: State): Promise<void> {
-    const values = statesOf(state, [...rows.keys()]);
+    const values = statesOf(state, [...rows.keys()], true);
     return this.#run(() => {
       const { clean } = this.#device.scoped("writing a cache", () => {
         for (const [i, { area, floats }] of this.#plan.states.entries()) {
@@ -288,20 +290,22 @@ class GpuResident implements Resident {
   /** A buffer to read from; {@link map} gives it back. */
   #readback(bytes: number): GPUBuffer {
     const spare = this.#readbacks.findIndex(({ size }) => size >= bytes);
-    if (spare >= 0) return this.#readbacks.splice(spare, 1)[0] as GPUBuffer;
     const size = 2 ** Math.ceil(Math.log2(Math.max(4, bytes)));
-    return this.#device.handle.createBuffer({ size, usage: COPY_DST | MAP_READ });
+    const readback =
+      spare < 0
+        ? this.#device.handle.createBuffer({ size, usage: COPY_DST | MAP_READ })
+        : (this.#readbacks.splice(spare, 1)[0] as GPUBuffer);
+    this.#taken.add(readback);
+    return readback;
   }
 
   async #map(readback: GPUBuffer, bytes: number, use: (values: Float32Array) => void): Promise<() => void> {
     await readback.mapAsync(MAP_READ, 0, Math.max(4, bytes));
     return () => {
-      if (this.#lost) {
-        readback.destroy(); // meanwhile; y is its owner's again
-        throw this.#lost;
-      }
+      if (this.#lost) throw this.#lost; // meanwhile; y is its owner's again
       use(new Float32Array(readback.getMappedRange(0, Math.max(4, bytes)), 0, bytes / 4));
       readback.unmap();
+      this.#taken.delete(readback);
       this.#readbacks.push(readback);
       if (this.#readbacks.length > SPARE) this.#readbacks.shift()?.destroy();
     };
@@ -312,7 +316,7 @@ class GpuResident implements Resident {
   }
 
   #destroy(): void {
-    for (const buffer of [...this.#states.values(), ...this.#readbacks]) buffer.destroy();
+    for (const buffer of [...this.#states.values(), ...this.#readbacks, ...this.#taken]) buffer.destroy();
     this.#room?.destroy();
   }
 }

@@ -45,7 +45,7 @@ export class Room {
     const usage = STORAGE | COPY_SRC | COPY_DST;
     this.#buffers = plan.areas.map(({ perToken }, i) => {
       const count = timed || !isTable(plan, i) ? tokens : 1;
-      return device.handle.createBuffer({ size: Math.max(4, perToken * count), usage });
+      return device.handle.createBuffer({ size: Math.max(8, perToken * count), usage });
     });
     this.#segment = device.handle.createBuffer({ size: 16, usage: UNIFORM | COPY_DST });
     this.#groups = loaded.kernels.map(({ pipeline, sizes, arrays }) => {

@@ -42,7 +42,7 @@ export interface StepLayout {
 export interface StepState {
   readonly slot: StateSlot;
   readonly area: number;
-  /** Float32 values of a row: h as (re, im), or a pool's sum or maximum. */
+  /** Float32 values of a row: h as (re, im), or what a pool has as two that add up to it. */
   readonly floats: number;
   /** Of an LRU the area of lambda^Delta [values, size]: as many values as tokens, at most. */
   readonly table: number | undefined;
@@ -56,7 +56,7 @@ export function makeStepPlan(program: Program): StepPlan {
   const [h, places, times] = [addArea(8 * dState), addArea(8), addArea(4)];
   const states = stateLayout(program).slots.map((slot): StepState => {
     const isLru = slot.stage.kind === "lru";
-    const floats = isLru ? 2 * slot.size : slot.size;
+    const floats = 2 * slot.size;
     return { slot, area: addArea(0), floats, table: isLru ? addArea(4 * floats) : undefined };
   });
   const slots = new SlotAreas(program, areas);

@@ -162,7 +162,7 @@ function touchesOf(
     case "slotPool": {
       const own = rows * width;
       const isLast = other === 1;
-      const sum = isLast ? touch(4, 1, own) : touch(4, own, own, own);
+      const sum = isLast ? touch(8, 1, own) : touch(8, own, own, own);
       return [store(4, values), sum, touch(4, values), touch(8, tokens, own + values)];
     }
     case "skip":

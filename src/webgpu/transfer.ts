@@ -76,17 +76,18 @@ export function tokensOf(
 /** The maximum of no token: a shader need not know infinities. */
 const LOWEST = -3.4028234663852886e38;
 
-/** The states of rows as the GPU holds them: [rows, floats] of each. */
-export function statesOf(state: State, rows: readonly number[]): Float32Array[] {
+/** The states of rows as the GPU holds them: [rows, floats] of each. In steps a pool's value is the sum of a pair. */
+export function statesOf(state: State, rows: readonly number[], inSteps = false): Float32Array[] {
   return state.layout.slots.map((slot) => {
     const isComplex = slot.stage.kind === "lru";
-    const values = new Float32Array(rows.length * slot.size * (isComplex ? 2 : 1));
+    const isPair = isComplex || inSteps;
+    const values = new Float32Array(rows.length * slot.size * (isPair ? 2 : 1));
     let at = 0;
     for (const row of rows) {
       const { re, im } = state.read(slot, row);
       for (let n = 0; n < slot.size; n++) {
         values[at++] = isComplex ? (re[n] as number) : Math.max(re[n] as number, LOWEST);
-        if (isComplex) values[at++] = im[n] as number;
+        if (isPair) values[at++] = im[n] as number;
       }
     }
     return values;
@@ -94,7 +95,12 @@ export function statesOf(state: State, rows: readonly number[]): Float32Array[] 
 }
 
 /** The way back: all of them, one after the other. */
-export function takeStates(state: State, rows: readonly number[], values: Float32Array): void {
+export function takeStates(
+  state: State,
+  rows: readonly number[],
+  values: Float32Array,
+  inSteps = false,
+): void {
   let at = 0;
   for (const slot of state.layout.slots) {
     const isComplex = slot.stage.kind === "lru";
@@ -103,6 +109,7 @@ export function takeStates(state: State, rows: readonly number[], values: Float3
       for (let n = 0; n < slot.size; n++) {
         re[n] = values[at++] as number;
         if (isComplex) im[n] = values[at++] as number;
+        else if (inSteps) (re[n] as number) += values[at++] as number;
       }
       state.write(slot, row, re, im);
     }
