@@ -44,8 +44,8 @@ export class NpyFile {
     this.#start = start;
   }
 
-  /** Reads the header. Rejects with words for whoever made the file. */
-  static async open(path: string): Promise<NpyFile> {
+  /** Reads the header. Rejects with words for whoever made the file: which dtype the model reads, if this one cannot be. */
+  static async open(path: string, dtype: string): Promise<NpyFile> {
     const file = await open(path).catch((error) => {
       throw fileError(path, error);
     });
@@ -69,7 +69,7 @@ export class NpyFile {
       const found = types.get(descr);
       if (!found)
         throw new Error(
-          `${path} holds ${descr}; expected ${[...types.keys()].join(", ")}. Save array.astype("float32").`,
+          `${path} holds ${descr}; expected ${[...types.keys()].join(", ")}. Save array.astype("${dtype}").`,
         );
       const { size } = stats;
       const needed = start + found.BYTES_PER_ELEMENT * shape.reduce((product, n) => product * n, 1);

@@ -28,7 +28,7 @@ export async function run(args: string[]): Promise<number> {
   let output: NpyWriter | undefined;
   try {
     const model = await openModel(engine, modelPath, values.spec);
-    input = await NpyFile.open(inputPath);
+    input = await NpyFile.open(inputPath, model.vocabulary === undefined ? "float32" : "int32");
     for (const path of files)
       if (await isSameFile(path, values.output))
         throw new UsageError(`${values.output} would be written over ${path}. Name another output.`);

@@ -88,10 +88,6 @@ function partOf(network: Network, run: readonly Stage[]): PartLink {
   return { kind: "part", src, dst, program };
 }
 
-/**
- * Rows are read in whole multiples of this, with zeros after their end: the rows that become one in a network that
- * reshapes, where every one is in the end apart again. 1 for all others.
- */
 function paddingOf(network: Network): number {
   let [rows, most] = [1, 1];
   for (const stage of network.stages) {

@@ -18,6 +18,8 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createEngine, type Engine, fromLruParams, type Model, writeSafetensors } from "../src/index.js";
 import { expectSameBits } from "./support/bits.js";
+import { loadGolden } from "./support/golden.js";
+import { loadLrnnx } from "./support/lrnnx.js";
 import { floats, hardParams } from "./support/problems.js";
 
 const command = fileURLToPath(new URL("../dist/cli.js", import.meta.url));
@@ -124,11 +126,14 @@ describe("run", () => {
     ["<i4", Int32Array, 1],
     ["|u1", Uint8Array, 1],
     ["<i8", BigInt64Array, 1],
+    ["<u2", Uint16Array, 1],
+    ["<u4", Uint32Array, 1],
+    ["<u8", BigUint64Array, 1],
   ] as const)("reads %s, and a model that pools gives one row a sequence", async (descr, type, version) => {
     const numbers = Array.from({ length: 2 * 784 }, (_, i) => (i * 7) % 3);
     const data =
-      type === BigInt64Array
-        ? BigInt64Array.from(numbers, BigInt)
+      /8$/.test(descr) && descr !== "<f8"
+        ? (type as typeof BigInt64Array).from(numbers, BigInt)
         : (type as typeof Int32Array).from(numbers);
     writeFileSync(file("x.npy"), npy(descr, [2, 784], data, version));
     const { code } = await linrec("run", digits, file("x.npy"), "-o", file("y.npy"), "-q");
@@ -154,6 +159,33 @@ describe("run", () => {
     const outcome = await linrec("run", file("layer.safetensors"), file("x.npy"), "-o", out, ...options);
     expect(outcome).toEqual({ code: 1, stdout: "", stderr: expect.stringMatching(says) });
     expect(existsSync(out) || existsSync(`${out}.part`)).toBe(false);
+  });
+
+  test("ids beyond int32 are none, and another dtype than the model reads is named with it", async () => {
+    const { checkpoint, spec } = await loadGolden("lm_01_tied_rms_1layer");
+    writeFileSync(file("lm.safetensors"), writeSafetensors(checkpoint, { linrec: JSON.stringify(spec) }));
+    const outcome = async (descr: string, data: ArrayBufferView) => {
+      writeFileSync(file("ids.npy"), npy(descr, [2], data));
+      return linrec("run", file("lm.safetensors"), file("ids.npy"), "-o", file("y.npy"));
+    };
+    expect((await outcome("<i8", BigInt64Array.of(1n, 2n))).code).toBe(0);
+    for (const id of [2n ** 32n + 2n, -(2n ** 32n) + 2n]) {
+      const { code, stderr } = await outcome("<i8", BigInt64Array.of(1n, id));
+      expect([code, stderr]).toEqual([1, expect.stringMatching(/token 1\) is (2147483647|-1);/)]);
+    }
+    expect((await outcome("<c8", floats(4, 1))).stderr).toMatch(/<c8.*astype\("int32"\)/);
+  });
+
+  test("a U-Net reads a sequence of more values than a group whole", async () => {
+    const { checkpoint, spec } = await loadLrnnx("unet_01_default");
+    const bytes = writeSafetensors(checkpoint, { linrec: JSON.stringify(spec) });
+    writeFileSync(file("unet.safetensors"), bytes);
+    const x = floats(2 ** 20 + 16, 1);
+    writeFileSync(file("x.npy"), npy("<f4", [x.length, 1], x));
+    const args = [file("unet.safetensors"), file("x.npy"), "-o", file("y.npy"), "--backend", "wasm"];
+    expect(await linrec("run", ...args)).toMatchObject({ code: 0 });
+    const { y } = await (await engine.model(bytes)).forward(x);
+    expectSameBits(readNpy(file("y.npy")).data, y, "y");
   });
 
   test.each(["SIGINT", "SIGTERM"] as const)(

@@ -3,6 +3,8 @@ import { describe, expect, test } from "vitest";
 import type { Tensor } from "../src/io/safetensors.js";
 import type { ModelSpec } from "../src/models/architecture.js";
 import { buildProgram } from "../src/models/build.js";
+import { listed } from "../src/models/lrnnx.js";
+import type { TensorReader } from "../src/models/tensors.js";
 import { loadGolden } from "./support/golden.js";
 import { f32, thrownBy } from "./support/tensors.js";
 
@@ -142,6 +144,27 @@ describe("tensors that do not fit are all named", () => {
     const { checkpoint, spec: batch } = await loadGolden("ml_seq_04_batchnorm_eval");
     const tensors = new Map(checkpoint).set("batch_stats.normalization.var", f32([6], -1));
     expect(() => buildProgram(tensors, {}, batch)).toThrow(/normalization\.var\[0\] is -1/);
+  });
+
+  test("a file of very many numbered modules is not read a time for each", () => {
+    const count = 300;
+    let reads = 0;
+    const all = Array.from({ length: count }, (_, i) => `blocks.${count - 1 - i}.x`);
+    const names = new Proxy(all, {
+      get(list, key) {
+        reads++;
+        return Reflect.get(list, key);
+      },
+    });
+    const reader = { names: () => names } as unknown as TensorReader;
+    expect(listed(reader, "blocks.").length).toBe(count);
+    expect(reads).toBeLessThan(10 * count);
+  });
+
+  test.each([0, "", null, false])("a spec that is %o, for only undefined is none", async (none) => {
+    const error = await refusal(() => undefined, none as never);
+    const message = expect.stringMatching(/A model spec is \{ architecture/);
+    expect(error).toMatchObject({ code: "invalid-argument", message });
   });
 
   test("half precision is widened, and the tensors stay the caller's", async () => {

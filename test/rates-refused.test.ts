@@ -65,6 +65,12 @@ describe("what cannot be", () => {
     );
     expectLinrecError(await fault({ intermediatePooling: "last" }), "invalid-argument", /"stride"/);
     expectLinrecError(await fault({ poolingFactor: 0 }), "invalid-argument", /at least 1/);
+    for (const option of ["intermediatePooling", "poolingFactor"])
+      expectLinrecError(
+        await fault({ [option]: new Array(3) }),
+        "invalid-argument",
+        /or a list of these; got/,
+      );
     expectLinrecError(await fault({ poolingFactor: [2, 2] }), "invalid-argument", /2 entries.*3 blocks/);
     expect(
       (await load("cls_04_dense_last_maxpool", { poolingFactor: 1 })).stages.map(({ kind }) => kind),

@@ -70,7 +70,7 @@ function oneOrList<T>({ initial, expected, accepts }: Rule<T>): Rule<T | readonl
   return {
     initial,
     expected: `${expected}, or a list of these`,
-    accepts: (value) => (Array.isArray(value) ? value.every(accepts) : accepts(value)),
+    accepts: (value) => (Array.isArray(value) ? [...value].every(accepts) : accepts(value)),
   };
 }
 

@@ -38,9 +38,8 @@ export function buildProgram(
   metadata: Readonly<Record<string, string>> = {},
   spec?: ModelSpec,
 ): Network {
-  const { architecture, ...options } = spec
-    ? checkSpec(spec)
-    : (storedSpec(metadata) ?? inferredSpec(tensors));
+  const { architecture, ...options } =
+    spec === undefined ? (storedSpec(metadata) ?? inferredSpec(tensors)) : checkSpec(spec);
   const known = architectures.find(({ name }) => name === architecture);
   if (!known) {
     throw new LinrecError(

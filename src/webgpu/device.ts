@@ -83,7 +83,7 @@ export class Device {
     const words = [info?.vendor, info?.architecture, info?.device, info?.description].filter(Boolean);
     this.description = words.join(" ") || "an unnamed GPU";
     const fallback =
-      (adapter as { isFallbackAdapter?: boolean }).isFallbackAdapter ?? info?.isFallbackAdapter ?? false;
+      (adapter as { isFallbackAdapter?: boolean }).isFallbackAdapter || info?.isFallbackAdapter || false;
     this.software = fallback || SOFTWARE.test(this.description);
     this.flopsPerMs = this.software ? 4e5 : 2e8;
     this.maxBinding = Math.min(handle.limits.maxStorageBufferBindingSize, handle.limits.maxBufferSize);
