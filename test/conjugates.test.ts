@@ -1,6 +1,7 @@
 // mergeConjugates: half the states where they come in mirrored pairs, the same layer otherwise; on every backend.
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createEngine, type Engine, initLru, type LruParams, mergeConjugates } from "../src/index.js";
+import { pairUp } from "../src/models/conjugates.js";
 import { lruProgram, toLruParams } from "../src/models/lru.js";
 import type { BackendName } from "../src/program.js";
 import { runReference } from "../src/reference.js";
@@ -58,6 +59,24 @@ describe("mergeConjugates", () => {
       D: one.D,
     };
     expect(mergeConjugates(three).nuLog.length).toBe(2);
+  });
+
+  test("a file of equal states, all different in B, is not read a time for each", () => {
+    const dState = 1000;
+    let reads = 0;
+    const BRe = new Proxy(
+      Float32Array.from({ length: dState }, (_, n) => n),
+      {
+        get(values, key) {
+          reads++;
+          return Reflect.get(values, key);
+        },
+      },
+    );
+    const zeros = new Float32Array(dState);
+    const same = { nuLog: zeros, theta: zeros, gammaLog: zeros, BIm: zeros, CRe: zeros, CIm: zeros };
+    expect(pairUp({ ...same, BRe, D: new Float32Array(1) }).size).toBe(0);
+    expect(reads).toBeLessThan((2 * dState * dState) / 5); // of each with each it would be half of 2 dState^2
   });
 
   test("logarithms of angles have no sign: such a layer comes back as it is, copied", () => {

@@ -1,10 +1,17 @@
 /** What is made on a GPU while it fails, or after its engine has ended; and what a cache of it has room and time for. */
 import { afterEach, expect, test, vi } from "vitest";
+import type { Resident } from "../src/backend.js";
+import { Gpu } from "../src/gpu.js";
 import { createEngine, type Engine } from "../src/index.js";
+import { WebgpuBackend } from "../src/webgpu/backend.js";
+import { openDevice } from "../src/webgpu/device.js";
+import { softwareTiles } from "../src/webgpu/tiles.js";
 import { expectSameBits } from "./support/bits.js";
 import { relativeError } from "./support/golden.js";
+import { lruProgram } from "./support/gpuJobs.js";
 import { type Change, shrink, standInGpu } from "./support/gpus.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
+import { playedGpu } from "./support/playedGpu.js";
 import { floats, hardParams } from "./support/problems.js";
 
 const [dModel, dState] = [6, 9];
@@ -118,6 +125,49 @@ test("weights that the GPU cannot bind: a demand for it says so, else the CPU co
   const { y } = await lru.forward(x);
   expectSameBits(y, (await lru.forward(x, { backend: "wasm" })).y, "y");
   expect(engine.backends.webgpu.available).toBe(true);
+});
+
+test("nobody is given a GPU before it has been measured, when it is opened and when it is anew", async () => {
+  const speeds = { roundTripMs: 1, dispatchMs: 1, uploadBytesPerMs: 1e6, readbackBytesPerMs: 1e6 };
+  const events: string[] = [];
+  const measure = WebgpuBackend.prototype.measure;
+  vi.spyOn(WebgpuBackend.prototype, "measure").mockImplementation(async function (this: WebgpuBackend) {
+    events.push("asked");
+    const rates = await measure.call(this);
+    events.push("measured");
+    return rates;
+  });
+  const host = { disposed: false, use: () => events.push("used"), giveUp: () => events.push("given up") };
+  const gpu = new Gpu(host, playedGpu(speeds));
+  await gpu.open();
+  await gpu.renew(new Error("lost"));
+  expect(events).toEqual(["asked", "measured", "used", "asked", "measured", "used"]);
+});
+
+test("a step of which a part throws while others are under way rejects once", async (context) => {
+  const opened = await openDevice();
+  if ("reason" in opened) return context.skip(opened.reason);
+  const { handle } = opened.device;
+  const backend = new WebgpuBackend(opened.device, softwareTiles);
+  const runner = await backend.prepare(lruProgram(4, 4), 2000); // bytes for a few of the streams
+  const streams = 64;
+  const resident = (await runner.resident?.(streams)) as Resident;
+  const create = handle.createBuffer.bind(handle);
+  let readbacks = 0;
+  handle.createBuffer = (descriptor) => {
+    if (descriptor.usage & 1 && readbacks++ === 2) throw new RangeError("no memory");
+    return create(descriptor);
+  };
+  const x = floats(4 * streams, 1);
+  const step = resident.step({
+    ...{ x, y: x.slice(), ports: undefined, timesteps: undefined, steps: 1, streams },
+    ...{ rows: Int32Array.from({ length: streams }, (_, row) => row) },
+    ...{ fresh: new Uint8Array(streams).fill(1), counts: new Float32Array(streams).fill(1) },
+  });
+  await expect(step).rejects.toMatchObject({ code: "out-of-memory" });
+  backend.dispose();
+  // Of the parts before it nobody hears again: a rejection of theirs that is nobody's fails the run.
+  await new Promise((turn) => setTimeout(turn, 1));
 });
 
 test("a GPU that is opened anew after its engine has ended is let go", async (context) => {

@@ -212,6 +212,14 @@ describe("what is no tensor is refused, by name and place", () => {
     expect(read).toThrow(expect.objectContaining(expected));
   });
 
+  test("a Map's keys that are no strings are names by what they are written as", () => {
+    const read = (entries: [unknown, unknown][]) => toTensors(new Map(entries) as never);
+    expect([...read([[7, [1]]]).keys()]).toEqual(["7"]);
+    const message = expect.stringMatching(/Symbol\(a\) is null/);
+    const expected = { code: "invalid-argument", message };
+    expect(() => read([[Symbol("a"), null]])).toThrow(expect.objectContaining(expected));
+  });
+
   test("all of them in one error", () => {
     const tensors = Object.fromEntries([..."abcdefgh"].map((name) => [name, null])) as never;
     expect(() => toTensors(tensors)).toThrow(/a is null, b is null.*f is null, and 2 more/);

@@ -87,6 +87,21 @@ describe("a GPU that cannot be had gives a reason", () => {
   });
 });
 
+test.each([
+  [true, undefined, true],
+  [undefined, true, true],
+  [false, true, true],
+  [false, undefined, false],
+])("an adapter says that it is software: %o, its info: %o", async (adapter, info, software) => {
+  const handle = { limits: {}, lost: new Promise(() => undefined) };
+  const found = {
+    ...{ limits: {}, isFallbackAdapter: adapter, info: { vendor: "some", isFallbackAdapter: info } },
+    requestDevice: async () => handle,
+  };
+  const opened = await openDevice({ requestAdapter: async () => found });
+  expect(opened).toMatchObject({ device: { software } });
+});
+
 describe("a GPU that fails", () => {
   test("default limits are enough", async (context) => {
     const opened = await openChanged(() => undefined);
@@ -171,6 +186,22 @@ describe("a GPU that fails", () => {
       await runner.forward(job);
       expect([...job.y]).toEqual([2, 1, 4, 3]);
     }
+    opened.backend.dispose();
+  });
+
+  test("a kernel that is refused: the compiler's words, not those of the pipeline that has none", async (context) => {
+    const opened = await openChanged((handle) => {
+      const make = handle.createShaderModule.bind(handle);
+      let made = 0;
+      handle.createShaderModule = (descriptor) => {
+        made = 1;
+        return make(descriptor);
+      };
+      failScopes(handle, () => made-- === 1, "unresolved value");
+      handle.createComputePipelineAsync = () => Promise.reject(new Error("no module"));
+    });
+    if ("reason" in opened) return context.skip(opened.reason);
+    await expect(opened.backend.prepare(program)).rejects.toThrow(/compiling \w+: unresolved value/);
     opened.backend.dispose();
   });
 

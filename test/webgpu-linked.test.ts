@@ -84,7 +84,7 @@ async function watched() {
   };
   handle.popErrorScope = async () =>
     ++seen.scopes === seen.fails ? ({ message: "no memory" } as GPUError) : null;
-  return { backend: new WebgpuBackend(device, plainTiles), seen };
+  return { backend: new WebgpuBackend(device, plainTiles), device, seen };
 }
 
 /** Rows of `segments` segments, the first a token shorter. */
@@ -148,6 +148,28 @@ describe.each([
     expect(seen.live.size).toBe(0);
     backend.dispose();
   });
+});
+
+test("rows go in the groups that they began in, though the GPU is found to be faster meanwhile", async () => {
+  const { backend, device, seen } = await watched();
+  const network = networkOf(classifier);
+  const linked = await backend.prepareLinked(network, SCRATCH);
+  const submits = async (onProgress?: () => void) => {
+    device.flopsPerMs = 1; // a row at a time
+    const before = seen.submits;
+    const lengths = new Int32Array(2).fill(5 * linked.segmentTokens(2, false));
+    const job = jobOf(network, linked, 5, { onProgress, lengths });
+    await run(network, linked, job);
+    expect(job.done).toEqual(lengths);
+    return seen.submits - before;
+  };
+  const steady = await submits();
+  expect(steady).toBeGreaterThan(5);
+  const faster = () => {
+    device.flopsPerMs = 1e12;
+  };
+  expect(await submits(faster)).toBe(steady);
+  backend.dispose();
 });
 
 describe("what fails leaves nothing of itself", () => {

@@ -1,9 +1,12 @@
 /** The WebGPU backend by itself: accuracy against the float64 reference, segments, and what happens when the GPU fails. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Resident } from "../src/backend.js";
+import { Chain } from "../src/chain.js";
 import type { Program, Stage } from "../src/program.js";
 import { outputWidth } from "../src/program.js";
+import { withRates } from "../src/rateChanges.js";
 import { runReference } from "../src/reference.js";
+import { State, stateLayout } from "../src/state.js";
 import { openWebgpu, type WebgpuBackend } from "../src/webgpu/backend.js";
 import {
   classifier,
@@ -183,6 +186,55 @@ describe("a stack", () => {
       });
     }
   }
+
+  gpuTest("a maximum is NaN where a token is, and Infinity beside -Infinity", async (gpu) => {
+    const { NaN: none, NEGATIVE_INFINITY: low, POSITIVE_INFINITY: high } = Number;
+    const rows = [
+      [1, none, 2, 0],
+      [-1, -2, -3, none],
+      [none, -1, -2, -3],
+      [low, 3, high, low],
+      [5, low, -1, -2],
+    ];
+    const largest = [none, none, none, high, 5];
+    const [batch, seqLen] = [5, 4];
+    const x = Float32Array.from(rows.flat());
+    const pool = { kind: "pool", name: "pool", width: 1 } as const;
+    const program: Program = {
+      ...{ architecture: "", slots: [1, 1], output: 1 },
+      stages: [{ ...pool, src: 0, dst: 1, mode: "max" }],
+    };
+    const runner = await gpu.prepare(program);
+    const job = { ...makeJob(program, { batch, seqLen }), x };
+    await runner.forward({ ...job, state: new State(stateLayout(program), batch) });
+    expect([...job.y], "a forward").toEqual(largest);
+
+    const resident = (await runner.resident?.(batch)) as Resident;
+    const y = new Float32Array(batch * seqLen);
+    await resident.step({
+      ...{ steps: seqLen, streams: batch, rows: Int32Array.of(0, 1, 2, 3, 4), y },
+      ...{ ports: undefined, timesteps: undefined },
+      x: x.map((_, i) => x[(i % batch) * seqLen + Math.floor(i / batch)] as number),
+      fresh: Uint8Array.from(x, (_, i) => Number(i < batch)),
+      counts: Float32Array.from(x, (_, i) => 1 + Math.floor(i / batch)),
+    });
+    expect([...y.subarray(-batch)], "steps").toEqual(largest);
+    runner.dispose();
+
+    const network = withRates({
+      ...{ architecture: "", slots: [1, 1, 1], output: 2 },
+      stages: [
+        { kind: "window", name: "window", src: 0, dst: 1, width: 1, mode: "max", factor: 4 },
+        { ...pool, src: 1, dst: 2, mode: "last" },
+      ],
+    });
+    const linked = await gpu.prepareLinked(network);
+    const state = new State(stateLayout(network), batch);
+    job.y.fill(0);
+    await new Chain(network, [], false, linked).forward({ ...job, state });
+    expect([...job.y], "windows").toEqual(largest);
+    linked.dispose();
+  });
 
   gpuTest("not pooled", async (gpu) => {
     const program = classifier(20, 12, "mean");

@@ -66,6 +66,14 @@ describe("a checkpoint, read and written", () => {
     model.dispose();
   });
 
+  test("keeps what stands under the name of an object's prototype", async () => {
+    const source = read(new Uint8Array(await loadExample("smnist")));
+    const strange = JSON.parse('{ "__proto__": "a" }');
+    const model = await engine.model(writeSafetensors(source.tensors, { ...source.metadata, ...strange }));
+    expect(Object.entries(read(writeModel(model)).metadata)).toContainEqual(["__proto__", "a"]);
+    model.dispose();
+  });
+
   test("keeps the spelling of names", async () => {
     const { checkpoint, spec } = await loadGolden("ml_cls_05_batchnorm_eval");
     const flax = new Map([...checkpoint].map(([name, tensor]) => [name.replaceAll(".", "/"), tensor]));

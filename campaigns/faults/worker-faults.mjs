@@ -106,8 +106,8 @@ export default {
     {
       says: "a worker that loops is waited for",
       file: "src/cpu/pool.ts",
-      find: "}, deadline);",
-      replace: "}, 1e9);",
+      find: "Math.min(deadline, MOST_MS),",
+      replace: "1e9,",
     },
   ],
   async run({ linrec, library, isFull, fail }) {
