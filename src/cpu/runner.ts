@@ -84,8 +84,13 @@ export class WasmRunner implements Runner {
     this.packed = packProgram(program, backend.wide?.pack);
     const { arena } = backend;
     const { image, scratch } = this.packed;
-    this.#scratch = arena.allocate(scratch.bytes + image.length);
-    this.#image = this.#scratch + scratch.bytes;
+    this.#image = arena.allocate(image.length);
+    try {
+      this.#scratch = arena.allocate(scratch.bytes);
+    } catch (error) {
+      arena.free(this.#image);
+      throw error;
+    }
     this.#view();
     this.#bytes.set(image, this.#image);
     this.#runner = this.#newRunner(this.#scratch);
@@ -182,7 +187,7 @@ export class WasmRunner implements Runner {
   dispose(): void {
     const { arena } = this.#backend;
     this.#guest?.settle();
-    for (const address of [this.#scratch, this.#area.x]) arena.free(address);
+    for (const address of [this.#image, this.#scratch, this.#area.x]) arena.free(address);
     this.#onWorkers?.dispose();
     this.#area = noStepArea;
   }

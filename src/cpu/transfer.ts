@@ -42,9 +42,10 @@ interface Task {
 export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Promise<void> {
   const { program, arena } = host;
   const { state, batch, lengths } = job;
-  const states = arena.allocate(state.bytes.length + 2 * temporaryBytes(program));
-  const temporary = states + state.bytes.length;
+  const states = arena.allocate(state.bytes.length);
+  let temporary = 0;
   try {
+    temporary = arena.allocate(2 * temporaryBytes(program));
     new Uint8Array(arena.memory.buffer).set(state.bytes, states);
     throwIfAborted(job.signal);
     const timeline = new Timeline(job);
@@ -54,6 +55,7 @@ export async function forwardByTransfer(host: TransferHost, job: ForwardJob): Pr
     for (let row = 0; row < batch; row++) timeline.advance(state, row, lengths[row] as number);
   } finally {
     arena.free(states);
+    arena.free(temporary);
   }
 }
 
