@@ -21,7 +21,7 @@ export default {
     {
       says: "a layer's weights stay in memory",
       file: "src/cpu/runner.ts",
-      find: "for (const address of [this.#scratch, this.#area.x]) arena.free(address);",
+      find: "for (const address of [this.#image, this.#scratch, this.#area.x]) arena.free(address);",
       replace: "",
     },
     {
