@@ -77,9 +77,7 @@ class Feed<Result> {
     const bytes = bytesOfChunk(x, this.#array.name);
     const tokenBytes = this.#tokenBytes;
     const size = bytes.length;
-    this.#checkMarks(size, given, reset);
-    // A plain view: the parts of a subclass are whatever that makes of them.
-    const times = given && new Float32Array(given.buffer, given.byteOffset, given.length);
+    const times = this.#checkMarks(size, given, reset);
     const most = this.#window.length / tokenBytes;
     if (times) this.#times ??= new Float32Array(most);
     if (reset) this.#resets ??= new Uint8Array(most);
@@ -104,8 +102,9 @@ class Feed<Result> {
     if (!this.#whole) yield* this.#run();
   }
 
-  #checkMarks(bytes: number, times: Marks["integrationTimesteps"], reset: Marks["reset"]): void {
-    if (bytes === 0 && !times && !reset) return;
+  /** The timesteps as they are read. */
+  #checkMarks(bytes: number, times: Marks["integrationTimesteps"], reset: Marks["reset"]) {
+    if (bytes === 0 && !times && !reset) return undefined;
     this.#timed ??= times !== undefined;
     if (this.#timed !== (times !== undefined)) {
       const [has, had] = this.#timed ? ["no", "had some"] : ["some", "had none"];
@@ -114,7 +113,7 @@ class Feed<Result> {
         `This chunk has ${has} integrationTimesteps, and those before it ${had}. Give every chunk its own (1 where tokens are 1 apart), or none.`,
       );
     }
-    if (!times && !reset) return;
+    if (!times && !reset) return undefined;
     const tokenBytes = this.#tokenBytes;
     if (bytes % tokenBytes > 0 || this.#filled % tokenBytes > 0) {
       const where = bytes % tokenBytes > 0 ? `it has ${bytes} bytes` : "the chunk before it ended within one";
@@ -125,7 +124,7 @@ class Feed<Result> {
     }
     const tokens = bytes / tokenBytes;
     checkReset(reset, tokens, "[tokens]");
-    if (times) checkTimesteps(times, Int32Array.of(tokens), tokens);
+    return times && checkTimesteps(times, Int32Array.of(tokens), tokens);
   }
 
   async *end(): AsyncGenerator<Result> {
