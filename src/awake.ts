@@ -1,5 +1,4 @@
-/** As they are on import: fake timers of a test, which come later, keep nothing waiting. */
-const { setTimeout, clearTimeout } = globalThis as Partial<typeof globalThis>;
+import { clearTimeout, setTimeout } from "./clock.js";
 
 /**
  * Settles as `work` does, and keeps the event loop waiting for it. WebAssembly.compile alone does not, in Node: with nothing

@@ -123,23 +123,23 @@ export abstract class InferenceCache {
         `set() got the states of ${layers.length} layers; this model has ${slots.length}.`,
       );
     }
-    for (const [i, { size }] of slots.entries()) {
+    const given = slots.map(({ size }, i) => {
       const layer: Partial<HiddenState> | null | undefined = layers[i];
-      checkPart(`re of layer ${i}`, layer?.re, this.batch, size);
-      checkPart(`im of layer ${i}`, layer?.im, this.batch, size);
-    }
+      const re = checkPart(`re of layer ${i}`, layer?.re, this.batch, size);
+      return { re, im: checkPart(`im of layer ${i}`, layer?.im, this.batch, size) };
+    });
     for (let row = 0; row < this.batch; row++) {
       this.state.resetRow(row);
       for (const [i, slot] of slots.entries()) {
-        const { re, im } = layers[i] as HiddenState;
-        const part = (of: Float32Array) => viewOf(of).subarray(row * slot.size, (row + 1) * slot.size);
-        writeHidden(slot.state, slot, row, part(re), part(im));
+        const { re, im } = given[i] as HiddenState;
+        const [from, to] = [row * slot.size, (row + 1) * slot.size];
+        writeHidden(slot.state, slot, row, re.subarray(from, to), im.subarray(from, to));
       }
     }
   }
 }
 
-function checkPart(name: string, values: unknown, batch: number, size: number): void {
+function checkPart(name: string, values: unknown, batch: number, size: number): Float32Array {
   checkFloat32(name, values);
   if (values.length !== batch * size) {
     throw new LinrecError(
@@ -147,6 +147,7 @@ function checkPart(name: string, values: unknown, batch: number, size: number): 
       `${name} has ${values.length} values; batch ${batch} x dState ${size} needs ${batch * size}.`,
     );
   }
+  return viewOf(values);
 }
 
 /** The state of a bare LRU layer. */

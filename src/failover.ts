@@ -39,7 +39,6 @@ export class Failover {
     try {
       const runner = await this.#host.runner(name);
       await runner.forward({ ...whole, state, done });
-      job.intact?.();
       job.state.copyFrom(state);
       return;
     } catch (error) {

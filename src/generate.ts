@@ -81,9 +81,9 @@ export function generate(
   const empty = lengths.indexOf(0);
   if (empty >= 0) throw invalid(`row ${empty} has no token; a prompt has at least one`);
   if (!(typeof temperature === "number" && temperature >= 0 && temperature < Infinity))
-    throw invalid(`temperature must be a number from 0 on; got ${shown(temperature)}`);
+    throw invalid(`temperature must be a number from 0 on; got ${show(temperature)}`);
   if (!(typeof topP === "number" && topP > 0 && topP <= 1))
-    throw invalid(`topP must be a number above 0 and at most 1; got ${shown(topP)}`);
+    throw invalid(`topP must be a number above 0 and at most 1; got ${show(topP)}`);
   checkCount("topK", topK, 1);
   checkCount("seed", seed, 0);
   checkCount("maxTokens", maxTokens, 0);
@@ -156,11 +156,6 @@ async function read(
   const { state: cache } = await model.forward(ids, { batch, state, lengths: rest, every: NEVER, signal });
   const last = rest.map((before, row) => ids[row * seqLen + before] as number);
   return { cache, logits: await model.step(last, cache) };
-}
-
-/** As it would be written: 1n is no 1. */
-function shown(value: unknown): string {
-  return typeof value === "bigint" ? `${value}n` : show(value);
 }
 
 function invalid(fault: string): LinrecError {

@@ -150,8 +150,9 @@ export class Halved<Part extends Partial<Runner & Stepper>> implements Runner, S
   }
 
   #whole(): Part | Promise<Part> {
-    this.#full ??= this.#makeFull();
-    const full = this.#full;
+    if (this.#full) return this.#full;
+    const full = this.#makeFull();
+    this.#full = full;
     if (full instanceof Promise) full.catch(() => (this.#full = undefined)); // there may be memory for it later
     return full;
   }

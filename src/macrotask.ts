@@ -1,7 +1,4 @@
-import { now } from "./clock.js";
-
-/** As they are on import: fake timers of a test, which come later, may never run. */
-const { setImmediate, setTimeout } = globalThis as Partial<typeof globalThis>;
+import { now, setImmediate, setTimeout } from "./clock.js";
 
 /**
  * A turn of the event loop: events, timers and aborts are heard before work goes on. setTimeout would do, but costs a

@@ -30,6 +30,7 @@ export async function stepThrough(
   const run = async (part: Steps) => {
     const job = asForward(part, state);
     await stepping.forward(job);
+    stepping.check();
     if (job.y !== part.y) part.y.set(turned(job.y, part.streams, part.steps));
   };
   if (atOnce) return run(all);

@@ -198,7 +198,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.checkUsable();
     throwIfAborted(signal);
     const work = total > 0 && this.#host.forward(this.#prepared, job, backend);
-    if (work) await work;
+    if (work) {
+      await work;
+      job.intact();
+    }
     const whole = told === undefined || told * this.outputWidth === y.length;
     const result = whole ? y : y.slice(0, told * this.outputWidth);
     return { y: (ports?.y ?? result) as never, state: this.wrap(initial) };

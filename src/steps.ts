@@ -38,8 +38,8 @@ export function checkSteps(
   const { values, steps } = inputs.checkTokens(x, streams, many);
   const size = steps * streams * inputs.outputWidth;
   const given = options.integrationTimesteps;
-  const ones = () => new Int32Array(steps * streams).fill(1);
-  const timesteps = given === undefined ? given : checkTimesteps(given, ones(), 1);
+  const timesteps =
+    given === undefined ? given : checkTimesteps(given, new Int32Array(steps * streams).fill(1), 1);
   if (out !== undefined) inputs.checkOut(out, [values, timesteps], steps * streams, size);
   checkReset(reset, steps * streams, many ? "[steps, streams]" : "[batch]");
   const y = ports?.y ? new Float32Array(0) : ((out as Float32Array | undefined) ?? new Float32Array(size));

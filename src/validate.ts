@@ -105,6 +105,7 @@ export function checkFunction(name: string, value: unknown): void {
 /** A value for a message, short. */
 export function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.slice(0, 60));
+  if (typeof value === "bigint") return `${value}n`; // it is no number
   if (typeof value === "object" && value !== null) return typeName(value);
   return String(value);
 }
