@@ -10,6 +10,8 @@ const documents = [
   "CONTRIBUTING.md",
   "CHANGELOG.md",
   "bench/README.md",
+  "bench/figures.md",
+  "bench/limits.md",
   "test/fixtures/golden/README.md",
 ];
 
