@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { readSafetensors } from "../src/io/safetensors.js";
 import type { ModelSpec } from "../src/models/architecture.js";
 import { buildProgram } from "../src/models/build.js";
-import { countParameters, inputWidth, outputWidth } from "../src/program.js";
+import { countParameters, inputWidth, type LruStage, outputWidth } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { goldenNames, loadExample, loadGolden, relativeError } from "./support/golden.js";
 import { f32, type Tensors, thrownBy } from "./support/tensors.js";
@@ -37,6 +37,9 @@ describe("the architecture", () => {
     const { checkpoint, program } = await loadGolden("lru_08_H_gt_N");
     const prefixed = buildProgram(rename(checkpoint, (name) => prefix + name));
     expect(prefixed.stages[0]).toEqual({ ...program.stages[0], name: prefix.slice(0, -1) });
+    const angles = buildProgram(rename(checkpoint, (name) => prefix + name.replace("theta_log", "theta")));
+    const { thetaLog, ...rest } = (program.stages[0] as LruStage).params;
+    expect(angles.stages[0]).toMatchObject({ params: { ...rest, theta: thetaLog } });
   });
 
   test("comes from the metadata, with the options; a spec goes before it", async () => {

@@ -6,8 +6,6 @@ import type { Architecture, Options } from "./architecture.js";
 import { checkLruParams, programOf, takeLru, tensorNames } from "./lru.js";
 import { TensorReader } from "./tensors.js";
 
-const own = ["nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D"];
-
 /** One layer, its eight tensors under any one prefix. */
 export const lrnnxLru: Architecture = {
   name: "lrnnx/lru",
@@ -15,10 +13,10 @@ export const lrnnxLru: Architecture = {
 
   infer(tensors) {
     const prefixes = prefixesOf(tensors.keys());
+    // All names but one: there is theta_log or theta.
+    const own = tensorNames.filter((name) => tensors.has(prefixes[0] + name));
     const exact =
-      prefixes.length === 1 &&
-      tensors.size === own.length &&
-      own.every((name) => tensors.has(prefixes[0] + name));
+      prefixes.length === 1 && tensors.size === own.length && own.length === tensorNames.length - 1;
     return exact ? {} : undefined;
   },
 
