@@ -51,7 +51,7 @@ export class Timeline {
 
   /** Tokens of the unfinished chunk, before the row's token `t`. */
   k(row: number, t: number): number {
-    if (this.#timed) return 0;
+    if (this.#timed && t > 0) return 0; // a row that has no token keeps its state
     const reset = this.#lastReset(row, t);
     return (reset < 0 ? (this.#k[row] as number) + t : t - (this.resets(row)[reset] as number)) % CHUNK;
   }

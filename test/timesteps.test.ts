@@ -198,6 +198,30 @@ describe.each(builds)("%s SIMD", (build) => {
     for (const { lru } of results) lru.dispose();
   });
 
+  test("a row that has no token keeps its state, from inside a chunk", async () => {
+    const given = { dModel: 3, dState: 5, batch: 3, seqLen: 53, seed: 6, magnitude: 1 };
+    const { params, x } = problem(given);
+    for (const { name, engine } of engines) {
+      const lru = await engine.lru(params);
+      const { state } = await lru.forward(x, { batch: 3 });
+      const more = await lru.forward(floats(3 * 7 * 3, 2), {
+        state,
+        lengths: [0, 7, 0],
+        integrationTimesteps: timestepsOf(3 * 7, 8),
+      });
+      for (const part of ["re", "im"] as const) {
+        const [before, after] = [state, more.state].map((cache) => cache.get()[part]);
+        for (const row of [0, 2])
+          expectSameBits(
+            (after as Float32Array).subarray(5 * row, 5 * row + 5),
+            (before as Float32Array).subarray(5 * row, 5 * row + 5),
+            `${part} of row ${row}, ${name}`,
+          );
+      }
+      lru.dispose();
+    }
+  });
+
   test("workers with memories of their own scan a row's spans in turn, over resets and a pool", async () => {
     const { checkpoint, spec } = randomClassifier(6);
     const bytes = writeSafetensors(checkpoint);
