@@ -205,6 +205,33 @@ describe("a GPU that fails", () => {
     opened.backend.dispose();
   });
 
+  test("a GPU like Deno's, which panics over an array of nothing, and throws where what is unmapped is not mapped", async (context) => {
+    const opened = await openChanged((handle) => {
+      const [create, write] = [handle.createBuffer.bind(handle), handle.queue.writeBuffer.bind(handle.queue)];
+      handle.queue.writeBuffer = (buffer, offset, data) => {
+        if (data.byteLength === 0) throw new Error("nothing is written");
+        write(buffer, offset, data);
+      };
+      handle.createBuffer = (descriptor) => {
+        const buffer = create(descriptor);
+        const unmap = buffer.unmap.bind(buffer);
+        buffer.unmap = () => {
+          if (buffer.mapState !== "mapped") throw new Error("it is not mapped");
+          unmap();
+        };
+        return buffer;
+      };
+    });
+    if ("reason" in opened) return context.skip(opened.reason);
+    const runner = await opened.backend.prepare(program);
+    const none = { ...makeJob(), every: 3, y: new Float32Array(0) };
+    await runner.forward(none);
+    const job = makeJob();
+    await runner.forward(job);
+    expect([...job.y]).toEqual([2, 1, 4, 3]);
+    opened.backend.dispose();
+  });
+
   test("a real validation error reaches the caller as one", async (context) => {
     const device = await realDevice(context);
     const { clean } = device.scoped("asking for nonsense", () => {

@@ -160,7 +160,7 @@ class GpuRunner {
     this.check(job); // before y is written: its owner may have gone on
     // Not before now: a device that is destroyed takes its mapped memory with it at once.
     collectPiece(passage, piece, mappedFloats(readback, bytes));
-    readback.unmap();
+    if (bytes > 0) readback.unmap();
     const { row, end } = piece.parts.at(-1) as Part;
     const tokens = row * seqLen + (end === lengths[row] ? seqLen : end);
     if (tokens < batch * seqLen) job.onProgress?.(tokens);

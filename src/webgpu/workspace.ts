@@ -99,6 +99,7 @@ export function upload(
   start = 0,
   count = values.length,
 ): void {
+  if (count === 0) return; // Deno panics over an array of nothing
   const part = values.subarray(start, start + count);
   const isShared = Object.prototype.toString.call(values.buffer) !== "[object ArrayBuffer]";
   // Shared memory is copied first: Dawn's Node binding crashes the process over a SharedArrayBuffer.
