@@ -205,6 +205,24 @@ describe("a GPU that fails", () => {
     opened.backend.dispose();
   });
 
+  test("a kernel for which there was no memory is compiled when it is next wanted", async (context) => {
+    let [made, left] = [0, -1];
+    const opened = await openChanged((handle) => {
+      const make = handle.createShaderModule.bind(handle);
+      handle.createShaderModule = (descriptor) => {
+        if (made++ === 0) left = 1; // its second scope is that of memory
+        return make(descriptor);
+      };
+      failScopes(handle, () => left-- === 0);
+    });
+    if ("reason" in opened) return context.skip(opened.reason);
+    await expect(opened.backend.prepare(program)).rejects.toMatchObject({ code: "out-of-memory" });
+    const job = makeJob();
+    await (await opened.backend.prepare(program)).forward(job);
+    expect([...job.y]).toEqual([2, 1, 4, 3]);
+    opened.backend.dispose();
+  });
+
   test("a GPU like Deno's, which panics over an array of nothing, and throws where what is unmapped is not mapped", async (context) => {
     const opened = await openChanged((handle) => {
       const [create, write] = [handle.createBuffer.bind(handle), handle.queue.writeBuffer.bind(handle.queue)];

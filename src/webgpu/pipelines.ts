@@ -176,6 +176,7 @@ export class Pipelines {
     if (!pipeline) {
       pipeline = this.#compile(kernel, code);
       this.#compiled.set(code, pipeline);
+      pipeline.catch(() => this.#compiled.delete(code)); // there may be memory the next time
     }
     return pipeline;
   }
