@@ -250,6 +250,14 @@ test("a row that states read from both ends is not cut", () => {
   expect(() => run(2e4)).toThrow(/300 tokens.*both ends/);
 });
 
+test("a literal among the u32s of a builtin says that it is one: compilers were seen to take it for an i32", () => {
+  const bare = /\b(?:select|min|max|clamp)\((?:[^()]|\([^()]*\))*?(?<=[(,]\s*)\d+(?=\s*[,)])/;
+  expect("max(1, ROW / LANES)").toMatch(bare);
+  const all = import.meta.glob("../src/webgpu/**/*.wgsl", { query: "?raw", import: "default", eager: true });
+  expect(Object.keys(all).length).toBeGreaterThan(20);
+  for (const [name, text] of Object.entries(all)) expect(text, name).not.toMatch(bare);
+});
+
 test("workgroups are spread over two dimensions", () => {
   expect(spread(0)).toEqual([0, 0]);
   expect(spread(65535)).toEqual([65535, 1]);

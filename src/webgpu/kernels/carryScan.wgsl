@@ -39,7 +39,7 @@ fn carryScan(
   let owner = task % blocks * STATES + thread % STATES;
   let owned = owner < sizes.dState;
   let n = min(owner, sizes.dState - 1);
-  let bits = select(firstLeadingBit((count - 1) / SCANS) + 1, 0, count <= SCANS);
+  let bits = select(firstLeadingBit((count - 1) / SCANS) + 1, 0u, count <= SCANS);
   let size = min(1u << bits, GROUP);
   let step = Wide(jumps[sizes.dState + n], jumps[(GROUP + 1) * sizes.dState + n]);
   let leap = Wide(jumps[size * sizes.dState + n], jumps[(GROUP + 1 + firstTrailingBit(size)) * sizes.dState + n]);

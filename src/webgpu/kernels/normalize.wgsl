@@ -3,7 +3,7 @@
 // NORM is 2, or 1 without the mean: RMSNorm. The variance is of x - mean, in a second sweep: E[x^2] - mean^2 cancels. As many
 // quads of timesteps are added up at a time as the slab, of ROOM values, has room for; in the same order by any tile, and layerNorm.
 
-const OWN = max(1, ROW / LANES); // columns of a row that a thread may have
+const OWN = max(1u, ROW / LANES); // columns of a row that a thread may have
 const SPAN = min(ROW, LANES);
 const END = max(OWN, LIFT * COLS);
 const AT_ONCE = min(QUADS, ROOM / THREADS);

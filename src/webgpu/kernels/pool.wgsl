@@ -36,7 +36,7 @@ fn pool(
   let column = task % blocks * 16 + lane % 16;
   let j = min(column, sizes.width - 1);
   let newest = sizes.mode == LAST;
-  let begin = select(0, length - 1, newest);
+  let begin = select(0u, length - 1, newest);
 
   let empty = select(0.0, -3.4028234e38, sizes.mode == MAX);
   var share = empty;
