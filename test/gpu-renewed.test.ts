@@ -3,12 +3,13 @@ import { afterEach, expect, test, vi } from "vitest";
 import type { Resident } from "../src/backend.js";
 import { Gpu } from "../src/gpu.js";
 import { createEngine, type Engine } from "../src/index.js";
-import { WebgpuBackend } from "../src/webgpu/backend.js";
+import { State, stateLayout } from "../src/state.js";
+import { openWebgpu, WebgpuBackend } from "../src/webgpu/backend.js";
 import { openDevice } from "../src/webgpu/device.js";
 import { softwareTiles } from "../src/webgpu/tiles.js";
 import { expectSameBits } from "./support/bits.js";
 import { relativeError } from "./support/golden.js";
-import { lruProgram } from "./support/gpuJobs.js";
+import { lruProgram, normed } from "./support/gpuJobs.js";
 import { type Change, shrink, standInGpu } from "./support/gpus.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { playedGpu } from "./support/playedGpu.js";
@@ -81,6 +82,38 @@ test("a cache has as many streams as the GPU binds, and no more", async (context
   const says = new RegExp(`${most + 1} streams.*${8 * dState * (most + 1)} bytes.*at most ${bytes}`);
   expectLinrecError(error, "unsupported", says);
   expect(engine.backends.webgpu.available).toBe(true);
+});
+
+test("a cache whose states are more than a buffer has room for is read in parts", async (context) => {
+  const bytes = 2 ** 13;
+  const program = normed(4, 8); // two layers
+  const slots = bytes / 64;
+  const sizes: number[] = [];
+  const changed = await standInGpu((handle) => {
+    shrink(handle, bytes);
+    const create = handle.createBuffer.bind(handle);
+    handle.createBuffer = (descriptor) => {
+      sizes.push(descriptor.size);
+      return create(descriptor);
+    };
+  });
+  if ("reason" in changed) return context.skip(changed.reason);
+  const opened = await openWebgpu(changed.gpu);
+  if ("reason" in opened) return context.skip(opened.reason);
+  const resident = (await (await opened.backend.prepare(program)).resident?.(slots)) as Resident;
+  const state = new State(stateLayout(program), slots);
+  for (const slot of state.layout.slots)
+    for (let row = 0; row < slots; row++) state.write(slot, row, floats(8, row), floats(8, row + slots));
+  await resident.write(
+    Int32Array.from({ length: slots }, (_, row) => row),
+    state,
+  );
+  const rows = Int32Array.from({ length: slots }, (_, i) => slots - 1 - i);
+  const read = await resident.read(rows);
+  for (const slot of state.layout.slots)
+    for (const [i, row] of rows.entries()) expect(read.read(slot, i)).toEqual(state.read(slot, row));
+  expect(Math.max(...sizes)).toBe(bytes);
+  opened.backend.dispose();
 });
 
 test("many steps on a GPU are given time for each of their tokens, as long as a token's work takes", async (context) => {

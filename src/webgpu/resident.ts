@@ -152,26 +152,39 @@ class GpuResident implements Resident {
 
   async read(rows: Int32Array): Promise<State> {
     const state = new State(this.#layout, rows.length);
-    const { states } = this.#plan;
+    const rowBytes = this.#plan.states.reduce((sum, { floats }) => sum + 4 * floats, 0);
+    // All states of some rows go into one buffer, and may be more than it has room for.
+    const most = Math.max(1, Math.floor(this.#device.maxBinding / rowBytes));
     await this.#run(() => {
-      const { value, clean } = this.#device.scoped("reading a cache", () => {
-        const encoder = this.#device.handle.createCommandEncoder();
-        const bytes = states.reduce((sum, { floats }) => sum + 4 * floats * rows.length, 0);
-        const readback = this.#readback(bytes);
-        let to = 0;
-        for (const { area, floats } of states) {
-          for (const [, from, count] of runsOf(rows)) {
-            const size = 4 * floats * count;
-            encoder.copyBufferToBuffer(this.#state(area), 4 * floats * from, readback, to, size);
-            to += size;
-          }
-        }
-        this.#device.handle.queue.submit([encoder.finish()]);
-        return this.#map(readback, bytes, (values) => takeStates(state, [...rows.keys()], values, true));
-      });
-      return { reads: [Promise.all([value, clean]).then(([take]) => take())], flops: 0 };
+      const reads: Promise<void>[] = [];
+      for (let first = 0; first < rows.length; first += most)
+        reads.push(this.#readRows(rows.subarray(first, first + most), rowBytes, state, first));
+      return { reads, flops: 0 };
     });
     return state;
+  }
+
+  /** They are those of `state` from `first` on. */
+  #readRows(rows: Int32Array, rowBytes: number, state: State, first: number): Promise<void> {
+    const bytes = rowBytes * rows.length;
+    const { value, clean } = this.#device.scoped("reading a cache", () => {
+      const encoder = this.#device.handle.createCommandEncoder();
+      const readback = this.#readback(bytes);
+      let to = 0;
+      for (const { area, floats } of this.#plan.states) {
+        for (const [, from, count] of runsOf(rows)) {
+          const size = 4 * floats * count;
+          encoder.copyBufferToBuffer(this.#state(area), 4 * floats * from, readback, to, size);
+          to += size;
+        }
+      }
+      this.#device.handle.queue.submit([encoder.finish()]);
+      const own = Array.from(rows, (_, i) => first + i);
+      return this.#map(readback, bytes, (values) => takeStates(state, own, values, true));
+    });
+    const read = Promise.all([value, clean]).then(([take]) => take());
+    read.catch(() => {}); // nobody looks at it if a later one fails
+    return read;
   }
 
   write(rows: Int32Array, state: State): Promise<void> {
@@ -290,7 +303,8 @@ class GpuResident implements Resident {
   /** A buffer to read from; {@link map} gives it back. */
   #readback(bytes: number): GPUBuffer {
     const spare = this.#readbacks.findIndex(({ size }) => size >= bytes);
-    const size = 2 ** Math.ceil(Math.log2(Math.max(4, bytes)));
+    const room = 2 ** Math.ceil(Math.log2(Math.max(4, bytes)));
+    const size = Math.max(bytes, Math.min(room, this.#device.maxBinding));
     const readback =
       spare < 0
         ? this.#device.handle.createBuffer({ size, usage: COPY_DST | MAP_READ })
