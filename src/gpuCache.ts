@@ -1,7 +1,7 @@
 /** The states of many streams on the GPU: a cache whose numbers only come to JavaScript when they are asked for. */
 import type { Resident } from "./backend.js";
 import type { AnyCache } from "./cache.js";
-import { LinrecError } from "./errors.js";
+import { allocating, LinrecError } from "./errors.js";
 import type { GpuBuffer } from "./gpuBuffer.js";
 import { gpuCaches } from "./ownCache.js";
 import type { State } from "./state.js";
@@ -55,7 +55,7 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
    * Throws `wrong-dtype`, `detached` and `invalid-argument` for what are no rows of it.
    */
   reset(rows?: Int32Array): void {
-    for (const row of this.#rows(rows)) this.#clear(row);
+    for (const row of this.#rows(rows)) [this.#tokens[row], this.#fresh[row]] = [0, 1];
   }
 
   /**
@@ -87,11 +87,10 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
         `the cache to write has ${state.batch} streams, to ${wanted.length} rows. They must be as many.`,
       );
     }
-    for (const [i, row] of wanted.entries()) {
-      this.#tokens[row] = state.count[i] as number;
-      this.#fresh[row] = 0;
-    }
-    return this.#resident.write(wanted, state);
+    const done = allocating("a cache's states", () => this.#resident.write(wanted, state));
+    for (const [i, row] of wanted.entries())
+      [this.#tokens[row], this.#fresh[row]] = [state.count[i] as number, 0];
+    return done;
   }
 
   /** Frees its memory on the GPU. Calls under way reject with `disposed`. Idempotent. */
@@ -115,31 +114,34 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
     reset,
   }: Steps): Promise<Float32Array | GpuBuffer> {
     const all = this.#rows(rows);
-    const fresh = new Uint8Array(steps * streams);
-    const counts = new Float32Array(steps * streams);
-    for (let i = 0; i < counts.length; i++) {
-      const row = all[i % streams] as number;
-      if (reset?.[i]) this.#clear(row);
-      fresh[i] = this.#fresh[row] as number;
-      this.#fresh[row] = 0;
-      this.#tokens[row] = (this.#tokens[row] as number) + 1;
-      counts[i] = this.#tokens[row] as number;
-    }
-    if (counts.length === 0) return ports?.y ?? y;
-    // The caller's arrays are let go of before others are heard: calls overlap, and one that fails loses the state.
-    const values = new Float32Array(y.length);
+    if (steps * streams === 0) return ports?.y ?? y;
     const intact = holding(y, y);
-    const given = { x: x.slice(), ports, steps, streams, rows: all, fresh, counts, timesteps };
-    await this.#resident.step({ ...given, y: values });
+    const { values, done } = allocating("steps of a cache", () => {
+      const [own, isFresh] = [this.tokens, this.#fresh.slice()];
+      const fresh = new Uint8Array(steps * streams);
+      const counts = new Float32Array(steps * streams);
+      for (let i = 0; i < counts.length; i++) {
+        const row = all[i % streams] as number;
+        if (reset?.[i]) [own[row], isFresh[row]] = [0, 1];
+        fresh[i] = isFresh[row] as number;
+        isFresh[row] = 0;
+        own[row] = (own[row] as number) + 1;
+        counts[i] = own[row] as number;
+      }
+      // The caller's arrays are let go of before others are heard: calls overlap, and one that fails loses the state.
+      const values = new Float32Array(y.length);
+      const given = { x: x.slice(), ports, steps, streams, rows: all, fresh, counts, timesteps };
+      const done = this.#resident.step({ ...given, y: values });
+      // After all that there may be no memory for: a call that is refused has done nothing.
+      this.#tokens.set(own);
+      this.#fresh.set(isFresh);
+      return { values, done };
+    });
+    await done;
     if (ports?.y) return ports.y;
     intact();
     y.set(values);
     return y;
-  }
-
-  #clear(row: number): void {
-    this.#tokens[row] = 0;
-    this.#fresh[row] = 1;
   }
 
   /** A copy. */

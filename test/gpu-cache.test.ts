@@ -295,6 +295,29 @@ describe("a layer", () => {
     creating.mockRestore();
   });
 
+  gpuTest("a step, or a write, for which there is no memory leaves the cache as it was", async () => {
+    const [cache, own] = [await lru.allocateGpuCache(4), lru.allocateInferenceCache(4)];
+    const xt = x.slice(0, 4 * dModel);
+    const other = lru.allocateInferenceCache(4);
+    await lru.step(xt, other);
+    for (const each of [cache, own] as never[]) await lru.step(xt, each);
+    for (const each of [cache, own]) each.reset(Int32Array.of(1));
+    const none = () => {
+      throw new RangeError("Array buffer allocation failed");
+    };
+    const slicing = vi.spyOn(Float32Array.prototype, "slice").mockImplementation(none);
+    const stepping = errorOf(() => lru.step(xt, cache, { reset: [0, 0, 1, 0] }));
+    slicing.mockRestore();
+    const reading = vi.spyOn(other.state, "read").mockImplementation(none);
+    const writing = errorOf(() => cache.write(other));
+    reading.mockRestore();
+    for (const error of [await stepping, await writing])
+      expectLinrecError(error, "out-of-memory", /could not be had/);
+    expect([...cache.tokens]).toEqual([1, 0, 1, 1]);
+    expect(relativeError(await lru.step(xt, cache), await lru.step(xt, own))).toBeLessThan(2e-6);
+    cache.dispose();
+  });
+
   gpuTest("what a step was to be read from is freed if it cannot be", async ({ device }) => {
     const cache = await lru.allocateGpuCache(4);
     const create = device.createBuffer.bind(device);
