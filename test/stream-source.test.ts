@@ -79,6 +79,23 @@ describe("the source", () => {
     expect(cancelled).toBe(true);
   });
 
+  test("that never gives a chunk keeps no abort waiting: its return() comes after that", async () => {
+    const controller = new AbortController();
+    async function* silent() {
+      await new Promise(() => {});
+      yield x;
+    }
+    const next = lru.forwardStream(silent(), { signal: controller.signal }).next();
+    setTimeout(() => controller.abort("enough"));
+    expectLinrecError(await errorOf(() => next), "aborted", /AbortSignal/);
+  });
+
+  test("is free again when the loop is left", async () => {
+    const source = readable([x, x]);
+    for await (const _ of lru.forwardStream(source)) break;
+    expect(source.locked).toBe(false);
+  });
+
   test("passes its own error on", async () => {
     async function* broken() {
       yield x;
