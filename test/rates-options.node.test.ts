@@ -9,6 +9,7 @@ import {
   type ForwardResult,
   type Model,
   type ModelCache,
+  type ModelSpec,
   writeSafetensors,
 } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
@@ -215,5 +216,26 @@ test("a reset that leaves too little to pool", async () => {
     "unsupported",
     /one output for each row/,
   );
+  await engine.dispose();
+});
+
+test("from a state that was set, the first token of a stride is as far as its own timestep says, whatever the factor", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const { checkpoint, x } = randomClassifier(1);
+  const ys: Float32Array[] = [];
+  for (const delta of [3, 1]) {
+    for (const poolingFactor of [2, 5]) {
+      const spec = { architecture: "lrnnx/classifier", intermediatePooling: "stride", poolingFactor };
+      const model = await engine.model(writeSafetensors(checkpoint), spec as ModelSpec);
+      const state = model.allocateInferenceCache();
+      const layers = state.get();
+      state.set(layers.map(({ re, im }, i) => ({ re: floats(re.length, i), im: floats(im.length, i + 9) })));
+      const integrationTimesteps = Float32Array.of(delta);
+      ys.push((await model.forward(x.slice(0, model.inputWidth), { state, integrationTimesteps })).y);
+    }
+  }
+  const [there, alsoThere, near] = ys as [Float32Array, Float32Array, Float32Array];
+  expectSameBits(alsoThere, there, "another factor");
+  expect(near).not.toEqual(there);
   await engine.dispose();
 });
