@@ -119,6 +119,22 @@ describe.each(builds)("bit for bit, %s SIMD", (build) => {
     }
   });
 
+  test.each([
+    ["classifier", randomClassifier(2)],
+    ["U-Net", randomUnet(3)],
+  ])("%s: forwards at the same time leave each other alone", async (_, { checkpoint, spec, x, batch }) => {
+    const inputs = [1, 2, 3].map((seed) => floats(x.length, seed));
+    for (const { name, engine } of engines) {
+      const model = await engine.model(writeSafetensors(checkpoint), spec);
+      const together = await Promise.all(inputs.map((own) => model.forward(own, { batch })));
+      for (const [i, { y }] of together.entries()) {
+        const alone = await model.forward(inputs[i] as Float32Array, { batch });
+        expectSameBits(y, alone.y, `${name}, forward ${i}`);
+      }
+      model.dispose();
+    }
+  });
+
   test("many segments: a sequence in two halves, and against the oracle", async () => {
     const seqLen = 90_001;
     const classifier = randomClassifier(2);
