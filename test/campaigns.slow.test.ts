@@ -1,8 +1,12 @@
-/** The short form of the campaigns that take seconds; and every planted bug must still find its place in the sources. */
+/**
+ * The short form of the campaigns that take seconds; and every planted bug, and every excused mutant, must still find its
+ * place in the sources.
+ */
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { runInProcess } from "../campaigns/inProcess.mjs";
 import { campaigns } from "../campaigns/list.mjs";
+import { list } from "../campaigns/mutants/equivalent.mjs";
 
 const library = new URL("../dist/index.js", import.meta.url);
 
@@ -16,6 +20,11 @@ describe.each(campaigns)("$name", async ({ url }) => {
       expect(source.split(find)).toHaveLength(2);
     },
   );
+});
+
+test.each(list)("what excuses a mutant is still there: $file, $line", ({ file, line }) => {
+  const source = readFileSync(new URL(`../${file}`, import.meta.url), "utf8");
+  expect(source.split("\n").map((text) => text.trim())).toContain(line);
 });
 
 test.each([

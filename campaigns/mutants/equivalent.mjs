@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { project } from "../plant.mjs";
 
-const list = [
+export const list = [
   {
     file: "src/analysis.ts",
     says: "<= for <",
@@ -17,7 +17,7 @@ const list = [
     reason: "a timestep that comes twice in a row is then searched for, and found",
   },
   {
-    file: "src/cpu/runner.ts",
+    file: "src/cpu/onWorkers.ts",
     says: "-- for ++",
     line: "readonly #id = programs++;",
     reason: "a program's number only has to be its own",
@@ -39,13 +39,6 @@ const list = [
     says: "no ?.",
     line: 'else if (stage.kind === "poolAll") this.#pool?.step(stage, step);',
     reason: "only models pool, and they bring what does",
-  },
-  {
-    file: "src/engine.ts",
-    says: 'false for candidate.backend === "wasm" && candidate.threads === 0 && i',
-    line: 'if (candidate.backend === "wasm" && candidate.threads === 0 && isStep(program, job)) {',
-    reason:
-      "a forward of one token then takes the way of longer ones: the same bits, some microseconds later",
   },
   {
     file: "src/cpu/transfer.ts",
