@@ -1,25 +1,16 @@
-/**
- * The engine: it finds out what this machine has, makes layers and models, and runs their work on the backend that the
- * scheduler picks, falling back where that is allowed and never in silence.
- */
-import { assemble, prepareParts, referenceStepper } from "./assemble.js";
+/** The engine, as its user has it: what finds out what this machine has, and makes layers and models. */
 import { awake } from "./awake.js";
-import type { Backend, ForwardJob, Resident, Runner } from "./backend.js";
 import type { BidirectionalLru } from "./bidirectional.js";
-import { untilAborted } from "./breaker.js";
-import type { Chain } from "./chain.js";
+import { EngineHost } from "./engineHost.js";
 import { allocating, LinrecError } from "./errors.js";
-import { Failover, isFault } from "./failover.js";
-import { type BackendOption, callBack, type ProblemSize, readSize, sizeNames } from "./forwardOptions.js";
-import { findHalves, halvesOf, waysOf } from "./hidden.js";
-import type { Host, Prepared, Stepper } from "./host.js";
+import type { Tell } from "./failover.js";
+import { callBack, type ProblemSize, readSize, sizeNames, toPreference } from "./forwardOptions.js";
 import { isBytes } from "./io/bytes.js";
 import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { arrayClass, typeName } from "./io/tensor.js";
 import { Lru } from "./lru.js";
 import { type BackendStatus, Machine } from "./machine.js";
-import { breathing } from "./macrotask.js";
 import type { ModelSpec } from "./models/architecture.js";
 import { copied, isPlain } from "./models/copied.js";
 import { readLru } from "./models/lrnnxLru.js";
@@ -29,13 +20,9 @@ import type { PlainLru, PlainTensors } from "./models/plain.js";
 import { checkEngineOptions, type EngineOptions } from "./options.js";
 import { parts } from "./parts.js";
 import { type BackendName, type LruParams, lruFlops, type Network } from "./program.js";
-import type { runReference } from "./reference.js";
-import { choose, type Plan, type Preference, plan, type Verb, type Work } from "./scheduler.js";
+import type { Plan, Verb } from "./scheduler.js";
 import type { Run, SelfTestReport } from "./selfTest.js";
-import { abortedError, Stop } from "./signal.js";
-import { stateLayout } from "./state.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
-import { runAtOnce, workOf } from "./work.js";
 
 /** One LRU: its own parameters, arrays of other kinds, or a checkpoint. */
 export type LruSource = LruParams | PlainLru | BytesSource;
@@ -59,63 +46,31 @@ export async function createEngine(options: EngineOptions = {}): Promise<Engine>
   const own = checkEngineOptions(options);
   const preference = toPreference(own.backend ?? "auto");
   const wanted = (name: BackendName) => preference === "auto" || preference.includes(name);
-  const { onFallback } = own;
+  const { onFallback, nonFinite = "propagate" } = own;
   const tell: Tell = (from, to, reason) =>
     onFallback && callBack("onFallback", onFallback, { from, to, reason });
   const machine = await awake(Machine.probe(own, wanted, (reason) => tell("wasm", "wasm", reason)));
   if (preference !== "auto") checkPreference(preference, machine, tell);
   else if (!machine.wasm) tell("wasm", "reference", machine.reason("wasm")); // each step, and what no GPU is faster at
-  return new Engine(machine, preference, own.nonFinite ?? "propagate", tell);
+  return new Engine(machine, new EngineHost(machine, preference, nonFinite, tell));
 }
 
 /** Rejects a list of which nothing runs here, and tells what of it is passed over. */
 function checkPreference(list: readonly BackendName[], machine: Machine, tell: Tell): void {
   const first = list.find((name) => machine.names.includes(name));
-  if (first === undefined) throw noBackend(list, machine);
+  if (first === undefined) throw machine.noBackend(list);
   for (const name of list.slice(0, list.indexOf(first))) tell(name, first, machine.reason(name));
 }
-
-/** Of a list: "auto" finds the reference at least. */
-function noBackend(names: Preference, machine: Machine): LinrecError {
-  const list = names as readonly BackendName[];
-  const reasons = list.map((name) => `${name}: ${machine.reason(name)}`).join("; ");
-  return new LinrecError("backend-unavailable", `No backend that was asked for can run here. ${reasons}.`);
-}
-
-type Tell = (from: string, to: string, reason: string) => void;
 
 /** Runs layers and models. Made by {@link createEngine}. */
 export class Engine {
   readonly #machine: Machine;
-  readonly #preference: Preference;
-  readonly #tell: Tell;
-  /** What layers and models see of the engine. */
-  readonly #host: Host;
-  /** One for each forward under way. */
-  readonly #stops = new Set<Stop>();
-  /** Loaded with the first model; a bare layer is never one. */
-  #Chain: typeof Chain | undefined;
-  #disposed = false;
+  readonly #host: EngineHost;
 
   /** @internal Use {@link createEngine}. */
-  constructor(machine: Machine, preference: Preference, nonFinite: "propagate" | "reject", tell: Tell) {
+  constructor(machine: Machine, host: EngineHost) {
     this.#machine = machine;
-    this.#preference = preference;
-    this.#tell = tell;
-    this.#host = {
-      nonFinite,
-      checkUsable: () => this.#checkUsable(),
-      plan: (verb, program, ...sizes) => this.#plan(verb, workOf(this.#machine, program, ...sizes)),
-      forward: (prepared, job, option) => this.#forward(prepared, job, option),
-      gpuCache: async (prepared, batch, own) => {
-        const resident = await this.#resident(prepared, batch);
-        const { GpuCache } = await parts.webgpu();
-        return new GpuCache(batch, resident, own);
-      },
-      steps: parts.steps,
-      streams: parts.stream,
-      release: (prepared) => this.#release(prepared),
-    };
+    this.#host = host;
   }
 
   /** Each backend: whether it can run here, what was found, or why not and what would change that. */
@@ -140,7 +95,7 @@ export class Engine {
    * `out-of-memory` and `disposed`.
    */
   async lru(source: LruSource): Promise<Lru> {
-    this.#checkUsable();
+    this.#host.checkUsable();
     return this.#lru(await this.#readLru(source));
   }
 
@@ -152,7 +107,7 @@ export class Engine {
   async bidirectional(
     source: { forward: LruSource; backward: LruSource } | BytesSource,
   ): Promise<BidirectionalLru> {
-    this.#checkUsable();
+    this.#host.checkUsable();
     let given: SafetensorsFile | undefined;
     let made: [Network, Network] | undefined;
     if (isBytesSource(source)) given = await this.#load(source);
@@ -173,17 +128,16 @@ export class Engine {
    * `spec` and for arrays that are no tensors, and with `out-of-memory` and `disposed`.
    */
   async model(source: BytesSource | PlainTensors, spec?: ModelSpec): Promise<Model> {
-    this.#checkUsable();
+    this.#host.checkUsable();
     const loading = [
       isBytesSource(source) ? this.#load(source) : this.#readPlain(copied(source)),
       parts.models(),
       this.#widen(),
     ] as const;
     const [{ tensors, metadata }, { Chain, Model, buildProgram }] = await Promise.all(loading);
-    this.#checkUsable(); // loading took a while
-    this.#Chain = Chain;
+    this.#host.checkUsable(); // loading took a while
     const program = buildProgram(tensors, metadata, spec);
-    return new Model(this.#host, await this.#prepare(program));
+    return new Model(this.#host, await this.#host.prepare(program, Chain));
   }
 
   /**
@@ -191,13 +145,13 @@ export class Engine {
    * Throws `invalid-argument`, `disposed`, and `backend-unavailable` if nothing that the engine was created for runs any more.
    */
   explain(verb: Verb, problem: Problem): Plan {
-    this.#checkUsable();
+    this.#host.checkUsable();
     checkChoice("verb", verb, ["forward", "step"]);
     checkOptions("problem", problem, [...sizeNames, "dModel", "dState", "layers"]);
     const { batch, seqLen, timed } = readSize(problem);
     const { dModel, dState, layers = 1 } = problem;
     for (const [name, value] of Object.entries({ dModel, dState, layers })) checkCount(name, value, 1);
-    return this.#plan(verb, {
+    return this.#host.planWork(verb, {
       ...{ batch, seqLen, flopsPerToken: layers * lruFlops(dModel, dState), states: layers * dState },
       ...{ timed, bytesIn: 4 * dModel, bytesOut: 4 * dModel },
       ...this.#machine.passes({ dModel, dState, layers }, batch, seqLen, timed),
@@ -209,13 +163,13 @@ export class Engine {
    * Rejects with `disposed`, and with `load-failed` if it cannot be loaded; what a backend throws is in the report.
    */
   async selfTest(): Promise<SelfTestReport> {
-    this.#checkUsable();
+    this.#host.checkUsable();
     const run: Run = async (program, job, name, threads) => {
-      const prepared = await this.#prepare(program);
+      const prepared = await this.#host.prepare(program);
       try {
-        await (await this.#runner(prepared, name)).forward({ ...job, threads });
+        await (await this.#host.runner(prepared, name)).forward({ ...job, threads });
       } finally {
-        this.#release(prepared);
+        this.#host.release(prepared);
       }
     };
     await Promise.all([this.#machine.loadReference(), this.#widen()]);
@@ -233,7 +187,7 @@ export class Engine {
    * {@link free}, or the engine's end. Throws `invalid-argument`, `out-of-memory` and `disposed`.
    */
   allocate(length: number): Float32Array {
-    this.#checkUsable();
+    this.#host.checkUsable();
     checkCount("length", length, 0);
     const { wasm } = this.#machine;
     return allocating(`${length} numbers`, () => wasm?.allocate(length) ?? new Float32Array(length));
@@ -250,111 +204,11 @@ export class Engine {
 
   /** Ends workers and GPU work, and frees all memory. Work under way rejects with `disposed`. Idempotent. */
   async dispose(): Promise<void> {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    for (const stop of this.#stops) stop.abort(disposedError());
-    await this.#machine.dispose();
+    await this.#host.dispose();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
-  }
-
-  #checkUsable(): void {
-    if (this.#disposed) throw disposedError();
-  }
-
-  /** Runs a forward where the plan says, and on what is next if that fails and may. */
-  #forward(
-    prepared: Prepared,
-    job: Omit<ForwardJob, "threads">,
-    option: BackendOption | undefined,
-  ): Promise<void> | undefined {
-    const { program } = prepared;
-    const { batch, seqLen } = job;
-    job.intact?.();
-    const timed = this.#machine.valuesOf(job.timesteps);
-    const here = option === undefined ? this.#preference : toPreference(option);
-    const preference: Preference = job.ports ? ["webgpu"] : here;
-    const hardware = this.#machine.hardware();
-    let { asked } = prepared;
-    if (
-      asked?.preference !== preference ||
-      asked.hardware !== hardware ||
-      asked.work.batch !== batch ||
-      asked.work.seqLen !== seqLen ||
-      asked.work.timed !== timed
-    ) {
-      const work = workOf(this.#machine, program, batch, seqLen, timed);
-      asked = { preference, hardware, work, candidate: choose("forward", work, hardware, preference) };
-      prepared.asked = asked;
-    }
-    const { candidate } = asked;
-    if (!candidate) throw noBackend(preference, this.#machine);
-    if (candidate.backend === "wasm" && candidate.threads === 0) {
-      const breathe = breathing();
-      if (runAtOnce(prepared.stepper, program, job)) {
-        job.onProgress?.(batch * seqLen);
-        return breathe();
-      }
-    }
-    const host = {
-      machine: this.#machine,
-      runner: (name: BackendName) => this.#runner(prepared, name),
-      tell: this.#tell,
-    };
-    return this.#stoppable(prepared, job, new Failover(host, asked));
-  }
-
-  /**
-   * Rejects at once when the caller's signal fires, or the layer or the engine is disposed of; the backend then hears of
-   * it through its own signal, and may go on for a moment.
-   */
-  async #stoppable(prepared: Prepared, job: Omit<ForwardJob, "threads">, failover: Failover): Promise<void> {
-    const stop = new Stop();
-    const abort = () => stop.abort(abortedError(job.signal));
-    const onProgress = (done: number) => {
-      if (!stop.aborted) job.onProgress?.(done);
-    };
-    job.signal?.addEventListener("abort", abort);
-    this.#stops.add(stop);
-    const work = failover.run(prepared.program, { ...job, signal: stop, onProgress }, stop);
-    prepared.underWay.set(stop, work);
-    work
-      .finally(() => {
-        prepared.underWay.delete(stop);
-        this.#stops.delete(stop);
-        job.signal?.removeEventListener("abort", abort);
-      })
-      .catch(() => {}); // told below; last, as a signal that is none of the platform's may throw
-    await untilAborted(work, stop);
-  }
-
-  async #resident(prepared: Prepared, slots: number): Promise<Resident> {
-    const backend = this.#machine.backend("webgpu");
-    try {
-      const runner = await this.#runner(prepared, "webgpu");
-      return (await runner.resident?.(slots)) as Resident; // the network is of one rate: it is the GPU's own runner
-    } catch (error) {
-      if (!isFault(error) || !(await this.#machine.renew(backend, error))) throw error;
-      return this.#resident(prepared, slots);
-    }
-  }
-
-  #release(prepared: Prepared): void {
-    const error = new LinrecError("disposed", "The layer or model was disposed of while it was at work.");
-    for (const stop of prepared.underWay.keys()) stop.abort(error);
-    // The runners are needed until the work has noticed.
-    Promise.allSettled(prepared.underWay.values()).then(async () => {
-      for (const runner of prepared.runners.values()) (await runner.catch(() => undefined))?.dispose();
-      prepared.runners.clear();
-    });
-  }
-
-  #plan(verb: Verb, work: Work): Plan {
-    const planned = plan(verb, work, this.#machine.hardware(), this.#preference);
-    if (!planned) throw noBackend(this.#preference, this.#machine);
-    return planned;
   }
 
   async #load(source: BytesSource): Promise<SafetensorsFile> {
@@ -379,63 +233,11 @@ export class Engine {
   }
 
   async #lru(program: Network): Promise<Lru> {
-    this.#checkUsable(); // loading took a while
-    return new Lru(this.#host, await this.#prepare(program));
+    this.#host.checkUsable(); // loading took a while
+    return new Lru(this.#host, await this.#host.prepare(program));
   }
-
-  async #prepare(program: Network): Promise<Prepared> {
-    await findHalves(program);
-    this.#checkUsable();
-    const runners = new Map<Backend, Promise<Runner>>();
-    const backend = this.#machine.wasm;
-    const wasm: (Runner & Stepper) | undefined =
-      backend && !waysOf.has(program)
-        ? assemble(program, false, this.#Chain, (part) =>
-            allocating("a model's weights", () => backend.prepare(part)),
-          )
-        : undefined;
-    if (backend && wasm) runners.set(backend, Promise.resolve(wasm));
-    let oracle: Stepper | undefined;
-    // Asked at every step: kernels that turn out to be wrong are not stepped with any more.
-    const trusted = (): Stepper => {
-      if (wasm && this.#machine.wasm) return wasm;
-      const run = this.#machine.runReference as typeof runReference;
-      oracle ??= assemble(program, true, this.#Chain, (part) => referenceStepper(part, run));
-      return oracle;
-    };
-    const stepper: Stepper = {
-      step: (...args) => trusted().step(...args),
-      atOnce: (job) => wasm?.atOnce?.(job),
-    };
-    const layout = stateLayout(halvesOf(program)?.full ?? program);
-    return { program, layout, runners, stepper, underWay: new Map() };
-  }
-
-  async #runner(prepared: Prepared, name: BackendName): Promise<Runner> {
-    const { runners, program } = prepared;
-    const backend = this.#machine.backend(name);
-    if (!backend) throw noBackend([name], this.#machine);
-    let runner = runners.get(backend);
-    if (!runner) {
-      // A GPU that failed has taken what was on it with it.
-      for (const other of runners.keys()) if (other.name === name) runners.delete(other);
-      runner = prepareParts(backend, program, this.#Chain);
-      runners.set(backend, runner);
-      runner.catch(() => runners.delete(backend));
-    }
-    return runner;
-  }
-}
-
-/** A list is copied: what is known of it must stay true. */
-function toPreference(option: BackendOption): Preference {
-  return option === "auto" ? option : ([option].flat() as BackendName[]);
 }
 
 function isBytesSource(source: unknown): source is BytesSource {
   return typeof source === "string" || isBytes(source) || ["Blob", "File", "URL"].includes(typeName(source));
-}
-
-function disposedError(): LinrecError {
-  return new LinrecError("disposed", "The engine has been disposed of. Make a new one with createEngine().");
 }

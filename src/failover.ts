@@ -9,11 +9,14 @@ import { ratesOf } from "./rates.js";
 import { type Candidate, choose } from "./scheduler.js";
 import type { Stop } from "./signal.js";
 
+/** Says that work goes elsewhere, and why. */
+export type Tell = (from: string, to: string, reason: string) => void;
+
 export interface FailoverHost {
   readonly machine: Machine;
   /** The program as a backend runs it. Rejects with `backend-unavailable` where it does not run any more. */
   runner(backend: BackendName): Promise<Runner>;
-  tell(from: string, to: string, reason: string): void;
+  readonly tell: Tell;
 }
 
 /** One forward on its way. */

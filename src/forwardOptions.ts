@@ -2,6 +2,7 @@
 import { allocating, LinrecError, messageOf } from "./errors.js";
 import { typeName } from "./io/tensor.js";
 import type { BackendName } from "./program.js";
+import type { Preference } from "./scheduler.js";
 import type { State } from "./state.js";
 import { checkChoice, checkCount, checkFloat32, show, viewOf } from "./validate.js";
 
@@ -269,4 +270,9 @@ export function checkBackendOption(option: unknown): void {
       'backend is an empty list; name at least one backend, or "auto".',
     );
   for (const name of option) checkChoice("each backend of the list", name, backendNames);
+}
+
+/** A list is copied: what is known of it must stay true. */
+export function toPreference(option: BackendOption): Preference {
+  return option === "auto" ? option : ([option].flat() as BackendName[]);
 }

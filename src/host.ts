@@ -1,6 +1,7 @@
 /** What a layer or a model sees of its engine, and the engine of them. */
 import type { Backend, ForwardJob, PlainJob, Runner } from "./backend.js";
 import type { AnyCache } from "./cache.js";
+import type { Chain } from "./chain.js";
 import type { BackendOption } from "./forwardOptions.js";
 import type { CacheOwner, GpuCache } from "./gpuCache.js";
 import type { Network } from "./program.js";
@@ -11,6 +12,8 @@ import type { State, StateLayout } from "./state.js";
 /** A program in the hands of an engine. */
 export interface Prepared {
   readonly program: Network;
+  /** What runs its parts where its rate changes; a bare layer has none. */
+  readonly chain?: typeof Chain | undefined;
   /** Of its states. */
   readonly layout: StateLayout;
   /** What runs it, by backend: made when first wanted. */

@@ -3,14 +3,14 @@ import type { Backend, Passes } from "./backend.js";
 import { openWasm, type WasmBackend } from "./cpu/backend.js";
 import type { Simd } from "./cpu/kernels.js";
 import { sharedMemorySupport, threadCount } from "./environment.js";
-import { isLinrecError, messageOf } from "./errors.js";
+import { isLinrecError, LinrecError, messageOf } from "./errors.js";
 import { findGpu } from "./findGpu.js";
 import type { Gpu, GpuHost } from "./gpu.js";
 import type { EngineOptions } from "./options.js";
 import { parts } from "./parts.js";
 import type { BackendName } from "./program.js";
 import type { runReference } from "./reference.js";
-import type { Hardware } from "./scheduler.js";
+import type { Hardware, Preference } from "./scheduler.js";
 
 /** Whether a backend can run here. */
 export interface BackendStatus {
@@ -108,6 +108,13 @@ export class Machine implements GpuHost {
   /** Why a backend does not run here. */
   reason(name: BackendName): string {
     return this.#unavailable.get(name) ?? "it failed";
+  }
+
+  /** The error of asking for what does not run here: a list, for "auto" finds the reference at least. */
+  noBackend(names: Preference): LinrecError {
+    const list = names as readonly BackendName[];
+    const reasons = list.map((name) => `${name}: ${this.reason(name)}`).join("; ");
+    return new LinrecError("backend-unavailable", `No backend that was asked for can run here. ${reasons}.`);
   }
 
   status(name: BackendName): BackendStatus {
