@@ -9,6 +9,7 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { uniforms } from "../src/init.js";
+import { macrotask } from "../src/macrotask.js";
 import type { DenseStage } from "../src/program.js";
 import { draw } from "../src/sample.js";
 import { show } from "../src/validate.js";
@@ -201,6 +202,19 @@ describe("generate", () => {
     });
     expectLinrecError(error, "aborted", /AbortSignal/);
     expect(seen).toEqual(expected);
+  });
+
+  test("hears a signal while it reads the prompt, and between tokens what comes from outside", async () => {
+    const before = model.generate(idsOf(5, 9), { signal: AbortSignal.abort() });
+    expectLinrecError(await errorOf(() => before.next()), "aborted", /AbortSignal/);
+
+    const controller = new AbortController();
+    let now = performance.now();
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => ++now);
+    macrotask().then(() => controller.abort());
+    const tokens = model.generate(idsOf(5, 9), { maxTokens: 1000, signal: controller.signal });
+    expectLinrecError(await errorOf(() => collect(tokens)), "aborted", /AbortSignal/);
+    clock.mockRestore();
   });
 
   const refused: [string, "invalid-argument" | "wrong-dtype" | "shape-mismatch", RegExp, () => unknown][] = [
