@@ -4,7 +4,9 @@ import { openWasm } from "../src/cpu/backend.js";
 import { compileKernels } from "../src/cpu/kernels.js";
 import { startWorkers } from "../src/cpu/pool.js";
 import { createEngine, type Engine, initLru, writeSafetensors } from "../src/index.js";
+import { expectSameBits } from "./support/bits.js";
 import { loadGolden } from "./support/golden.js";
+import { floats, hardParams } from "./support/problems.js";
 
 test("the CPU's rate rises with what a forward has reached, and never falls", async () => {
   const options = {
@@ -95,6 +97,19 @@ describe("an engine", () => {
       const model = await engine.model(writeSafetensors(checkpoint), spec);
       expect([lru.backend, model.backend]).toEqual([backend, backend]);
     }
+  });
+
+  test("the backend of one forward is not that of the next", async () => {
+    const engine = await open({ backend: "wasm", threads: 0 });
+    const lru = await engine.lru(hardParams(5, 7, 1));
+    const x = floats(50 * 5, 2);
+    const ys: Float32Array[] = [];
+    for (const backend of ["wasm", "reference", undefined, ["reference", "wasm"]] as const)
+      ys.push((await lru.forward(x, { backend })).y);
+    const [cpu, oracle, alsoCpu, alsoOracle] = ys as [Float32Array, Float32Array, Float32Array, Float32Array];
+    expect(oracle).not.toEqual(cpu);
+    expectSameBits(alsoCpu, cpu, "the engine's own");
+    expectSameBits(alsoOracle, oracle, "the first of a list");
   });
 
   test("a software GPU is right, and not chosen by auto", async (context) => {
