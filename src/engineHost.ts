@@ -111,12 +111,8 @@ export class EngineHost implements Host {
         return breathe();
       }
     }
-    const host = {
-      machine: this.#machine,
-      runner: (name: BackendName) => this.runner(prepared, name),
-      tell: this.#tell,
-    };
-    return this.#stoppable(prepared, job, new Failover(host, asked));
+    const runner = (name: BackendName) => this.runner(prepared, name);
+    return this.#stoppable(prepared, job, new Failover(this.#machine, this.#tell, runner, asked));
   }
 
   /** What is to run a forward. What was asked last is not asked again. */

@@ -12,22 +12,20 @@ import type { Stop } from "./signal.js";
 /** Says that work goes elsewhere, and why. */
 export type Tell = (from: string, to: string, reason: string) => void;
 
-export interface FailoverHost {
-  readonly machine: Machine;
-  /** The program as a backend runs it. Rejects with `backend-unavailable` where it does not run any more. */
-  runner(backend: BackendName): Promise<Runner>;
-  readonly tell: Tell;
-}
-
 /** One forward on its way. */
 export class Failover {
-  readonly #host: FailoverHost;
+  readonly #machine: Machine;
+  readonly #tell: Tell;
+  readonly #runner: (backend: BackendName) => Promise<Runner>;
   readonly #asked: Asked;
   readonly #failed = new Set<BackendName>();
   #candidate: Candidate | undefined;
 
-  constructor(host: FailoverHost, asked: Asked) {
-    this.#host = host;
+  /** @param runner the program as a backend runs it. Rejects with `backend-unavailable` where it does not run any more. */
+  constructor(machine: Machine, tell: Tell, runner: (backend: BackendName) => Promise<Runner>, asked: Asked) {
+    this.#machine = machine;
+    this.#tell = tell;
+    this.#runner = runner;
     this.#asked = asked;
     this.#candidate = asked.candidate;
   }
@@ -36,11 +34,11 @@ export class Failover {
   async run(network: Network, job: Omit<ForwardJob, "threads">, stop: Stop): Promise<void> {
     const { backend: name, threads } = this.#candidate as Candidate;
     const whole = { ...job, threads };
-    const backend = this.#host.machine.backend(name);
+    const backend = this.#machine.backend(name);
     const done = job.done ?? allocating("a forward", () => new Int32Array(job.batch));
     const state = job.state.clone();
     try {
-      const runner = await this.#host.runner(name);
+      const runner = await this.#runner(name);
       await runner.forward({ ...whole, state, done });
       job.state.copyFrom(state);
       return;
@@ -69,19 +67,18 @@ export class Failover {
 
   /** Goes on: on the GPU, if it failed and could be opened anew, else on the next candidate. Throws if there is none. */
   async #leave(backend: Backend | undefined, name: BackendName, error: unknown): Promise<void> {
-    const { machine, tell } = this.#host;
     const reason = messageOf(error);
-    if (backend && name === "webgpu" && isFault(error) && (await machine.renew(backend, error))) {
-      tell(name, name, `${reason} The GPU was opened anew, and the forward goes on there.`);
+    if (backend && name === "webgpu" && isFault(error) && (await this.#machine.renew(backend, error))) {
+      this.#tell(name, name, `${reason} The GPU was opened anew, and the forward goes on there.`);
       return;
     }
     const { preference, work } = this.#asked;
     if (preference !== "auto" && preference.length === 1) throw asOutOfMemory("a forward", error);
     this.#failed.add(name);
-    const hardware = this.#host.machine.hardware(this.#failed);
+    const hardware = this.#machine.hardware(this.#failed);
     this.#candidate = choose("forward", work, hardware, preference);
     if (!this.#candidate) throw asOutOfMemory("a forward", error);
-    tell(name, this.#candidate.backend, reason);
+    this.#tell(name, this.#candidate.backend, reason);
   }
 }
 

@@ -2,7 +2,8 @@
 import { expect, test } from "vitest";
 import type { Backend, ForwardJob, Runner } from "../src/backend.js";
 import { LinrecError } from "../src/errors.js";
-import { Failover, type FailoverHost } from "../src/failover.js";
+import { Failover } from "../src/failover.js";
+import type { Machine } from "../src/machine.js";
 import { buildProgram } from "../src/models/build.js";
 import { type BackendName, outputWidth } from "../src/program.js";
 import { Stop } from "../src/signal.js";
@@ -41,16 +42,13 @@ test("a chain of programs goes on from the last segment that was committed, on t
   };
   const work = { batch, seqLen, flopsPerToken: 1, bytesIn: 4, bytesOut: 4, states: 1 };
   const hardware = { wasm, webgpu: undefined, unavailable: new Map() };
-  const host = {
-    machine: {
-      backend: (name: BackendName) => ({ name }) as Backend,
-      renew: async () => false,
-      hardware: () => hardware,
-    },
-    runner: async (name: BackendName) => runner(name),
-    tell: (from: string, to: string) => told.push(`${from} to ${to}`),
-  } as unknown as FailoverHost;
-  const failover = new Failover(host, {
+  const machine = {
+    backend: (name: BackendName) => ({ name }) as Backend,
+    renew: async () => false,
+    hardware: () => hardware,
+  } as unknown as Machine;
+  const tell = (from: string, to: string) => told.push(`${from} to ${to}`);
+  const failover = new Failover(machine, tell, async (name) => runner(name), {
     ...{ preference: ["webgpu", "wasm"], hardware, work },
     candidate: candidate("webgpu"),
   });
