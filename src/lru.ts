@@ -10,6 +10,7 @@ import {
 import { LruCache } from "./cache.js";
 import { errorBound } from "./errorBound.js";
 import { allocating } from "./errors.js";
+import { checkInput, startOf } from "./forwards.js";
 import { type Hidden, hiddenSlots, readHidden } from "./hidden.js";
 import type { LruStage } from "./program.js";
 import { Recurrent } from "./recurrent.js";
@@ -91,8 +92,8 @@ export class Lru extends Recurrent<LruCache> {
    */
   errorBound(x: Float32Array, options: { batch?: number; state?: LruCache } = {}): Float64Array {
     checkOptions("errorBound's options", options, ["batch", "state"]);
-    const { values, batch } = this.checkInput(x, options);
-    const start = this.startOf(options.state, batch);
+    const { values, batch } = checkInput(this.reader, x, options);
+    const start = startOf(this.reader, options.state, batch);
     const slot = hiddenSlots(start)[0] as Hidden;
     return errorBound(this.#stage.params, values, batch, (row) => readHidden(start, slot, row));
   }

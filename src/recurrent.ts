@@ -1,55 +1,38 @@
 /**
  * The verbs that a bare layer and a whole model share: forward, step, stepSync, allocateInferenceCache, and state files.
- * Arguments are checked here, before any side effect; the engine behind decides where the work runs.
+ * Arguments are checked before any side effect (`forwards.ts`, `steps.ts`); the engine behind decides where the work runs.
  */
 import { type Memory, memoryOf } from "./analysis.js";
 import type { AnyCache } from "./cache.js";
 import { describeProgram } from "./describe.js";
 import { allocating, LinrecError } from "./errors.js";
 import {
-  callBack,
   checkBackendOption,
-  checkLengths,
   checkSignal,
-  checkTimesteps,
   type ForwardOptions,
   type ForwardResult,
-  forwardOptionNames,
   type ProblemSize,
-  readResets,
   readSize,
   type StepOptions,
   type StreamOptions,
   sizeNames,
   streamOptionNames,
 } from "./forwardOptions.js";
-import { checkPortBackend, countOf, type GpuBuffer, portsOf } from "./gpuBuffer.js";
+import { checkForward, type Reader, startOf } from "./forwards.js";
+import type { GpuBuffer } from "./gpuBuffer.js";
 import type { GpuCache } from "./gpuCache.js";
 import type { Host, Prepared } from "./host.js";
 import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
 import { checkCache, isGpuCache } from "./ownCache.js";
-import { type BackendName, type Input, lruStages, type Network, poolOf } from "./program.js";
+import { type BackendName, type Input, lruStages, type Network } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { throwIfAborted } from "./signal.js";
-import { State, type StateLayout } from "./state.js";
+import { State } from "./state.js";
 import { checkSteps, type Steps, stepAway, stepHere, stepsOnGpu } from "./steps.js";
 import type { Feeding, StreamChunk, StreamSource, StreamTransformer } from "./stream.js";
-import { Timeline } from "./timeline.js";
-import { checkChoice, checkCount, checkFunction, checkOptions, holding, viewOf } from "./validate.js";
-
-type Start<Cache> = {
-  readonly [Name in "batch" | "state" | "lengths" | "signal"]?: ForwardOptions<Cache>[Name] | undefined;
-};
-
-/** x as backends take it, and its shape. */
-interface Checked {
-  readonly values: Float32Array;
-  readonly batch: number;
-  readonly seqLen: number;
-  readonly lengths: Int32Array;
-}
+import { checkChoice, checkCount, checkOptions } from "./validate.js";
 
 /** Tokens of the sequence that {@link Recurrent.backend} speaks of. */
 const TYPICAL_SEQ_LEN = 4096;
@@ -70,7 +53,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   readonly #host: Host;
   readonly #prepared: Prepared;
   readonly #inputs: Inputs;
-  readonly #layout: StateLayout;
+  protected readonly reader: Reader;
   #fingerprint: string | undefined;
   #disposed = false;
 
@@ -83,7 +66,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.inputWidth = inputs.inputWidth;
     this.outputWidth = inputs.outputWidth;
     this.vocabulary = inputs.vocabulary;
-    this.#layout = prepared.layout;
+    this.reader = { owner: this, prepared, inputs };
   }
 
   protected abstract wrap(state: State): Cache;
@@ -145,8 +128,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
 
   /**
    * One promise. Of more than a token a microtask goes by first, for what stops it in the same turn; then a short forward, which
-   * takes microseconds, is done at once.
-   * @param goesOn more of the sequence comes: there may be nothing to pool yet, and y ends with its last output
+   * takes microseconds, is done at once. Of a part of a sequence that `goesOn`, y ends with its last output.
    */
   async #forward(
     x: Input | GpuBuffer,
@@ -154,57 +136,17 @@ export abstract class Recurrent<Cache extends AnyCache> {
     goesOn = false,
   ): Promise<ForwardResult<Cache, never>> {
     this.checkUsable();
-    checkOptions("forward's options", options, forwardOptionNames);
-    // Each is read once: a getter may give something else the next time.
-    const { batch: rows, state, lengths: some, integrationTimesteps: times, reset, every = 1 } = options;
-    const { out, backend, signal, onProgress, transfer = false } = options;
-    const ports = portsOf(x, out);
-    if (ports) this.#inputs.checkOneProgram("a GPUBuffer");
-    if (state !== undefined) this.#inputs.checkStreams("go on from a state");
-    const start = { batch: rows, state, lengths: some, signal };
-    const { values, batch, seqLen, lengths } = this.checkInput(x as Input, start, ports?.x);
-    this.#inputs.checkPooled(lengths);
-    const timesteps = times === undefined ? times : checkTimesteps(times, lengths, seqLen);
-    this.#inputs.checkEvery(every);
-    const initial = this.startOf(state, batch);
-    const outputs = this.#inputs.outputs(initial, seqLen, every);
-    const y = this.#inputs.output([values, timesteps], batch, outputs, out);
-    const written = out ? viewOf(y) : y;
-    const resets = readResets(reset, lengths, seqLen, initial);
-    if (!goesOn) this.#inputs.checkWindows(initial, seqLen, resets);
-    checkFunction("onProgress", onProgress);
-    checkChoice("transfer", transfer, [true, false]);
-    if (backend !== undefined) checkBackendOption(backend);
-    if (ports) checkPortBackend(backend);
-    const total = batch * seqLen;
-    const report = onProgress && ((done: number) => callBack("onProgress", onProgress, { done, total }));
-    const job = {
-      batch,
-      seqLen,
-      lengths,
-      timesteps,
-      x: values,
-      y: written,
-      intact: holding(values, written, timesteps),
-      ports,
-      state: initial,
-      resets,
-      every,
-      signal,
-      onProgress: report,
-    };
-    const told = goesOn && !poolOf(this.program) ? new Timeline(job).outputs(0, seqLen) : undefined;
-    if (seqLen > 1) await undefined; // it may be done at once: what stops it may come in the same turn
+    const { job, backend, y, count } = checkForward(this.reader, x, options, goesOn);
+    if (job.seqLen > 1) await undefined; // it may be done at once: what stops it may come in the same turn
     this.checkUsable();
-    throwIfAborted(signal);
-    const work = total > 0 && this.#host.forward(this.#prepared, job, backend);
+    throwIfAborted(job.signal);
+    const work = job.batch * job.seqLen > 0 && this.#host.forward(this.#prepared, job, backend);
     if (work) {
       await work;
       job.intact();
     }
-    const whole = told === undefined || told * this.outputWidth === y.length;
-    const result = whole ? y : y.slice(0, told * this.outputWidth);
-    return { y: (ports?.y ?? result) as never, state: this.wrap(initial) };
+    const result = job.ports?.y ?? (count < y.length ? y.slice(0, count) : y);
+    return { y: result as never, state: this.wrap(job.state) };
   }
 
   /**
@@ -344,7 +286,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.checkUsable();
     checkCount("batch", batch, 0);
     this.#inputs.checkStreams("step");
-    return this.wrap(new State(this.#layout, batch));
+    return this.wrap(new State(this.#prepared.layout, batch));
   }
 
   /**
@@ -382,7 +324,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** The way back. Throws `foreign-cache` if the state is another model's, `malformed-file` if it is none. */
   deserializeState(bytes: ArrayBufferLike | ArrayBufferView): Cache {
     this.checkUsable();
-    return this.wrap(decodeState(bytes, this.#layout, this.#owner()));
+    return this.wrap(decodeState(bytes, this.#prepared.layout, this.#owner()));
   }
 
   /** Frees what the engine holds for it. Work under way rejects with `disposed`. Idempotent. */
@@ -402,7 +344,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     checkOptions("forwardStream's options", options, streamOptionNames);
     const { tokens, every = 1, backend, signal } = options;
     if (options.state !== undefined) checkCache<Cache>("state", options.state, this);
-    let state = this.wrap(this.startOf(options.state, 1));
+    let state = this.wrap(startOf(this.reader, options.state, 1));
     if (tokens !== undefined) checkCount("tokens", tokens, 1);
     this.#inputs.checkEvery(every);
     if (backend !== undefined) checkBackendOption(backend);
@@ -435,32 +377,5 @@ export abstract class Recurrent<Cache extends AnyCache> {
         "disposed",
         `This ${this.program.architecture} has been disposed of. Make a new one.`,
       );
-  }
-
-  /** Checks x, its shape, what it starts from, and what stops it. */
-  protected checkInput(x: Input, options: Start<Cache>, port?: GpuBuffer): Checked {
-    const { batch: rows, state, lengths: given, signal } = options;
-    checkSignal(signal);
-    if (state !== undefined) checkCache<Cache>("state", state, this);
-    const batch = rows === undefined ? (state?.batch ?? 1) : rows;
-    checkCount("batch", batch, 0);
-    const values = viewOf(this.#inputs.values("x", x, port !== undefined));
-    const seqLen = this.#inputs.seqLen(countOf(port ?? x), batch);
-    const lengths = checkLengths(given, batch, seqLen);
-    if (!port) this.#inputs.checkValues("x", x, seqLen, lengths);
-    return { values, batch, seqLen, lengths };
-  }
-
-  /** What a forward starts from: a private copy, so that a state that is passed in is never changed. */
-  protected startOf(state: Cache | undefined, batch: number): State {
-    if (state === undefined) return new State(this.#layout, batch);
-    state.checkFree();
-    if (state.batch !== batch) {
-      throw new LinrecError(
-        "shape-mismatch",
-        `state has ${state.batch} rows; batch is ${batch}. They must be the same.`,
-      );
-    }
-    return state.state.clone();
   }
 }

@@ -71,7 +71,7 @@ export default {
   plants: [
     {
       says: "a forward works on the state that was passed in",
-      file: "src/recurrent.ts",
+      file: "src/forwards.ts",
       find: "return state.state.clone();",
       replace: "return state.state;",
     },

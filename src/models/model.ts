@@ -2,6 +2,7 @@
 import type { Memory } from "../analysis.js";
 import { ModelCache } from "../cache.js";
 import { LinrecError } from "../errors.js";
+import { checkInput, startOf } from "../forwards.js";
 import { checkGenerateOptions, type GenerateOptions, generate } from "../generate.js";
 import type { Host, Prepared } from "../host.js";
 import { ModelInputs } from "../modelInputs.js";
@@ -63,8 +64,8 @@ export class Model extends Recurrent<ModelCache> {
       );
     }
     checkGenerateOptions(options);
-    const checked = this.checkInput(prompt, options);
-    const state = options.state && this.wrap(this.startOf(options.state, checked.batch));
+    const checked = checkInput(this.reader, prompt, options);
+    const state = options.state && this.wrap(startOf(this.reader, options.state, checked.batch));
     return generate(this, width, { ...checked, ids: prompt, state }, options);
   }
 
