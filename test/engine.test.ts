@@ -1,5 +1,5 @@
 /** What an engine and its layers do beyond computing: states, outputs, progress, empty work, the self-test, disposal. */
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { kernelBytes } from "../src/cpu/kernels.js";
 import {
   createEngine,
@@ -234,6 +234,8 @@ describe("the self-test", () => {
   });
 
   describe.each(builds)("finds kernels that are wrong (%s)", (build) => {
+    afterEach(() => vi.restoreAllMocks());
+
     /** The kernels with every f32x4.add made an f32x4.sub. */
     async function wrongKernels(): Promise<Uint8Array<ArrayBuffer>> {
       const bytes = kernelBytes(build, false);
@@ -250,8 +252,10 @@ describe("the self-test", () => {
 
     async function openWrong() {
       const gpu = { requestAdapter: async () => null };
+      vi.spyOn(performance, "now").mockReturnValue(performance.now()); // another rate would be decided on anew
       const engine = await createEngine({ wasm: await wrongKernels(), threads: 0, gpu });
       const before = await engine.lru(params);
+      await before.forward(x, { batch: 2 }); // what was decided for it must not stand
       const report = await engine.selfTest();
       return { engine, before, report };
     }

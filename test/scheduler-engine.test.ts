@@ -3,7 +3,8 @@ import { afterAll, describe, expect, test, vi } from "vitest";
 import { openWasm } from "../src/cpu/backend.js";
 import { compileKernels } from "../src/cpu/kernels.js";
 import { startWorkers } from "../src/cpu/pool.js";
-import { createEngine, type Engine, initLru, writeSafetensors } from "../src/index.js";
+import { createEngine, type Engine, initLru, LinrecError, writeSafetensors } from "../src/index.js";
+import { parts } from "../src/parts.js";
 import { expectSameBits } from "./support/bits.js";
 import { loadGolden } from "./support/golden.js";
 import { floats, hardParams } from "./support/problems.js";
@@ -110,6 +111,18 @@ describe("an engine", () => {
     expect(oracle).not.toEqual(cpu);
     expectSameBits(alsoCpu, cpu, "the engine's own");
     expectSameBits(alsoOracle, oracle, "the first of a list");
+  });
+
+  test("a backend that could not be prepared once is tried again", async () => {
+    const engine = await open({ backend: "wasm", threads: 0 });
+    const lru = await engine.lru(hardParams(5, 7, 1));
+    const load = vi.spyOn(parts, "reference");
+    load.mockRejectedValueOnce(new LinrecError("load-failed", "There is no network."));
+    const forward = () => lru.forward(floats(50, 2), { backend: "reference" });
+    await expect(forward()).rejects.toMatchObject({ code: "load-failed" });
+    await forward();
+    expect(load).toHaveBeenCalledTimes(2);
+    load.mockRestore();
   });
 
   test("a software GPU is right, and not chosen by auto", async (context) => {

@@ -154,6 +154,13 @@ describe("exact, wherever it is cut", () => {
     expect(tokens).toBe(41);
   });
 
+  test("on the backend that was asked for", async () => {
+    const { y } = await lru.forward(x, { backend: "reference" });
+    expect(y).not.toEqual(whole.y);
+    const [result] = await collect(lru.forwardStream(x, { backend: "reference" }));
+    expectSameBits(result?.y as Float32Array, y, "y");
+  });
+
   test("nothing comes of nothing", async () => {
     expect(await collect(lru.forwardStream([]))).toEqual([]);
     expect(await collect(lru.forwardStream(new Float32Array(0)))).toEqual([]);
