@@ -187,3 +187,18 @@ test("what is long, or no plain row, is not for it", async () => {
   expect([1, 2].map((every) => tried(8, 1, 2, { every }))).toEqual([true, false]);
   backend.dispose();
 });
+
+test("a cache keeps its state when its layer is disposed of", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const states = [];
+  for (const isDisposed of [false, true]) {
+    const lru = await engine.lru(hardParams(dModel, dState, 1));
+    const cache = lru.allocateInferenceCache(2);
+    for (const seed of [1, 2, 3]) lru.stepSync(floats(2 * dModel, seed), cache);
+    if (isDisposed) lru.dispose();
+    await macrotask(); // its memory is free now
+    states.push(cache.get());
+  }
+  expect(states[1]).toEqual(states[0]);
+  await engine.dispose();
+});
