@@ -1,4 +1,5 @@
 /** What a layer's parameters amount to, in float64: the discrete system, its kernels, and how long it remembers. */
+import { exp } from "./elementary.js";
 import { eigenvalues, powerIm, powerRe } from "./params.js";
 import type { LruParams, LruStage } from "./program.js";
 
@@ -36,7 +37,7 @@ export interface Memory {
 
 export function discretize(params: LruParams): Discretized {
   const { nuLog, D, gammaLog, BRe, BIm, CRe, CIm } = params;
-  const gamma = Float64Array.from(gammaLog, Math.exp);
+  const gamma = Float64Array.from(gammaLog, exp);
   const scaled = (B: Float32Array) =>
     Float64Array.from(B, (b, i) => b * (gamma[Math.floor(i / D.length)] as number));
   return {
@@ -76,7 +77,7 @@ export function impulseResponse(params: LruParams, length: number): Float64Array
 
 export function memoryOf({ name, dState, params }: LruStage): Memory {
   const { nu, theta } = eigenvalues(params);
-  const radius = nu.map((rate) => Math.exp(-rate));
+  const radius = nu.map((rate) => exp(-rate));
   return {
     name,
     lambda: powers(params, dState, (i) => [i, 1]),

@@ -6,6 +6,7 @@
  *   E[t] = |lambda| E[t-1] + |error of bu[t]| + u c s[t]
  *   |error of y[t]| <= |C| (E[t] + u c s[t]) + gamma(2 dState + 3) (|C| s[t] + |D| |x[t]|)
  */
+import { exp } from "./elementary.js";
 import { eigenvalues, normalizedB, powerIm, powerRe } from "./params.js";
 import type { LruParams } from "./program.js";
 
@@ -38,7 +39,7 @@ export function errorBound(
   const [lambdaRe, lambdaIm] = [powerRe, powerIm].map((power) =>
     Float64Array.from({ length: dState }, (_, n) => power(eigen, n, 1)),
   ) as [Float64Array, Float64Array];
-  const radius = Float64Array.from(eigen.nu, (nu) => Math.exp(-nu));
+  const radius = Float64Array.from(eigen.nu, (nu) => exp(-nu));
   const absC = Float64Array.from(params.CRe, (re, i) => Math.hypot(re, params.CIm[i] as number));
   const bound = new Float64Array(x.length);
   const [s, E] = [new Float64Array(dState), new Float64Array(dState)];

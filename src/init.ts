@@ -1,4 +1,5 @@
 /** Random parameters for a new layer. */
+import { cos, sin } from "./elementary.js";
 import { LinrecError } from "./errors.js";
 import { gammaLogOf } from "./params.js";
 import type { LruParams } from "./program.js";
@@ -114,7 +115,7 @@ function normals(uniform: () => number): () => number {
     }
     const radius = Math.sqrt(-2 * Math.log(uniform()));
     const angle = 2 * Math.PI * uniform();
-    spare = radius * Math.sin(angle);
-    return radius * Math.cos(angle);
+    spare = radius * sin(angle);
+    return radius * cos(angle);
   };
 }

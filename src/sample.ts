@@ -1,4 +1,5 @@
-/** Which token follows, from its logits. Plain arithmetic in float64, no `Math.exp`: the same on every machine. */
+/** Which token follows, from its logits. In float64, the same on every machine. */
+import { exp } from "./elementary.js";
 import { LinrecError } from "./errors.js";
 
 export interface Sampling {
@@ -97,13 +98,4 @@ function select(
       start = rest;
     }
   }
-}
-
-/** exp(x) for x <= 0, to 1e-11: by the Taylor sum of x / 65536, squared sixteen times. */
-function exp(x: number): number {
-  if (!(x > -700)) return 0;
-  const r = x / 65536;
-  let result = 1 + r * (1 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r / 120))));
-  for (let i = 0; i < 16; i++) result *= result;
-  return result;
 }

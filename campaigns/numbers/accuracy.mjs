@@ -117,10 +117,9 @@ export default {
     {
       says: "powers of λ are derived in float32",
       file: "src/cpu/packed.ts",
-      find: "re = powerRe(eigen, n, k);",
-      replace: `const [lr, li] = [powerRe(eigen, n, 1), powerIm(eigen, n, 1)];
-      const angle = Math.fround(k * Math.fround(Math.atan2(li, lr)));
-      re = Math.fround(Math.hypot(lr, li)) ** k * Math.cos(angle);`,
+      find: "powers[at] = re;",
+      replace: `const angle = Math.fround(k * Math.fround(Math.atan2(li, lr)));
+      powers[at] = Math.fround(Math.hypot(lr, li)) ** k * Math.cos(angle);`,
     },
     {
       says: "the carry leaves out the imaginary part of λ^T",

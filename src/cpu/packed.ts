@@ -201,6 +201,9 @@ export function carryOf(
   return { carry: slot.carry, loc: slot.loc, carryIndex };
 }
 
+/** Each so many powers of lambda one is derived, the last of a chunk among them. */
+const DERIVED = 8;
+
 function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): PackedStage {
   const { dModel, dState, params } = stage;
   const groups = pad4(dState) / 4;
@@ -216,13 +219,23 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     }
   }
   // [groups][re x 4 | im x 4] of each power; 0 for the states that only pad the last group
+  const { nuIm } = eigen;
   const powers = new Float32Array(CHUNK * groups * 8);
   const lambdaT = new Float64Array(groups * 8);
   for (let n = 0; n < dState; n++) {
-    let [re, im] = [0, 0];
+    const [lr, li] = [powerRe(eigen, n, 1), powerIm(eigen, n, 1)];
+    let re = 1;
+    let im = nuIm ? 1 : 0;
     for (let k = 1, at = groupIndex(n); k <= CHUNK; k++, at += groups * 8) {
-      re = powerRe(eigen, n, k);
-      im = powerIm(eigen, n, k);
+      // Between two that are derived they are products, in float64 too: to derive each takes a page's first layer longer.
+      if (k % DERIVED === 0) {
+        re = powerRe(eigen, n, k);
+        im = powerIm(eigen, n, k);
+      } else {
+        const last = re;
+        re = nuIm ? last * lr : last * lr - im * li;
+        im = nuIm ? im * li : last * li + im * lr;
+      }
       powers[at] = re;
       powers[at + 4] = im;
     }
@@ -230,7 +243,6 @@ function packLru(stage: LruStage, image: ImageWriter, layout: StateLayout): Pack
     lambdaT[groupIndex(n) + 4] = im;
   }
 
-  const { nuIm } = eigen;
   const width = nuIm ? 24 : 12;
   const rates = new Float64Array(groups * width);
   for (let n = 0; n < dState; n++) {

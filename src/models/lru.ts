@@ -1,4 +1,5 @@
 /** A bare LRU layer as a program, and its parameters under a checkpoint's names. */
+import { exp } from "../elementary.js";
 import { allocating, LinrecError } from "../errors.js";
 import { elementCount, type Tensor, typeName } from "../io/tensor.js";
 import type { LruParams, Program } from "../program.js";
@@ -90,7 +91,7 @@ function checkValues(params: LruParams, prefix: string): void {
   for (const [name, values] of arraysOf(params)) {
     checkFinite(prefix + name, values);
     if (name !== "thetaLog" && name !== "gammaLog") continue;
-    const large = values.findIndex((value) => !Number.isFinite(Math.fround(Math.exp(value))));
+    const large = values.findIndex((value) => !Number.isFinite(Math.fround(exp(value))));
     if (large >= 0) {
       const remedy = name === "thetaLog" ? "pass the phases as `theta`" : "take its logarithm";
       throw new LinrecError(
@@ -99,7 +100,7 @@ function checkValues(params: LruParams, prefix: string): void {
       );
     }
   }
-  const unstable = params.nuLog.findIndex((nuLog) => Math.exp(-Math.exp(nuLog)) >= 1);
+  const unstable = params.nuLog.findIndex((nuLog) => exp(-exp(nuLog)) >= 1);
   if (unstable >= 0) {
     throw new LinrecError(
       "unstable",

@@ -9,6 +9,7 @@
  * for chooseLift.ts to say.
  */
 import type { ForwardJob } from "../backend.js";
+import { exp } from "../elementary.js";
 import { eigenvalues, powerIm, powerRe } from "../params.js";
 import { inputWidth, type LruStage, lruStages, outputWidth, type Program, poolOf } from "../program.js";
 import { T } from "./tiles.js";
@@ -37,7 +38,7 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
   /** Re(C lambda^d B) [P, dModel out, dModel in] */
   const kernel = new Float64Array(P * H * H);
   for (let n = 0; n < N; n++) {
-    const gamma = Math.exp(params.gammaLog[n] as number);
+    const gamma = exp(params.gammaLog[n] as number);
     for (let i = 0; i < P; i++) {
       const [re, im] = [powerRe(eigen, n, i), powerIm(eigen, n, i)];
       const [nextRe, nextIm] = [powerRe(eigen, n, i + 1), powerIm(eigen, n, i + 1)];
