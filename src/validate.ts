@@ -68,8 +68,9 @@ export function checkCount(name: string, value: unknown, least: number): asserts
   }
 }
 
+/** @param mayBeList or a Map, or whatever else has its values under no names of its own */
 export function checkObject(what: string, value: unknown, mayBeList = true): asserts value is object {
-  if (typeof value !== "object" || value === null || (!mayBeList && Array.isArray(value))) {
+  if (typeof value !== "object" || value === null || (!mayBeList && Symbol.iterator in value)) {
     throw new LinrecError("invalid-argument", `${what} must be an object; got ${show(value)}.`);
   }
 }

@@ -99,6 +99,7 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
     ["lengths are a number", "invalid-argument", /lengths must be an array.*got 5/, options({ lengths: 5 })],
     ["lengths are null", "invalid-argument", /lengths must be an array.*got null/, options({ lengths: null })],
     ["transfer is text", "invalid-argument", /transfer must be one of true, false; got "x"/, options({ transfer: "x" })],
+    ["the options are a Map", "invalid-argument", /forward's options must be an object; got Map/, ({ lru, x }) => lru.forward(x, wrong(new Map([["batch", 2]])))],
     ["the options are a list", "invalid-argument", /forward's options must be an object; got Array/, ({ lru, x }) => lru.forward(x, wrong([]))],
     ["the state is a proxy", "invalid-argument", /state must come from.*got.*itself, not a copy or a proxy.*markRaw/, (c) => options({ state: new Proxy(c.cache, {}) })(c)],
     ["the state is spread", "invalid-argument", /state must come from.*not a copy/, (c) => options({ state: { ...c.cache } })(c)],

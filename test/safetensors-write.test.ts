@@ -73,13 +73,16 @@ describe("writing refuses", () => {
     expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
   });
 
-  test("metadata that is no object", () => {
-    const write = () => writeSafetensors([], null as unknown as Record<string, string>);
-    expect(thrownBy(write)).toMatchObject({
-      code: "invalid-argument",
-      message: expect.stringMatching(/metadata must be an object/),
-    });
-  });
+  test.each([[null], [["text"]], [new Map([["key", "text"]])]])(
+    "metadata that is no object: %s",
+    (metadata) => {
+      const write = () => writeSafetensors([], metadata as unknown as Record<string, string>);
+      expect(thrownBy(write)).toMatchObject({
+        code: "invalid-argument",
+        message: expect.stringMatching(/metadata must be an object/),
+      });
+    },
+  );
 
   test("metadata that is not text", () => {
     const write = () => writeSafetensors([], { k: 1 } as unknown as Record<string, string>);

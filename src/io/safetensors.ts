@@ -137,7 +137,7 @@ export function writeSafetensors(
   tensors: TensorsToWrite,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
-  checkObject("metadata", metadata);
+  checkObject("metadata", metadata, false);
   const items = orderedTensors(tensors);
   const header = new TextEncoder().encode(headerText(items, metadata));
   const dataStart = LENGTH_BYTES + Math.ceil(header.length / 8) * 8;
