@@ -66,6 +66,15 @@ describe("a checkpoint, read and written", () => {
     model.dispose();
   });
 
+  test("metadata that are no object are refused", async () => {
+    const lru = await engine.lru(initLru({ dModel: 1, dState: 1 }));
+    for (const metadata of [null, "text", ["text"], new Map([["key", "text"]])]) {
+      const write = () => writeModel(lru, { metadata: metadata as unknown as Record<string, string> });
+      expect(write).toThrow(/writeModel's metadata must be an object; got/);
+    }
+    lru.dispose();
+  });
+
   test("keeps what stands under the name of an object's prototype", async () => {
     const source = read(new Uint8Array(await loadExample("smnist")));
     const strange = JSON.parse('{ "__proto__": "a" }');

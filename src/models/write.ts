@@ -5,13 +5,13 @@ import { writeSafetensors } from "../io/safetensors.js";
 import { fromFloat32, permute, type Tensor, typeName } from "../io/tensor.js";
 import type { Lru } from "../lru.js";
 import type { LruStage, Origin } from "../program.js";
-import { checkOptions } from "../validate.js";
+import { checkObject, checkOptions } from "../validate.js";
 import { fromLruParams } from "./lru.js";
 import type { Model } from "./model.js";
 
 export interface WriteModelOptions {
   /** Entries of the file's `__metadata__`, beside those it was read with. `linrec`, the model's spec, is always there. */
-  readonly metadata?: Readonly<Record<string, string>>;
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
 /**
@@ -38,6 +38,7 @@ export function writeModel(
     );
   }
   checkOptions("writeModel's options", options, ["metadata"]);
+  if (options.metadata !== undefined) checkObject("writeModel's metadata", options.metadata, false);
   const metadata = Object.create(null) as Record<string, string>;
   const tensors = programs.flatMap(([prefix, { architecture, checkpoint, stages }]) => {
     Object.assign(metadata, { linrec: JSON.stringify({ architecture }) }, checkpoint?.metadata);
