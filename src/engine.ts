@@ -34,7 +34,7 @@ export interface Problem extends ProblemSize {
   /** Complex states of a layer. */
   dState: number;
   /** LRU layers (1) */
-  layers?: number;
+  layers?: number | undefined;
 }
 
 /**

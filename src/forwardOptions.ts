@@ -20,7 +20,7 @@ export interface Progress {
 /** What `forward` takes beside x. */
 export interface ForwardOptions<Cache, Y = Float32Array> {
   /** Rows of x (those of `state`, else 1). seqLen follows from the length of x. */
-  batch?: number;
+  batch?: number | undefined;
   /** Where each row starts from: a cache of this layer or model, of the same batch. It is not changed. Zeros if left out. */
   state?: Cache | undefined;
   /**
@@ -102,11 +102,11 @@ export interface ForwardResult<Cache, Y = Float32Array> {
 /** The size of some work, for `explain`. */
 export interface ProblemSize {
   /** Rows, or streams (1). */
-  batch?: number;
+  batch?: number | undefined;
   /** Tokens of each row (1). */
-  seqLen?: number;
+  seqLen?: number | undefined;
   /** Whether its tokens have timesteps (false), all of them different: they cost more. */
-  integrationTimesteps?: boolean;
+  integrationTimesteps?: boolean | undefined;
 }
 
 export const sizeNames = ["batch", "seqLen", "integrationTimesteps"];

@@ -11,13 +11,13 @@ export interface InitLruOptions {
   /** complex states, N */
   readonly dState: number;
   /** |lambda| is drawn from [rMin, rMax]: 0 <= rMin <= rMax <= 1, rMin < 1. Default 0. */
-  readonly rMin?: number;
+  readonly rMin?: number | undefined;
   /** Default 1. */
-  readonly rMax?: number;
+  readonly rMax?: number | undefined;
   /** arg lambda is drawn from (0, maxPhase) radians. Default 2 pi. */
-  readonly maxPhase?: number;
+  readonly maxPhase?: number | undefined;
   /** A non-negative integer: the same seed gives the same parameters. Default 0. */
-  readonly seed?: number;
+  readonly seed?: number | undefined;
 }
 
 const optionNames = ["dModel", "dState", "rMin", "rMax", "maxPhase", "seed"];
@@ -58,7 +58,7 @@ export function initLru(options: InitLruOptions): LruParams {
   return { nuLog, thetaLog, gammaLog: gammaLogOf(nuLog), BRe, BIm, CRe, CIm, D };
 }
 
-function readOptions(options: InitLruOptions): Required<InitLruOptions> {
+function readOptions(options: InitLruOptions): { [Name in keyof InitLruOptions]-?: number } {
   checkOptions("initLru's options", options, optionNames);
   const { dModel, dState, rMin = 0, rMax = 1, maxPhase = 2 * Math.PI, seed = 0 } = options;
   checkCount("dModel", dModel, 1);

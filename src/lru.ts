@@ -90,7 +90,10 @@ export class Lru extends Recurrent<LruCache> {
    * Throws `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite` for x and options, and `foreign-cache`
    * and `cache-busy` for the state.
    */
-  errorBound(x: Float32Array, options: { batch?: number; state?: LruCache } = {}): Float64Array {
+  errorBound(
+    x: Float32Array,
+    options: { batch?: number | undefined; state?: LruCache | undefined } = {},
+  ): Float64Array {
     checkOptions("errorBound's options", options, ["batch", "state"]);
     const { values, batch } = checkInput(this.reader, x, options);
     const start = startOf(this.reader, options.state, batch);

@@ -20,9 +20,9 @@ export interface LruParams {
   /** [dState]; |lambda| = exp(-exp(nuLog)) */
   nuLog: Float32Array;
   /** [dState]; arg lambda = exp(thetaLog) radians. Give this or `theta`. */
-  thetaLog?: Float32Array;
+  thetaLog?: Float32Array | undefined;
   /** [dState]; arg lambda in radians, not logged (may be negative). Give this or `thetaLog`. */
-  theta?: Float32Array;
+  theta?: Float32Array | undefined;
   /** [dState]; B_norm = exp(gammaLog) * (BRe + i BIm), row by row */
   gammaLog: Float32Array;
   /** [dState, dModel] */

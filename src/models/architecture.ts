@@ -9,32 +9,34 @@ import type { TensorReader } from "./tensors.js";
 export interface ModelSpec {
   readonly architecture: string;
   /** Normalise before the LRU (true) or after the residual sum (false, the default). */
-  readonly prenorm?: boolean;
+  readonly prenorm?: boolean | undefined;
   /** "batch" (running statistics; the default) or "layer". */
-  readonly norm?: "batch" | "layer";
+  readonly norm?: "batch" | "layer" | undefined;
   /**
    * One output for each sequence, from its "mean" (the default of minimal-lru) or "last" token (the default of lrnnx), from
    * the "max" of all of them (lrnnx only), or "none": one for each token (minimal-lru only).
    */
-  readonly pooling?: "mean" | "last" | "max" | "none";
+  readonly pooling?: "mean" | "last" | "max" | "none" | undefined;
   /** After each block, of windows of `poolingFactor` tokens: "mean", "max", "stride" (the first), or "none" (the default). One for all, or one for each. */
-  readonly intermediatePooling?: WindowPooling | readonly WindowPooling[];
+  readonly intermediatePooling?: WindowPooling | readonly WindowPooling[] | undefined;
   /** 2; one for all blocks, or one for each. */
-  readonly poolingFactor?: number | readonly number[];
+  readonly poolingFactor?: number | readonly number[] | undefined;
   /** Where there is a table of embeddings x are already such, float32 [batch, seqLen, width], and no ids; false (the default). */
-  readonly embedded?: boolean;
+  readonly embedded?: boolean | undefined;
   /** What comes up in a U-Net is one row late at each level (true, the default). */
-  readonly causal?: boolean;
+  readonly causal?: boolean | undefined;
   /** Log-softmax runs over groups of this many outputs; 1 (the default): over all of them. */
-  readonly multidim?: number;
+  readonly multidim?: number | undefined;
   /** The epsilon of every norm of a language model; 1e-5 (the default). */
-  readonly normEpsilon?: number;
+  readonly normEpsilon?: number | undefined;
 }
 
 /** What becomes of a window of tokens. */
 export type WindowPooling = "none" | "stride" | "mean" | "max";
 
-export type Options = Required<Omit<ModelSpec, "architecture">>;
+export type Options = {
+  [Name in Exclude<keyof ModelSpec, "architecture">]-?: Exclude<ModelSpec[Name], undefined>;
+};
 type OptionName = keyof Options;
 type Tensors = ReadonlyMap<string, Tensor>;
 

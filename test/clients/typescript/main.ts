@@ -7,6 +7,12 @@ export async function typed(): Promise<Float32Array> {
   const engine: Engine = await createEngine({ backend: ["webgpu", "wasm"], simd: "baseline" });
   const lru = await engine.lru(initLru({ dModel: 2, dState: 3, seed: 1 }));
   const cache: LruCache = lru.allocateInferenceCache(4);
+  const unknown: { batch: number | undefined; seed: number | undefined } = {
+    batch: undefined,
+    seed: undefined,
+  };
+  await lru.forward(new Float32Array(8), { batch: unknown.batch });
+  initLru({ dModel: 2, dState: 3, seed: unknown.seed });
   // @ts-expect-error: a cache cannot be a number
   lru.stepSync(new Float32Array(8), 1);
   await engine.dispose();
