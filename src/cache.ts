@@ -1,5 +1,5 @@
 /** Inference caches: the state of a layer or model, in the hands of its user. */
-import { LinrecError } from "./errors.js";
+import { allocating, LinrecError } from "./errors.js";
 import { type Hidden, hiddenSlots, readHidden, writeHidden } from "./hidden.js";
 import type { State } from "./state.js";
 import { checkCount, checkFloat32, show, viewOf } from "./validate.js";
@@ -103,8 +103,8 @@ export abstract class InferenceCache {
 
   protected read(layer: LayerSlot): HiddenState {
     const { size, state } = layer;
-    const re = new Float32Array(this.batch * size);
-    const im = new Float32Array(this.batch * size);
+    const values = () => allocating("a copy of the state", () => new Float32Array(this.batch * size));
+    const [re, im] = [values(), values()];
     for (let row = 0; row < this.batch; row++) {
       const h = readHidden(state, layer, row);
       re.set(h.re, row * size);

@@ -1,6 +1,6 @@
 /** Random parameters for a new layer. */
 import { cos, sin } from "./elementary.js";
-import { LinrecError } from "./errors.js";
+import { allocating, LinrecError } from "./errors.js";
 import { gammaLogOf } from "./params.js";
 import type { LruParams } from "./program.js";
 import { checkCount, checkOptions, show } from "./validate.js";
@@ -36,7 +36,7 @@ const MAX_PHASE = 1e6;
  * of the unit disc, B and C Glorot normal, gamma = sqrt(1 - |lambda|^2), D standard normal. All values are finite and
  * every |lambda| < 1.
  *
- * Throws `invalid-argument` for an option that is unknown, missing or out of range.
+ * Throws `invalid-argument` for an option that is unknown, missing or out of range, and `out-of-memory`.
  */
 export function initLru(options: InitLruOptions): LruParams {
   const { dModel, dState, rMin, rMax, maxPhase, seed } = readOptions(options);
@@ -83,7 +83,7 @@ function invalid(fault: string): LinrecError {
 }
 
 function fill(length: number, next: () => number): Float32Array {
-  const values = new Float32Array(length);
+  const values = allocating("the parameters", () => new Float32Array(length));
   for (let i = 0; i < length; i++) values[i] = next();
   return values;
 }

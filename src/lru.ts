@@ -38,7 +38,7 @@ export class Lru extends Recurrent<LruCache> {
 
   /** lambda [dState], BNorm [dState, dModel] and C [dModel, dState] in float64: what the recurrence runs with. Copies. */
   discretize(): Discretized {
-    return discretize(this.#stage.params);
+    return allocating("the system", () => discretize(this.#stage.params));
   }
 
   /**

@@ -1,5 +1,5 @@
 /** Steps of a cache's streams, or of some of them: what a step is given, checked; and how it is run. */
-import { LinrecError } from "./errors.js";
+import { allocating, LinrecError } from "./errors.js";
 import { checkReset, checkTimesteps, resetRows, type StepOptions } from "./forwardOptions.js";
 import { type GpuBuffer, type Ports, portsOf } from "./gpuBuffer.js";
 import type { Host, Prepared } from "./host.js";
@@ -42,7 +42,9 @@ export function checkSteps(
     given === undefined ? given : checkTimesteps(given, new Int32Array(steps * streams).fill(1), 1);
   if (out !== undefined) inputs.checkOut(out, [values, timesteps], steps * streams, size);
   checkReset(reset, steps * streams, many ? "[steps, streams]" : "[batch]");
-  const y = ports?.y ? new Float32Array(0) : ((out as Float32Array | undefined) ?? new Float32Array(size));
+  const y = ports?.y
+    ? new Float32Array(0)
+    : ((out as Float32Array | undefined) ?? allocating("y", () => new Float32Array(size)));
   return { x: values, y, ports, steps, streams, rows, timesteps, reset };
 }
 

@@ -1,5 +1,5 @@
 /** A tensor of a checkpoint: raw values with a dtype of the safetensors format and a shape, row-major. */
-import { LinrecError } from "../errors.js";
+import { allocating, LinrecError } from "../errors.js";
 
 /**
  * What holds each dtype's values. JavaScript has no 16-bit floats everywhere: F16 and BF16 stay raw bits, so that a
@@ -122,9 +122,13 @@ export function checkAttached(what: string, buffer: ArrayBufferLike): void {
 
 /**
  * A tensor's values as a Float32Array of their own: F16 and BF16 widen exactly, F64 is rounded to nearest.
- * Throws `wrong-dtype` for integers and BOOL, and for what is no tensor.
+ * Throws `wrong-dtype` for integers and BOOL, and for what is no tensor, and `out-of-memory`.
  */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
+  return allocating("a tensor's values", () => widened(tensor));
+}
+
+function widened(tensor: Tensor): Float32Array<ArrayBuffer> {
   const { dtype, data } = Object(tensor) as Tensor;
   const isTensor = data && arrayClass(data) === dtypes.get(dtype)?.array;
   switch (isTensor && dtype) {
@@ -180,7 +184,7 @@ export function permute(
   shape: readonly number[],
   axes: readonly number[],
 ): Float32Array {
-  const result = new Float32Array(values.length);
+  const result = allocating("a tensor's values", () => new Float32Array(values.length));
   const sizes = axes.map((axis) => shape[axis] as number);
   const strides = axes.map((axis) => elementCount(shape.slice(axis + 1)));
   const index = sizes.map(() => 0);

@@ -1,4 +1,5 @@
 /** States that are each other's mirror image: one of two is enough. */
+import { allocating } from "../errors.js";
 import type { LruParams } from "../program.js";
 import { checkLruParams } from "./lru.js";
 
@@ -18,7 +19,7 @@ import { checkLruParams } from "./lru.js";
  */
 export function mergeConjugates(params: LruParams): LruParams {
   checkLruParams(params);
-  return merge(params, pairUp(params));
+  return allocating("the layer's parameters", () => merge(params, pairUp(params)));
 }
 
 export function keptOf({ nuLog }: LruParams, dropped: readonly number[]): number[] {

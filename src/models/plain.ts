@@ -1,5 +1,5 @@
 /** Checkpoints that are no files: objects and Maps of arrays. */
-import { LinrecError } from "../errors.js";
+import { allocating, LinrecError } from "../errors.js";
 import {
   arrayClass,
   type Dtype,
@@ -63,7 +63,7 @@ export function toTensors(source: PlainTensors): Map<string, Tensor> {
   for (const [key, value] of entries) {
     const name = String(key);
     if (value === undefined) continue;
-    const tensor = toTensor(value);
+    const tensor = allocating("a tensor's values", () => toTensor(value));
     if (typeof tensor === "string") faults.push(name + tensor);
     else tensors.set(name, tensor);
   }

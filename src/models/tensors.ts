@@ -1,5 +1,5 @@
 /** Reads a model's parameters out of a checkpoint, collecting every fault, so that one error can name them all. */
-import { LinrecError } from "../errors.js";
+import { allocating, LinrecError } from "../errors.js";
 import { elementCount, permute, showShape, type Tensor, toFloat32 } from "../io/tensor.js";
 import type { Origin } from "../program.js";
 import { checkFinite } from "../validate.js";
@@ -92,7 +92,7 @@ export class TensorReader {
       this.origins.push({
         name: own,
         ...tensor,
-        data: lost ? tensor.data.slice() : values,
+        data: lost ? allocating("a tensor's values", () => tensor.data.slice()) : values,
         axes: lost ? undefined : axes,
       });
       return values;
