@@ -1,6 +1,7 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { isLinrecError } from "../src/errors.js";
+import { decodeUtf8, encodeUtf8 } from "../src/io/bytes.js";
 import { type Dtype, readSafetensors, type Tensor, writeSafetensors } from "../src/io/safetensors.js";
 import { elementCount } from "../src/io/tensor.js";
 import { expectSameBits } from "./support/bits.js";
@@ -319,7 +320,7 @@ describe("hostile files", () => {
         for (const [at, byte] of changes) bytes[at] = byte;
         checkOutcome(bytes);
       }),
-      { numRuns: 2000 },
+      { numRuns: 500 },
     );
   });
 
@@ -364,7 +365,7 @@ describe("hostile files", () => {
       fc.property(header, fc.nat(2), (text, length) => {
         if (checkOutcome(fileOf(text, [7, 8].slice(0, length))) === "accepted") accepted++;
       }),
-      { numRuns: 2000 },
+      { numRuns: 500 },
     );
     // Else the property would say nothing about what is accepted.
     expect(accepted).toBeGreaterThan(20);
@@ -418,3 +419,52 @@ function outcomeOf<T>(run: () => T): { value: T } | { error: unknown } {
     return { error };
   }
 }
+
+test("UTF-8 is the same where there are no TextDecoder and TextEncoder, and so is what is none", () => {
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  const encoder = new TextEncoder();
+  const decoded = (decode: (bytes: Uint8Array) => string, bytes: Uint8Array) => {
+    try {
+      return decode(bytes);
+    } catch {
+      return undefined;
+    }
+  };
+  vi.stubGlobal("TextDecoder", undefined);
+  vi.stubGlobal("TextEncoder", undefined);
+  try {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary" }), (text) => {
+        expect([...encodeUtf8(text)]).toEqual([...encoder.encode(text)]);
+        expect(decodeUtf8(encodeUtf8(text))).toBe(text);
+      }),
+    );
+    const anyByte = fc.constantFrom(
+      0x00,
+      0x41,
+      0x80,
+      0x9f,
+      0xa0,
+      0xbf,
+      0xc0,
+      0xc2,
+      0xe0,
+      0xed,
+      0xef,
+      0xf0,
+      0xf4,
+      0xf5,
+      0xff,
+    );
+    fc.assert(
+      fc.property(fc.array(anyByte, { maxLength: 5 }), (list) => {
+        const bytes = Uint8Array.from(list);
+        expect(decoded(decodeUtf8, bytes)).toBe(decoded((given) => decoder.decode(given), bytes));
+      }),
+      { numRuns: 500 },
+    );
+    expect(decodeUtf8(Uint8Array.of(0xef, 0xbb, 0xbf, 0x7b))).toBe("\ufeff{");
+  } finally {
+    vi.unstubAllGlobals();
+  }
+});

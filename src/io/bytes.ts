@@ -23,3 +23,19 @@ export function bytesOf(source: ArrayBufferLike | ArrayBufferView): Uint8Array {
 export function isBytes(source: unknown): source is ArrayBufferLike | ArrayBufferView {
   return ArrayBuffer.isView(source) || /^(Shared)?ArrayBuffer$/.test(typeName(source));
 }
+
+/** Throws for what is not UTF-8; a byte order mark stays. Audio worklets, and Jest's jsdom, have no TextDecoder. */
+export function decodeUtf8(bytes: Uint8Array): string {
+  if (typeof TextDecoder === "function") {
+    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+    return decoder.decode(bytes.slice()); // a copy, for a TextDecoder refuses shared memory
+  }
+  const escaped = Array.from(bytes, (byte) => `%${byte.toString(16).padStart(2, "0")}`);
+  return decodeURIComponent(escaped.join(""));
+}
+
+/** Of well-formed text. */
+export function encodeUtf8(text: string): Uint8Array<ArrayBuffer> {
+  if (typeof TextEncoder === "function") return new TextEncoder().encode(text);
+  return Uint8Array.from(unescape(encodeURIComponent(text)), (byte) => byte.charCodeAt(0));
+}

@@ -8,6 +8,7 @@
  *   integers = "[" [ integer { "," integer } ] "]"
  */
 import { LinrecError } from "../errors.js";
+import { encodeUtf8 } from "./bytes.js";
 
 /** More dimensions than any library has; without a limit, a shape would take four times its memory in the file. */
 const MAX_INTEGERS = 64;
@@ -88,7 +89,7 @@ class Scanner {
 
   /** Throws `malformed-file` with the byte of the file that reading has come to. */
   fail(fault: string): never {
-    const byte = this.#offset + new TextEncoder().encode(this.#text.slice(0, this.#at)).length;
+    const byte = this.#offset + encodeUtf8(this.#text.slice(0, this.#at)).length;
     return fail(`${fault} (byte ${byte})`);
   }
 

@@ -5,7 +5,7 @@
  */
 import { allocating, LinrecError } from "../errors.js";
 import { checkObject, show } from "../validate.js";
-import { bytesOf } from "./bytes.js";
+import { bytesOf, decodeUtf8, encodeUtf8 } from "./bytes.js";
 import { fail, type Header, type HeaderEntry, parseHeader, quote } from "./header.js";
 import {
   arrayClass,
@@ -70,10 +70,7 @@ function headerLength(bytes: Uint8Array): number {
 function readHeader(bytes: Uint8Array, dataStart: number): Header {
   let text: string;
   try {
-    // A copy, for a TextDecoder refuses shared memory; ignoreBOM keeps a byte order mark, which is refused as text.
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(
-      bytes.slice(LENGTH_BYTES, dataStart),
-    );
+    text = decodeUtf8(bytes.subarray(LENGTH_BYTES, dataStart));
   } catch (cause) {
     return fail("its header is not UTF-8", cause);
   }
@@ -139,7 +136,7 @@ export function writeSafetensors(
 ): Uint8Array<ArrayBuffer> {
   checkObject("metadata", metadata, false);
   const items = orderedTensors(tensors);
-  const header = new TextEncoder().encode(headerText(items, metadata));
+  const header = encodeUtf8(headerText(items, metadata));
   const dataStart = LENGTH_BYTES + Math.ceil(header.length / 8) * 8;
   if (dataStart - LENGTH_BYTES > MAX_HEADER_BYTES) {
     throw new LinrecError(
