@@ -46,12 +46,16 @@ export function isLinrecError(error: unknown): error is LinrecError {
 /** The text of whatever was thrown, which may throw when it is asked. */
 export function messageOf(error: unknown): string {
   try {
-    if (error instanceof Error) return String(error.message);
+    const { message } = Object(error); // of an error of another realm, too: Jest's tests are one
+    if (error instanceof Error || typeof message === "string") return String(message);
     return typeof error === "object" ? Object.prototype.toString.call(error) : String(error);
   } catch {
     return "what has no text";
   }
 }
+
+/** A text without its full stop, for the middle of a sentence. */
+export const unended = (text: string) => text.replace(/\.$/, "");
 
 /** `make()`, where want of memory, for which JavaScript throws a RangeError, becomes `out-of-memory`. */
 export function allocating<T>(what: string, make: () => T): T {

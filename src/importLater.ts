@@ -3,6 +3,8 @@
  * of bundlers: by a parameter, since a bundler that knew the name would fail on it for the web, and with the comments that
  * keep bundlers from warning (the build puts them back where minifying has dropped them).
  */
-export function importLater(name: string): Promise<unknown> {
-  return import(/* webpackIgnore: true */ /* @vite-ignore */ name);
+export async function importLater(name: string): Promise<unknown> {
+  // Node's own are to be had where import() is not allowed: in Jest's CommonJS, in single executables.
+  const { process } = globalThis as { process?: { getBuiltinModule?(name: string): unknown } };
+  return process?.getBuiltinModule?.(name) ?? import(/* webpackIgnore: true */ /* @vite-ignore */ name);
 }

@@ -3,7 +3,7 @@ import type { Backend, Passes } from "./backend.js";
 import { openWasm, type WasmBackend } from "./cpu/backend.js";
 import type { Simd } from "./cpu/kernels.js";
 import { sharedMemorySupport, threadCount } from "./environment.js";
-import { isLinrecError, LinrecError, messageOf } from "./errors.js";
+import { isLinrecError, LinrecError, messageOf, unended } from "./errors.js";
 import { findGpu } from "./findGpu.js";
 import type { Gpu, GpuHost } from "./gpu.js";
 import type { EngineOptions } from "./options.js";
@@ -113,7 +113,7 @@ export class Machine implements GpuHost {
   /** The error of asking for what does not run here: a list, for "auto" finds the reference at least. */
   noBackend(names: Preference): LinrecError {
     const list = names as readonly BackendName[];
-    const reasons = list.map((name) => `${name}: ${this.reason(name)}`).join("; ");
+    const reasons = list.map((name) => `${name}: ${unended(this.reason(name))}`).join("; ");
     return new LinrecError("backend-unavailable", `No backend that was asked for can run here. ${reasons}.`);
   }
 

@@ -106,6 +106,22 @@ test("an audio worklet has no clock, no timers, no messages and no TextDecoder, 
   );
 });
 
+test("where import() is not allowed, as in Jest's CommonJS, there are threads all the same", () => {
+  const source = `
+    import vm from "node:vm";
+    import { readFileSync } from "node:fs";
+    const file = new URL("index.cjs", ${JSON.stringify(dist.href)});
+    const context = vm.createContext({ process, URL, performance, setTimeout, clearTimeout, setImmediate });
+    const module = { exports: {} };
+    vm.runInContext("((module) => {" + readFileSync(file, "utf8") + "})", context)(module);
+    const { createEngine, initLru } = module.exports;
+    const engine = await createEngine({ backend: "wasm", threads: 2, onFallback: ({ reason }) => console.log(reason) });
+    const lru = await engine.lru(initLru({ dModel: 8, dState: 8 }));
+    const { y } = await lru.forward(new Float32Array(8 * 3000));
+    console.log(y.length, engine.backends.wasm.threads);`;
+  expect(run(source)).toBe("24000 2");
+});
+
 describe("memory", () => {
   test("what engine.allocate lent is not lent again while a part of it is in use", () => {
     const source = `

@@ -1,5 +1,5 @@
 /** The builds of the kernels that the package carries, and which one runs here. */
-import { LinrecError, messageOf } from "../errors.js";
+import { LinrecError, messageOf, unended } from "../errors.js";
 import { parts } from "../parts.js";
 import { kernels } from "./embedded.gen.js";
 import { specialize } from "./specialize.js";
@@ -56,7 +56,7 @@ export function notCompiled(error: unknown): LinrecError {
   if (error instanceof LinrecError) return error;
   return new LinrecError(
     "backend-unavailable",
-    `The WASM kernels could not be compiled: ${messageOf(error)}. If a Content-Security-Policy forbids it, allow ` +
+    `The WASM kernels could not be compiled: ${unended(messageOf(error))}. If a Content-Security-Policy forbids it, allow ` +
       "'wasm-unsafe-eval' in script-src, or pass a compiled WebAssembly.Module as `wasm`.",
     { cause: error },
   );

@@ -34,8 +34,7 @@ export function decodeUtf8(bytes: Uint8Array): string {
   return decodeURIComponent(escaped.join(""));
 }
 
-/** Of well-formed text. */
+/** Of well-formed text; without a TextEncoder, which is not there either. */
 export function encodeUtf8(text: string): Uint8Array<ArrayBuffer> {
-  if (typeof TextEncoder === "function") return new TextEncoder().encode(text);
   return Uint8Array.from(unescape(encodeURIComponent(text)), (byte) => byte.charCodeAt(0));
 }
