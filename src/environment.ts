@@ -19,9 +19,17 @@ export function sharedMemorySupport(): { available: boolean; reason: string } {
   return { available: false, reason: `${why}, so threads exchange messages and do not share memory` };
 }
 
+/** Why no thread can be started from here, where none can. */
+export function noWorkers(): string | undefined {
+  const { Worker, process } = globalThis as { Worker?: unknown; process?: NodeJS.Process };
+  if (typeof Worker === "function" || process?.versions?.node) return undefined;
+  return "this scope has no Worker (as a service worker has none, or an audio worklet)";
+}
+
 /** How many worker threads to use: the option, or as many as the machine runs at once. */
 export async function threadCount(option: number | "auto"): Promise<number> {
   if (option !== "auto") return option;
+  if (noWorkers()) return 0;
   const cores = globalThis.navigator?.hardwareConcurrency ?? (await nodeCores());
   return Math.min(Math.max(cores, 1), MOST_THREADS);
 }

@@ -2,7 +2,7 @@
 import type { Backend, Passes } from "./backend.js";
 import { openWasm, type WasmBackend } from "./cpu/backend.js";
 import type { Simd } from "./cpu/kernels.js";
-import { sharedMemorySupport, threadCount } from "./environment.js";
+import { noWorkers, sharedMemorySupport, threadCount } from "./environment.js";
 import { isLinrecError, LinrecError, messageOf, unended } from "./errors.js";
 import { findGpu } from "./findGpu.js";
 import type { Gpu, GpuHost } from "./gpu.js";
@@ -214,7 +214,8 @@ function wasmStatus(wasm: WasmBackend): BackendStatus {
   const { compiled, threads, noThreads } = wasm;
   const memory = compiled.shared ? "threads share memory" : sharedMemorySupport().reason;
   const pool =
-    noThreads ?? (threads === 0 ? "calling thread only" : `up to ${threads} worker threads; ${memory}`);
+    noThreads ??
+    (threads === 0 ? (noWorkers() ?? "calling thread only") : `up to ${threads} worker threads; ${memory}`);
   const reason = `${compiled.simd} SIMD, ${(wasm.measure() / 1e6).toFixed(1)} GFLOP/s on one thread; ${pool}`;
   return { available: true, reason, simd: compiled.simd, threads, sharedMemory: compiled.shared };
 }

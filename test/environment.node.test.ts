@@ -2,7 +2,7 @@
 import { afterEach, expect, test, vi } from "vitest";
 import { sharedMemorySupport, threadCount } from "../src/environment.js";
 import { findGpu } from "../src/findGpu.js";
-import { createEngine } from "../src/index.js";
+import { createEngine, initLru } from "../src/index.js";
 import { parts } from "../src/parts.js";
 
 afterEach(() => {
@@ -46,6 +46,22 @@ test("as many threads as cores, one at least and sixteen at most, or as many as 
   vi.stubGlobal("navigator", undefined);
   const { availableParallelism } = await import("node:os");
   expect(await threadCount("auto")).toBe(Math.min(availableParallelism(), 16));
+});
+
+test("where no worker can be started there are no threads, and that is said", async () => {
+  noNode();
+  const [automatic, heard] = [await createEngine({ backend: "wasm" }), vi.fn()];
+  expect(automatic.backends.wasm.threads).toBe(0);
+  expect(automatic.backends.wasm.reason).toMatch(/; this scope has no Worker \(as a service worker/);
+  await automatic.dispose();
+  const engine = await createEngine({ backend: "wasm", threads: 2, onFallback: heard });
+  const lru = await engine.lru(initLru({ dModel: 4, dState: 4 }));
+  await lru.forward(new Float32Array(4 * 3000));
+  const reason = expect.stringMatching(
+    /could not be started: this scope has no Worker \(.*\)\. Pass `threads: 0`\. Work goes on/,
+  );
+  expect(heard.mock.calls).toEqual([[{ from: "wasm", to: "wasm", reason }]]);
+  await engine.dispose();
 });
 
 test("where there is no GPU, why, and what would help", async () => {

@@ -6,7 +6,8 @@ import * as Comlink from "comlink";
 import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
 import { Breaker } from "../breaker.js";
 import { now } from "../clock.js";
-import { LinrecError, messageOf } from "../errors.js";
+import { noWorkers } from "../environment.js";
+import { LinrecError, messageOf, unended } from "../errors.js";
 import { importLater } from "../importLater.js";
 import { Desk } from "./desk.js";
 import { workerSource } from "./embedded.gen.js";
@@ -120,6 +121,11 @@ export async function startWorkers(
   init: Omit<WorkerInit, "desk">,
   workerUrl: string | URL | undefined,
 ): Promise<Pool> {
+  const missing = noWorkers();
+  if (missing) {
+    const text = `Worker threads could not be started: ${missing}. Pass \`threads: 0\`.`;
+    throw new LinrecError("worker-failed", text);
+  }
   const workers: PooledWorker[] = [];
   try {
     const shared = init.memory !== null;
@@ -130,7 +136,7 @@ export async function startWorkers(
     for (const worker of workers) worker.terminate();
     throw new LinrecError(
       "worker-failed",
-      `Worker threads could not be started: ${messageOf(error).replace(/\.?$/, ".")} In a page whose Content-Security-Policy ` +
+      `Worker threads could not be started: ${unended(messageOf(error))}. In a page whose Content-Security-Policy ` +
         "forbids blob: workers, allow worker-src blob:, or serve linrec/worker from your own origin and pass its " +
         "address as `workerUrl`; under Node's permission model, run with --allow-worker.",
       { cause: error },
