@@ -42,8 +42,13 @@ const ambient = `declare global {
     }
 }
 `;
+// Before TypeScript 5.7 typed arrays take no argument: what `of` gives is of the right type in either.
+const declarations = [...bundle.values()]
+  .join("")
+  .replace(/\b(\w+Array)<ArrayBuffer>/g, 'ReturnType<$1Constructor["of"]>')
+  .replaceAll("ArrayBufferView<ArrayBuffer>", "ArrayBufferView");
 const text = `/// <reference lib="esnext.disposable" />
-${title}${ambient}${[...bundle.values()].join("")}export { ${values.join(", ")} };
+${title}${ambient}${declarations}export { ${values.join(", ")} };
 export type { ${types.join(", ")} };
 `;
 if (/\bimport\b|\bGPU[A-Z]\w+|\bnode:/.test(text.replace(/\/\*.*?\*\//gs, ""))) {

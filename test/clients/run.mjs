@@ -35,7 +35,11 @@ const clients = [
   { name: "node-cjs", run: "node main.cjs" },
   {
     name: "typescript",
-    build: ["tsc", "tsc -p tsconfig.bundler.json"],
+    build: [
+      "tsc",
+      "tsc -p tsconfig.bundler.json",
+      "node node_modules/typescript-5.2/bin/tsc -p tsconfig.bundler.json",
+    ],
     run: "node main.js",
   },
   {
