@@ -248,7 +248,7 @@ test("a page's workers compute, and their address is given back when they end", 
   const forward = lru.forward(x);
   await vi.waitFor(() => expect(PageWorker.made).toHaveLength(2));
   for (const [i, worker] of PageWorker.made.entries()) {
-    expect([worker.url, worker.options]).toEqual([`blob:${i + 1}`, { type: "module", name: "linrec" }]);
+    expect([worker.url, worker.options]).toEqual([`blob:${i + 1}`, { type: "classic", name: "linrec" }]);
     expect(sources[i]?.type).toBe("text/javascript");
     worker.begin(await (sources[i] as Blob).text());
   }

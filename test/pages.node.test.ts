@@ -55,6 +55,12 @@ describe.each((asked ?? "chromium").split(","))("%s", (name) => {
     }
   }
 
+  test("a page of no origin, as a sandboxed frame or a file: has none: threads", async () => {
+    const headers = { ...csp("sandbox allow-scripts"), "Access-Control-Allow-Origin": "*" };
+    const { fallbacks, backends }: Result = await show("index.html", headers);
+    expect([fallbacks, backends.wasm.threads]).toEqual([[], 2]);
+  });
+
   describe.each([
     ["isolated", isolated],
     ["not isolated", {}],

@@ -168,8 +168,10 @@ async function startThread(workerUrl: string | URL | undefined): Promise<Thread>
 }
 
 function startWebThread(workerUrl: string | URL | undefined): Thread {
-  const url = workerUrl ?? URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" }));
-  const worker = new Worker(url, { type: "module", name: "linrec" });
+  // No module: a page of no origin (a file:, a sandboxed frame) may start a blob: as a classic script alone.
+  const script = `(async()=>{"use strict";${workerSource}})()`;
+  const url = workerUrl ?? URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+  const worker = new Worker(url, { type: workerUrl ? "module" : "classic", name: "linrec" });
   const revoke = () => workerUrl ?? URL.revokeObjectURL(url as string);
   return {
     endpoint: worker,
