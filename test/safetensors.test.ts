@@ -431,6 +431,7 @@ test("UTF-8 is the same where there is no TextDecoder, and so is what is none", 
     }
   };
   vi.stubGlobal("TextDecoder", undefined);
+  vi.stubGlobal("TextEncoder", undefined);
   try {
     fc.assert(
       fc.property(fc.string({ unit: "binary" }), (text) => {

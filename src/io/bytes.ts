@@ -34,7 +34,8 @@ export function decodeUtf8(bytes: Uint8Array): string {
   return decodeURIComponent(escaped.join(""));
 }
 
-/** Of well-formed text; without a TextEncoder, which is not there either. */
+/** Of well-formed text. There is no TextEncoder either. */
 export function encodeUtf8(text: string): Uint8Array<ArrayBuffer> {
+  if (typeof TextEncoder === "function") return new TextEncoder().encode(text);
   return Uint8Array.from(unescape(encodeURIComponent(text)), (byte) => byte.charCodeAt(0));
 }
