@@ -114,7 +114,7 @@ describe.skipIf(!found.browser)(`the page${found.browser ? "" : ` (skipped: ${fo
     await page.click("#whole");
     await until(page, "verdict", /It reads 1/);
 
-    await page.focus("#pad");
+    await page.getByRole("application", { name: /^Drawing pad\. Arrow keys/ }).focus();
     await page.keyboard.press("Delete");
     for (let i = 0; i < 12; i++) await page.keyboard.press("ArrowUp");
     await page.keyboard.press(" ");
