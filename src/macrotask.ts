@@ -37,3 +37,20 @@ export function breathing(): () => Promise<void> | undefined {
     return macrotask();
   };
 }
+
+/** 25 days: what is above is taken for 1 by setTimeout. */
+const MOST_MS = 2 ** 31 - 1;
+
+/**
+ * Calls `late` when `ms` have passed, unless what is returned is called before. Where the thread was held up for so long, by other
+ * work or a debugger, timers come before the answers that have been waiting: these are heard first.
+ */
+export function deadline(ms: number, late: () => void): () => void {
+  let met = false;
+  const heard = () => macrotask().then(() => met || late());
+  const timer = globalThis.setTimeout(heard, Math.min(ms, MOST_MS));
+  return () => {
+    met = true;
+    clearTimeout(timer);
+  };
+}

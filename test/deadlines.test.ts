@@ -6,6 +6,7 @@ import { PooledWorker } from "../src/cpu/pool.js";
 import { DEADLINE_MS } from "../src/cpu/protocol.js";
 import { lruProgram } from "../src/models/lru.js";
 import { State, stateLayout } from "../src/state.js";
+import { Device } from "../src/webgpu/device.js";
 import { floats, hardParams } from "./support/problems.js";
 
 afterEach(() => {
@@ -67,4 +68,35 @@ describe.each([true, false])("shared memory: %s", (sharedMemory) => {
     expect(await longest(100_000)).toBe(one);
     runner.dispose();
   });
+});
+
+/** Of a thread that is held up until a timer is due: what it waits for is there, and so is the timer, in whichever order. */
+async function heldUp(deadline: number, wait: (answer: Promise<string>) => Promise<string>): Promise<string> {
+  const { port1, port2 } = new MessageChannel();
+  const answer = new Promise<string>((resolve) => {
+    port1.onmessage = ({ data }) => resolve(data);
+  });
+  const result = wait(answer);
+  // As in a handler of some other message: timers are looked at before the next one.
+  await new Promise((resolve) => {
+    const other = new MessageChannel();
+    other.port1.onmessage = resolve;
+    other.port2.postMessage("");
+  });
+  port2.postMessage("an answer");
+  for (const end = performance.now() + 2 * deadline; performance.now() < end; );
+  return result.finally(() => port1.close());
+}
+
+test("a thread that was held up hears a worker's answer before it gives the worker up", async () => {
+  const wait = (answer: Promise<string>) => silent().call(() => answer, 20);
+  expect(await heldUp(20, wait)).toBe("an answer");
+});
+
+test("a thread that was held up hears the GPU's answer before it gives the GPU up", async () => {
+  const handle = { lost: new Promise(() => {}), limits: {}, destroy: vi.fn() };
+  const device = new Device({} as GPU, {} as GPUAdapter, handle as never);
+  expect(await heldUp(20, (answer) => device.wait(answer, 20))).toBe("an answer");
+  expect(handle.destroy).not.toHaveBeenCalled();
+  await expect(device.wait(new Promise(() => {}), 20)).rejects.toMatchObject({ code: "timeout" });
 });

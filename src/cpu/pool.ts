@@ -9,6 +9,7 @@ import { now } from "../clock.js";
 import { noWorkers } from "../environment.js";
 import { LinrecError, messageOf, unended } from "../errors.js";
 import { importLater } from "../importLater.js";
+import { deadline } from "../macrotask.js";
 import { Desk } from "./desk.js";
 import { workerSource } from "./embedded.gen.js";
 import {
@@ -22,9 +23,6 @@ import {
 
 /** Time for a worker to start and answer: generous, for a loaded machine. */
 const START_MS = 15_000;
-
-/** 25 days: what is above is taken for 1 by setTimeout. */
-const MOST_MS = 2 ** 31 - 1;
 
 /** What differs between a browser's Worker and Node's. */
 interface Thread {
@@ -56,22 +54,17 @@ export class PooledWorker {
     thread.unref();
   }
 
-  /** Settles as `call` does, or rejects when the worker fails or `deadline` ms have passed. */
-  async call<T>(call: (api: Comlink.Remote<WorkerApi>) => Promise<T>, deadline: number): Promise<T> {
+  /** Settles as `call` does, or rejects when the worker fails or `ms` have passed. */
+  async call<T>(call: (api: Comlink.Remote<WorkerApi>) => Promise<T>, ms: number): Promise<T> {
     const late = new Breaker();
-    const timer = setTimeout(
-      () => {
-        late.break(
-          new LinrecError("timeout", `A worker thread did not answer within ${Math.round(deadline)} ms.`),
-        );
-      },
-      Math.min(deadline, MOST_MS),
+    const met = deadline(ms, () =>
+      late.break(new LinrecError("timeout", `A worker thread did not answer within ${Math.round(ms)} ms.`)),
     );
     if (this.#calls++ === 0) this.#thread.ref();
     try {
       return await late.watch(this.#breaker.watch(call(this.#api)));
     } finally {
-      clearTimeout(timer);
+      met();
       if (--this.#calls === 0) this.#thread.unref();
     }
   }

@@ -4,6 +4,7 @@
  */
 import { asOutOfMemory, LinrecError, messageOf } from "../errors.js";
 import { findGpu } from "../findGpu.js";
+import { deadline } from "../macrotask.js";
 import { Queue } from "../queue.js";
 
 /** An adapter that takes longer is one that never comes: some browsers leave the promise pending for ever. */
@@ -52,12 +53,12 @@ export async function openDevice(
 
 /** What a promise of the browser's gives, if it ever does. */
 async function within<V>(deadlineMs: number, what: string, promise: Promise<V>): Promise<V> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  let met = () => {};
   const late = new Promise<never>((_, reject) => {
     const error = new Error(`no ${what} within ${deadlineMs / 1000} s; restarting the browser may help`);
-    timer = setTimeout(reject, deadlineMs, error);
+    met = deadline(deadlineMs, () => reject(error));
   });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+  return Promise.race([promise, late]).finally(met);
 }
 
 export class Device {
@@ -117,13 +118,13 @@ export class Device {
   /** A promise of the GPU's that settles for certain: with the device's failure, or `timeout`, if not by itself. */
   wait<V>(promise: Promise<V>, deadlineMs: number): Promise<V> {
     return new Promise<V>((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const met = deadline(deadlineMs, () => {
         // What was submitted cannot be called back, so a GPU that hangs is not used again.
         const message = `The GPU did not finish within ${Math.round(deadlineMs / 1000)} s.`;
         this.fail(new LinrecError("timeout", message));
-      }, deadlineMs);
+      });
       const settle = (): void => {
-        clearTimeout(timer);
+        met();
         this.#waiting.delete(fail);
       };
       const fail = (error: LinrecError): void => {
