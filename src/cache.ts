@@ -152,7 +152,7 @@ function checkPart(name: string, values: unknown, batch: number, size: number): 
 
 /** The state of a bare LRU layer. */
 export class LruCache extends InferenceCache {
-  /** The current h of every stream: re, im [batch, dState] float32, copies. */
+  /** The current h of every stream: re, im [batch, dState] float32, copies. Throws `out-of-memory`. */
   get(): HiddenState {
     return this.read(this.lruSlots()[0] as LayerSlot);
   }
@@ -174,7 +174,7 @@ export class LruCache extends InferenceCache {
 
 /** The state of a model: that of each of its LRU layers, and of a mean pool if it has one. */
 export class ModelCache extends InferenceCache {
-  /** The current h of every layer, first to last: re, im [batch, dState] float32 each, copies. */
+  /** The current h of every layer, first to last: re, im [batch, dState] float32 each, copies. Throws `out-of-memory`. */
   get(): HiddenState[] {
     return this.lruSlots().map((slot) => this.read(slot));
   }

@@ -5,6 +5,9 @@ import { breathing } from "./macrotask.js";
 import type { State } from "./state.js";
 import type { Steps } from "./steps.js";
 
+/** Their marks as bytes, 0 or 1. */
+type Marked = Steps & { readonly reset: Uint8Array | undefined };
+
 /** What a layer or model gives for it. */
 export interface Stepping {
   /** A promise where it is not done at once. */
@@ -22,12 +25,12 @@ export interface Stepping {
  * @param atOnce as one forward; else one by one
  */
 export async function stepThrough(
-  all: Steps,
+  all: Marked,
   state: State,
   stepping: Stepping,
   atOnce: boolean,
 ): Promise<void> {
-  const run = async (part: Steps) => {
+  const run = async (part: Marked) => {
     const job = asForward(part, state);
     await stepping.forward(job);
     stepping.check();
@@ -45,12 +48,11 @@ export async function stepThrough(
 }
 
 /** All the steps as a forward of [streams, steps]: the same bits. `state` is the streams' own, and is advanced. */
-function asForward(all: Steps, state: State): Omit<ForwardJob, "threads"> {
+function asForward(all: Marked, state: State): Omit<ForwardJob, "threads"> {
   const { steps, streams } = all;
   const { reset, timesteps, x, y } = all;
   const turn = <V extends Float32Array | Uint8Array>(values: V) => turned(values, steps, streams);
   const lengths = new Int32Array(streams).fill(steps);
-  const mask = reset && turn(Uint8Array.from(reset as ArrayLike<number>, (value) => (value ? 1 : 0)));
   return {
     batch: streams,
     seqLen: steps,
@@ -59,16 +61,16 @@ function asForward(all: Steps, state: State): Omit<ForwardJob, "threads"> {
     y: steps === 1 || streams === 1 ? y : new Float32Array(y.length),
     state,
     timesteps: timesteps && turn(timesteps),
-    resets: readResets(mask, lengths, steps, state),
+    resets: readResets(reset && turn(reset), lengths, steps, state),
     signal: undefined,
     onProgress: undefined,
   };
 }
 
 /** One of the steps, as steps. */
-function stepOf({ x, y, ports, steps, streams, rows, timesteps, reset }: Steps, t: number): Steps {
-  const part = (values: Float32Array) =>
-    values.subarray((t * values.length) / steps, ((t + 1) * values.length) / steps);
+function stepOf({ x, y, ports, steps, streams, rows, timesteps, reset }: Marked, t: number): Marked {
+  const part = <V extends Float32Array | Uint8Array>(values: V) =>
+    values.subarray((t * values.length) / steps, ((t + 1) * values.length) / steps) as V;
   return {
     x: part(x),
     y: part(y),
@@ -77,7 +79,7 @@ function stepOf({ x, y, ports, steps, streams, rows, timesteps, reset }: Steps, 
     streams,
     rows,
     timesteps: timesteps && part(timesteps),
-    reset: reset && Array.from({ length: streams }, (_, i) => reset[t * streams + i] as number),
+    reset: reset && part(reset),
   };
 }
 

@@ -5,7 +5,7 @@
 import { type Memory, memoryOf } from "./analysis.js";
 import type { AnyCache } from "./cache.js";
 import { describeProgram } from "./describe.js";
-import { allocating, LinrecError } from "./errors.js";
+import { allocating, asOutOfMemory, LinrecError } from "./errors.js";
 import {
   checkBackendOption,
   checkSignal,
@@ -256,7 +256,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
   /** As a forward, or one by one. */
   #stepAway(all: Steps, cache: Cache, asForward: boolean): Promise<Float32Array> {
     const stepped = () =>
-      stepAway(this.#host, this.#prepared, all, cache.state, asForward, () => this.checkUsable());
+      stepAway(this.#host, this.#prepared, all, cache.state, asForward, () => this.checkUsable()).catch(
+        (error) => {
+          throw asOutOfMemory("the steps", error);
+        },
+      );
     return cache.whileLocked(stepped);
   }
 
@@ -318,7 +322,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     this.checkUsable();
     checkCache<Cache>("state", state, this);
     state.checkFree();
-    return encodeState(state.state, this.#owner());
+    return allocating("a state's bytes", () => encodeState(state.state, this.#owner()));
   }
 
   /** The way back. Throws `foreign-cache` if the state is another model's, `malformed-file` if it is none. */

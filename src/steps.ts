@@ -42,9 +42,8 @@ export function checkSteps(
     given === undefined ? given : checkTimesteps(given, new Int32Array(steps * streams).fill(1), 1);
   if (out !== undefined) inputs.checkOut(out, [values, timesteps], steps * streams, size);
   checkReset(reset, steps * streams, many ? "[steps, streams]" : "[batch]");
-  const y = ports?.y
-    ? new Float32Array(0)
-    : ((out as Float32Array | undefined) ?? allocating("y", () => new Float32Array(size)));
+  const own = () => allocating("y", () => new Float32Array(size));
+  const y = ports?.y ? new Float32Array(0) : ((out as Float32Array | undefined) ?? own());
   return { x: values, y, ports, steps, streams, rows, timesteps, reset };
 }
 
@@ -101,7 +100,10 @@ export async function stepAway(
   checkUsable: () => void,
 ): Promise<Float32Array> {
   const { x, y, timesteps } = all;
-  const rows = all.rows?.slice(); // its owner may go on
+  // Their owner may go on.
+  const rows = all.rows?.slice();
+  const { length } = all.reset ?? [];
+  const reset = all.reset && Uint8Array.from({ length }, (_, i) => (all.reset?.[i] ? 1 : 0));
   if (y.length === 0) return y;
   const some = rows ? state.pick(rows) : state.clone();
   const intact = holding(x, y, timesteps);
@@ -117,7 +119,7 @@ export async function stepAway(
     here: (step: Steps, state: State) => void stepHere(prepared, step, state),
     check,
   };
-  await stepThrough(all, some, stepping, asForward);
+  await stepThrough({ ...all, reset }, some, stepping, asForward);
   if (rows) state.put(rows, some);
   else state.copyFrom(some);
   return y;

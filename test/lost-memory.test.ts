@@ -252,5 +252,11 @@ test("stepMany goes by the rows and marks that it was given", async () => {
   const one = lru.allocateInferenceCache(1);
   await lru.stepMany(floats(6 * dModel, 1), one, { reset: [0, 0, 256, 0, 0.25, 0] });
   expect([...one.tokens]).toEqual([2]);
+  const reset = Uint8Array.of(0, 0, 1, 0, 0, 0);
+  const marked = lru.stepMany(floats(6 * dModel, 1), one, { reset });
+  reset.fill(1);
+  structuredClone(reset, { transfer: [reset.buffer] });
+  await marked;
+  expect([...one.tokens]).toEqual([4]);
   await engine.dispose();
 });

@@ -171,6 +171,51 @@ test.each([
   await engine.dispose();
 });
 
+test("steps and copies of a state for which there is no memory: an error of the list, and the cache is as it was", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const lru = await engine.lru(initLru({ dModel: 4, dState: 6, seed: 1 }));
+  const batch = 1000;
+  let cache = lru.allocateInferenceCache(batch);
+  const x = floats(3 * batch * 4, 1);
+  const reset = new Uint8Array(3 * batch).fill(1);
+  lru.stepSync(x.subarray(0, batch * 4), cache);
+  const before = lru.serializeState(cache);
+  const calls: (() => unknown)[] = [
+    () => lru.stepSync(x.subarray(0, batch * 4), cache),
+    () => lru.stepMany(x, cache, { reset }),
+    () => lru.serializeState(cache),
+    () => cache.get(),
+  ];
+  const real = [Float32Array, Float64Array, Uint8Array] as const;
+  for (const [i, call] of calls.entries()) {
+    for (let nth = 0; ; nth++) {
+      let left = nth;
+      for (const Real of real) {
+        const construct: ProxyHandler<typeof Real>["construct"] = (target, args, self) => {
+          if (args[0] >= batch && left-- === 0) throw new RangeError("Array buffer allocation failed");
+          return Reflect.construct(target, args, self);
+        };
+        vi.stubGlobal(Real.name, new Proxy(Real, { construct }));
+      }
+      let error: unknown;
+      try {
+        await call();
+      } catch (thrown) {
+        error = thrown;
+      }
+      vi.unstubAllGlobals();
+      if (left >= 0) {
+        expect(nth, `allocations of call ${i}`).toBeGreaterThan(0);
+        break;
+      }
+      expect(error, `call ${i}, allocation ${nth}`).toMatchObject({ code: "out-of-memory" });
+      expectSameBits(lru.serializeState(cache), before, `call ${i}, allocation ${nth}`);
+    }
+    cache = lru.deserializeState(before);
+  }
+  await engine.dispose();
+});
+
 test("a call that is refused, or fails, leaves the cache as it was", async () => {
   const engine = await createEngine({ backend: "wasm", nonFinite: "reject" });
   const layer = await loadLayer(engine, names[0] as string);
