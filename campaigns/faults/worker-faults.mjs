@@ -105,9 +105,9 @@ export default {
     },
     {
       says: "a worker that loops is waited for",
-      file: "src/cpu/pool.ts",
-      find: "Math.min(deadline, MOST_MS),",
-      replace: "1e9,",
+      file: "src/macrotask.ts",
+      find: "Math.min(ms, MOST_MS)",
+      replace: "1e9",
     },
   ],
   async run({ linrec, library, isFull, fail }) {
