@@ -129,6 +129,7 @@ export class Engine {
    */
   async model(source: BytesSource | PlainTensors, spec?: ModelSpec): Promise<Model> {
     this.#host.checkUsable();
+    const own = copied(spec); // its owner may go on
     const loading = [
       isBytesSource(source) ? this.#load(source) : this.#readPlain(copied(source)),
       parts.models(),
@@ -136,7 +137,7 @@ export class Engine {
     ] as const;
     const [{ tensors, metadata }, { Chain, Model, buildProgram }] = await Promise.all(loading);
     this.#host.checkUsable(); // loading took a while
-    const program = buildProgram(tensors, metadata, spec);
+    const program = buildProgram(tensors, metadata, own);
     return new Model(this.#host, await this.#host.prepare(program, Chain));
   }
 

@@ -55,6 +55,18 @@ describe("what cannot be", () => {
     expect((await model.forward(new Float32Array(0))).y.length).toBe(0);
   });
 
+  test("a spec that is changed while a model is made does not change it", async () => {
+    const { checkpoint, spec } = await loadLrnnx("cls_04_dense_last_maxpool");
+    const [bytes, changed] = [writeSafetensors(checkpoint), { ...spec, poolingFactor: [2, 2, 2] }];
+    const making = engine.model(bytes, changed);
+    changed.poolingFactor.fill(3);
+    Object.assign(changed, { pooling: "mean" });
+    const [model, same] = [await making, await engine.model(bytes, spec)];
+    expect(model.describe()).toBe(same.describe());
+    const x = floats(16 * 3, 1);
+    expectSameBits((await model.forward(x)).y, (await same.forward(x)).y, "y");
+  });
+
   test("options that do not fit", async () => {
     const fault = (spec: object) =>
       errorOf(() => load("cls_04_dense_last_maxpool", spec as Partial<ModelSpec>));
