@@ -3,6 +3,7 @@
  * (DESIGN section 3, promises 1 and 2). Whoever listens is told.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { PooledWorker } from "../src/cpu/pool.js";
 import { createEngine, type Engine, type EngineOptions, type Lru, type LruParams } from "../src/index.js";
 import { parts } from "../src/parts.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
@@ -161,4 +162,27 @@ test("an error of the caller's own onProgress does not end a backend", async () 
   await errorOf(() => lru.forward(x, { batch, onProgress }));
   expect(told).toHaveLength(1); // and it is not run again on another
   expect(engine.backends.wasm.available).toBe(true);
+});
+
+test("a worker that dies at the second block of rows: those of the first begin anew, too", async () => {
+  const rows = 66;
+  const many = floats(rows * 900 * dModel, 3);
+  const right = await alone.lru.forward(many, { batch: rows });
+  const { lru, told } = await open("shared memory", {});
+  const { run } = PooledWorker.prototype;
+  const windows = new Set<number>();
+  const dying = vi.spyOn(PooledWorker.prototype, "run").mockImplementation(function (
+    this: PooledWorker,
+    ...args
+  ) {
+    windows.add(args[0].window.rows);
+    if (args[0].window.rows === 2 && told.length === 0) this.terminate();
+    return run.apply(this, args);
+  });
+  const { y, state } = await lru.forward(many, { batch: rows });
+  dying.mockRestore();
+  expect([...windows]).toEqual([64, 2]);
+  expect(told.length).toBe(1);
+  expectSameBits(y, right.y, "y");
+  expectSameState([lru, state], [alone.lru, right.state], "state");
 });
