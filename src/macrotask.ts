@@ -41,16 +41,21 @@ export function breathing(): () => Promise<void> | undefined {
 /** 25 days: what is above is taken for 1 by setTimeout. */
 const MOST_MS = 2 ** 31 - 1;
 
+/** How much longer than its deadline something may take, at most. */
+const GRACE_MS = 1000;
+
 /**
- * Calls `late` when `ms` have passed, unless what is returned is called before. Where the thread was held up for so long, by other
- * work or a debugger, timers come before the answers that have been waiting: these are heard first.
+ * Calls `late` when `ms` have passed, and a grace of as long again, a second at most; unless what is returned is called before. Where
+ * the thread was away for so long (other work, a debugger, a laptop asleep) timers come before the answers that have been waiting, or that
+ * another process now gives: these are heard first.
  */
 export function deadline(ms: number, late: () => void): () => void {
-  let met = false;
-  const heard = () => macrotask().then(() => met || late());
-  const timer = globalThis.setTimeout(heard, Math.min(ms, MOST_MS));
-  return () => {
-    met = true;
-    clearTimeout(timer);
-  };
+  const { setTimeout } = globalThis;
+  let timer = setTimeout(
+    () => {
+      timer = setTimeout(late, Math.min(ms, GRACE_MS));
+    },
+    Math.min(ms, MOST_MS),
+  );
+  return () => clearTimeout(timer);
 }
