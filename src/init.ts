@@ -1,5 +1,4 @@
 /** Random parameters for a new layer. */
-import { cos, sin } from "./elementary.js";
 import { allocating, LinrecError } from "./errors.js";
 import { gammaLogOf } from "./params.js";
 import type { LruParams } from "./program.js";
@@ -104,7 +103,7 @@ export function uniforms(seed: number): () => number {
   return () => (next() + 0.5) / 2 ** 32;
 }
 
-/** Standard normals, by Box and Muller: two from each pair of uniforms. */
+/** Standard normals, by Marsaglia's polar method: two from each point of the unit disc. Without sin and cos, which differ between engines. */
 function normals(uniform: () => number): () => number {
   let spare: number | undefined;
   return () => {
@@ -113,9 +112,14 @@ function normals(uniform: () => number): () => number {
       spare = undefined;
       return value;
     }
-    const radius = Math.sqrt(-2 * Math.log(uniform()));
-    const angle = 2 * Math.PI * uniform();
-    spare = radius * sin(angle);
-    return radius * cos(angle);
+    let [x, y, square] = [0, 0, 1];
+    while (square >= 1) {
+      x = 2 * uniform() - 1;
+      y = 2 * uniform() - 1;
+      square = x * x + y * y;
+    }
+    const scale = Math.sqrt((-2 * Math.log(square)) / square);
+    spare = y * scale;
+    return x * scale;
   };
 }
