@@ -78,6 +78,8 @@ export function checkForward<Cache extends AnyCache>(
   const written = out ? viewOf(y) : y;
   const resets = readResets(reset, lengths, seqLen, initial);
   if (!goesOn) inputs.checkWindows(initial, seqLen, resets);
+  if (state && !timesteps)
+    inputs.checkUntimed(initial, batch, (row) => (lengths[row] === 0 || resets?.[row]?.[0] === 0 ? -1 : row));
   checkFunction("onProgress", onProgress);
   checkChoice("transfer", transfer, [true, false]);
   if (backend !== undefined) checkBackendOption(backend);

@@ -31,6 +31,8 @@ export class Inputs {
   checkOneProgram(_what: string): void {}
   checkPooled(_lengths: Int32Array): void {}
   checkWindows(_initial: State, _seqLen: number, _resets: readonly Int32Array[] | undefined): void {}
+  /** @param rowOf [streams] the row of `state` that a stream goes on from, -1 for one that starts anew or stands still */
+  checkUntimed(_state: State, _streams: number, _rowOf: (stream: number) => number): void {}
 
   seqLen(count: number, batch: number): number {
     const token = batch * this.inputWidth;

@@ -187,6 +187,13 @@ function windowsOf(
   return [y, windows];
 }
 
+/** Whether a row's tokens since the last one that a window has given are all 1 apart. */
+export function isUntimed({ mode, factor }: WindowStage, state: State, row: number): boolean {
+  const count = state.count[row] as number;
+  const tokens = mode === "stride" && count > 0 ? count - 1 : count;
+  return state.poolLoc(slotOf(state), row)[0] === tokens % factor;
+}
+
 /** Pools the windows of a leg. */
 export function pool(
   stage: WindowStage,

@@ -1,6 +1,7 @@
 /** The checks of what a model is given beyond those of a layer: ids, pools, what it can and cannot do. */
 import { LinrecError } from "./errors.js";
 import { Inputs } from "./inputs.js";
+import { isUntimed } from "./links.js";
 import { type Input, type Network, poolOf, vocabularyOf } from "./program.js";
 import { ratesOf, shortestOf } from "./rates.js";
 import type { State } from "./state.js";
@@ -80,6 +81,22 @@ export class ModelInputs extends Inputs {
         "invalid-argument",
         `x has ${tokens} tokens ${what} (row ${row}); this model pools windows of windows, and needs ${least} for its first output. Give longer sequences, or read these with step.`,
       );
+    }
+  }
+
+  /** Throws within a window whose tokens so far were some time apart: how far apart its slower token is would be wrong. */
+  override checkUntimed(state: State, streams: number, rowOf: (stream: number) => number): void {
+    const links = ratesOf(this.#network)?.links ?? [];
+    for (const [i, link] of links.entries()) {
+      if (link.kind !== "window") continue;
+      for (let stream = 0; stream < streams; stream++) {
+        const row = rowOf(stream);
+        if (row < 0 || isUntimed(link, state.parts[i] as State, row)) continue;
+        throw new LinrecError(
+          "invalid-argument",
+          `The tokens before these had integrationTimesteps, and are in a window that is not full yet (row ${row}). Pass integrationTimesteps for these, too: 1 where tokens are 1 apart.`,
+        );
+      }
     }
   }
 

@@ -200,7 +200,6 @@ export abstract class Recurrent<Cache extends AnyCache> {
   stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
     checkCache<Cache>("cache", cache, this);
     const step = this.#checkSteps(xt, cache, options, false);
-    cache.checkFree();
     return stepHere(this.#prepared, step, cache.state);
   }
 
@@ -223,7 +222,6 @@ export abstract class Recurrent<Cache extends AnyCache> {
     const step = this.#checkSteps(xt, cache, options, false);
     if (isGpuCache(cache)) return cache.advance(step);
     if (stepsOnGpu(this.#host, this.#prepared, step.streams)) return this.#stepAway(step, cache, true);
-    cache.checkFree();
     return stepHere(this.#prepared, step, cache.state);
   }
 
@@ -279,6 +277,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
       const help = "use a cache of allocateGpuCache";
       throw new LinrecError("unsupported", `A step of this cache cannot take a GPUBuffer: ${help}.`);
     }
+    if (onGpu) return steps;
+    cache.checkFree();
+    const { rows, reset, streams, timesteps } = steps;
+    const rowOf = (i: number) => (reset?.[i] ? -1 : ((rows ? rows[i] : i) as number));
+    if (!timesteps) this.#inputs.checkUntimed(cache.state, streams, rowOf);
     return steps;
   }
 

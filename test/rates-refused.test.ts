@@ -23,6 +23,31 @@ describe("what cannot be", () => {
     return engine.model(writeSafetensors(golden.checkpoint), { ...golden.spec, ...spec });
   };
 
+  test.each(["max", "mean", "stride"] as const)(
+    "tokens without timesteps in a window (%s) whose first tokens had some",
+    async (intermediatePooling) => {
+      const model = await load("cls_04_dense_last_maxpool", { intermediatePooling });
+      const x = (tokens: number) => new Float32Array(tokens * 3).fill(0.5);
+      const refusal = /window that is not full yet \(row 1\).*integrationTimesteps.*1 where/;
+      const cache = model.allocateInferenceCache(2);
+      for (let t = 0; t < 21; t++)
+        model.stepSync(x(2), cache, { integrationTimesteps: Float32Array.of(1, 1.5) });
+      const before = model.serializeState(cache);
+      expectLinrecError(await errorOf(() => model.stepSync(x(2), cache)), "invalid-argument", refusal);
+      expectLinrecError(await errorOf(() => model.step(x(2), cache)), "invalid-argument", refusal);
+      const again = { rows: Int32Array.of(1), reset: [0, 1] };
+      expectLinrecError(await errorOf(() => model.stepMany(x(2), cache, again)), "invalid-argument", refusal);
+      const on = { batch: 2, state: cache };
+      expectLinrecError(await errorOf(() => model.forward(x(64), on)), "invalid-argument", refusal);
+      expect(model.serializeState(cache)).toEqual(before);
+      await model.forward(x(64), { ...on, integrationTimesteps: new Float32Array(64).fill(1) });
+      await model.forward(x(64), { ...on, reset: Array.from({ length: 64 }, (_, i) => i === 32) });
+      model.stepSync(x(1), cache, { rows: Int32Array.of(0) });
+      model.stepSync(x(2), cache, { reset: [0, 1] });
+      model.stepSync(x(2), cache);
+    },
+  );
+
   test("a sequence too short for its windows", async () => {
     const model = await load("cls_04_dense_last_maxpool");
     expectLinrecError(
