@@ -37,6 +37,7 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
   };
   /** Re(C lambda^d B) [P, dModel out, dModel in] */
   const kernel = new Float64Array(P * H * H);
+  const [rowRe, rowIm] = [new Float64Array(H), new Float64Array(H)];
   for (let n = 0; n < N; n++) {
     const gamma = exp(params.gammaLog[n] as number);
     for (let i = 0; i < P; i++) {
@@ -52,12 +53,11 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
         const c = 2 * (n * width + i * H + j);
         lifted.C[c] = real ? cRe * nextRe : cRe * nextRe - cIm * nextIm;
         lifted.C[c + 1] = -(real ? cIm * nextIm : cRe * nextIm + cIm * nextRe);
-        for (let o = 0, at = i * H * H + j; o < H; o++, at += H) {
-          kernel[at] =
-            (kernel[at] as number) +
-            (CRe[o * N + n] as number) * liftedRe -
-            (CIm[o * N + n] as number) * liftedIm;
-        }
+        [rowRe[j], rowIm[j]] = [liftedRe, liftedIm];
+      }
+      for (let o = 0; o < H; o++) {
+        const row = kernel.subarray((i * H + o) * H, (i * H + o + 1) * H);
+        addRow(row, CRe[o * N + n] as number, CIm[o * N + n] as number, rowRe, rowIm);
       }
     }
   }
@@ -72,6 +72,12 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
     }
   }
   return lifted;
+}
+
+/** row += Re((cRe + i cIm) (re + i im)): the most of the work, N P H^2 times, and so a function of its own, which is optimised at once. */
+function addRow(row: Float64Array, cRe: number, cIm: number, re: Float64Array, im: Float64Array): void {
+  for (let j = 0; j < row.length; j++)
+    row[j] = (row[j] as number) + cRe * (re[j] as number) - cIm * (im[j] as number);
 }
 
 /**
