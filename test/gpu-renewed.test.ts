@@ -3,6 +3,7 @@ import { afterEach, expect, test, vi } from "vitest";
 import type { Resident } from "../src/backend.js";
 import { Gpu } from "../src/gpu.js";
 import { createEngine, type Engine } from "../src/index.js";
+import { Machine } from "../src/machine.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu, WebgpuBackend } from "../src/webgpu/backend.js";
 import { openDevice } from "../src/webgpu/device.js";
@@ -52,6 +53,19 @@ function withoutStates(times: number): Change {
     };
   };
 }
+
+test("what fails late on a GPU that has been opened anew is no second failure of it", async (context) => {
+  const changed = await standInGpu(() => {});
+  if ("reason" in changed) return context.skip(changed.reason);
+  const machine = await Machine.probe({ gpu: changed.gpu as GPU, threads: 0 }, () => true, vi.fn());
+  const [first, lost] = [machine.backend("webgpu"), new Error("it was lost")];
+  expect(await machine.renew(first, lost)).toBe(true);
+  const second = machine.backend("webgpu");
+  expect(second).not.toBe(first);
+  expect(await machine.renew(first, lost)).toBe(true);
+  expect(machine.backend("webgpu")).toBe(second);
+  await machine.dispose();
+});
 
 test("a GPU that fails while a cache is made is opened anew, and the cache is there", async (context) => {
   const { engine, lru, devices } = await open(context, withoutStates(1));
