@@ -25,14 +25,11 @@ export function later<Part>(load: () => Promise<Part>): () => Promise<Part> {
       return await load();
     } catch (cause) {
       loading = undefined;
-      const remedy =
-        "If linrec was deployed anew meanwhile, reload; `linrec/standalone` has everything in one file";
       throw new LinrecError(
         "load-failed",
-        `A part of linrec could not be loaded. ${remedy}. (${messageOf(cause)})`,
-        {
-          cause,
-        },
+        "A part of linrec could not be loaded. Service workers and audio worklets, where nothing can be loaded later, need " +
+          `\`linrec/standalone\`; if linrec was deployed anew meanwhile, reload. (${messageOf(cause)})`,
+        { cause },
       );
     }
   };
