@@ -68,9 +68,13 @@ export class Inputs {
     return x.constructor === Float32Array ? x : viewOf(x);
   }
 
-  /** Throws for infinities and NaN, if they are to be refused. */
-  checkValues(name: string, x: Input, _seqLen: number, _lengths?: Int32Array): void {
-    if (this.#nonFinite === "reject") checkFinite(name, x as Float32Array, REFUSED);
+  /** Throws for infinities and NaN, if they are to be refused, in what is read of each row. */
+  checkValues(name: string, x: Input, seqLen: number, lengths?: Int32Array): void {
+    if (this.#nonFinite === "propagate") return;
+    const row = seqLen * this.inputWidth;
+    const isRead = (i: number) =>
+      !lengths || i % row < (lengths[Math.floor(i / row)] as number) * this.inputWidth;
+    checkFinite(name, x as Float32Array, REFUSED, isRead);
   }
 
   /** x [steps, streams, inputWidth] as backends take it: of one step, unless there may be `many`. */

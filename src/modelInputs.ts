@@ -32,7 +32,7 @@ export class ModelInputs extends Inputs {
   override checkValues(name: string, x: Input, seqLen: number, lengths?: Int32Array): void {
     const ids = this.vocabulary;
     if (ids === undefined) {
-      super.checkValues(name, x, seqLen);
+      super.checkValues(name, x, seqLen, lengths);
       return;
     }
     for (let i = 0; i < x.length; i++) {

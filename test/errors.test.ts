@@ -269,6 +269,22 @@ describe.each(["propagate", "reject"] as const)('nonFinite "%s"', (nonFinite) =>
     await refuses(["step", "non-finite", saysT, (c) => c.lru.step(xt, c.cache)]);
   });
 
+  test("what lies past a row's length may be anything", async () => {
+    const { lru, x } = context;
+    const lengths = new Int32Array(batch).fill(seqLen);
+    lengths[1] = seqLen - 1;
+    const padded = x.slice();
+    const end = 2 * seqLen * dModel;
+    padded.fill(Number.NaN, end - dModel, end);
+    const { y } = await lru.forward(padded, { batch, lengths });
+    expectSameBits(y, (await lru.forward(x, { batch, lengths })).y, "y");
+    if (nonFinite === "propagate") return;
+    const before = end - dModel - 1;
+    padded[before] = Infinity;
+    const says = new RegExp(`x\\[${before}\\] is Infinity`);
+    await refuses(["forward", "non-finite", says, (c) => c.lru.forward(padded, { batch, lengths })]);
+  });
+
   test("arrays that only touch do not overlap", async () => {
     const { lru, x } = context;
     const both = new Float32Array(80);
