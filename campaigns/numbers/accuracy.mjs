@@ -117,9 +117,9 @@ export default {
     {
       says: "powers of λ are derived in float32",
       file: "src/cpu/packed.ts",
-      find: "powers[at] = re;",
+      find: "re = powerRe(eigen, n, k);",
       replace: `const angle = Math.fround(k * Math.fround(Math.atan2(li, lr)));
-      powers[at] = Math.fround(Math.hypot(lr, li)) ** k * Math.cos(angle);`,
+      re = Math.fround(Math.hypot(lr, li)) ** k * Math.cos(angle);`,
     },
     {
       says: "the carry leaves out the imaginary part of λ^T",
