@@ -234,30 +234,38 @@ class PageWorker extends EventTarget {
   }
 }
 
-test("a page's workers compute, and their address is given back when they end", async () => {
-  PageWorker.made.length = 0;
-  vi.stubGlobal("Worker", PageWorker);
-  const sources: Blob[] = [];
-  vi.spyOn(URL, "createObjectURL").mockImplementation((blob) => {
-    sources.push(blob as Blob);
-    return `blob:${sources.length}`;
-  });
-  const revoked = vi.spyOn(URL, "revokeObjectURL").mockImplementation(() => {});
-  const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 2 });
-  const lru = await engine.lru(params);
-  const forward = lru.forward(x);
-  await vi.waitFor(() => expect(PageWorker.made).toHaveLength(2));
-  for (const [i, worker] of PageWorker.made.entries()) {
-    expect([worker.url, worker.options]).toEqual([`blob:${i + 1}`, { type: "classic", name: "linrec" }]);
-    expect(sources[i]?.type).toBe("text/javascript");
-    worker.begin(await (sources[i] as Blob).text());
-  }
-  expectSameBits((await forward).y, await expectedY(), "y");
-  expect(revoked).not.toHaveBeenCalled();
-  await engine.dispose();
-  await vi.waitFor(() => expect(PageWorker.made.every(({ terminated }) => terminated)).toBe(true));
-  expect(revoked.mock.calls.flat().sort()).toEqual(["blob:1", "blob:2"]);
-});
+test.each([
+  ["https://example.test", "module"],
+  ["null", "classic"], // it may start no blob: as a module
+  [undefined, "module"], // Deno, which has no classic ones
+])(
+  "workers of a page of origin %s compute, and their address is given back when they end",
+  async (origin, type) => {
+    PageWorker.made.length = 0;
+    vi.stubGlobal("origin", origin);
+    vi.stubGlobal("Worker", PageWorker);
+    const sources: Blob[] = [];
+    vi.spyOn(URL, "createObjectURL").mockImplementation((blob) => {
+      sources.push(blob as Blob);
+      return `blob:${sources.length}`;
+    });
+    const revoked = vi.spyOn(URL, "revokeObjectURL").mockImplementation(() => {});
+    const engine = await createEngine({ backend: "wasm", simd: "baseline", threads: 2 });
+    const lru = await engine.lru(params);
+    const forward = lru.forward(x);
+    await vi.waitFor(() => expect(PageWorker.made).toHaveLength(2));
+    for (const [i, worker] of PageWorker.made.entries()) {
+      expect([worker.url, worker.options]).toEqual([`blob:${i + 1}`, { type, name: "linrec" }]);
+      expect(sources[i]?.type).toBe("text/javascript");
+      worker.begin(await (sources[i] as Blob).text());
+    }
+    expectSameBits((await forward).y, await expectedY(), "y");
+    expect(revoked).not.toHaveBeenCalled();
+    await engine.dispose();
+    await vi.waitFor(() => expect(PageWorker.made.every(({ terminated }) => terminated)).toBe(true));
+    expect(revoked.mock.calls.flat().sort()).toEqual(["blob:1", "blob:2"]);
+  },
+);
 
 test.each([
   ["error", { message: "Refused by the policy" }, /Refused by the policy.*calling thread/],

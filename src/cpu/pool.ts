@@ -161,10 +161,11 @@ async function startThread(workerUrl: string | URL | undefined): Promise<Thread>
 }
 
 function startWebThread(workerUrl: string | URL | undefined): Thread {
-  // No module: a page of no origin (a file:, a sandboxed frame) may start a blob: as a classic script alone.
   const script = `(async()=>{"use strict";${workerSource}})()`;
   const url = workerUrl ?? URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-  const worker = new Worker(url, { type: workerUrl ? "module" : "classic", name: "linrec" });
+  // A page of no origin (a file:, a sandboxed frame) may start a blob: as a classic script alone, which Deno does not know.
+  const type = !workerUrl && globalThis.origin === "null" ? "classic" : "module";
+  const worker = new Worker(url, { type, name: "linrec" });
   const revoke = () => workerUrl ?? URL.revokeObjectURL(url as string);
   return {
     endpoint: worker,
