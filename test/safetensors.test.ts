@@ -320,7 +320,7 @@ describe("hostile files", () => {
         for (const [at, byte] of changes) bytes[at] = byte;
         checkOutcome(bytes);
       }),
-      { numRuns: 500 },
+      { numRuns: 2000 },
     );
   });
 
@@ -365,7 +365,7 @@ describe("hostile files", () => {
       fc.property(header, fc.nat(2), (text, length) => {
         if (checkOutcome(fileOf(text, [7, 8].slice(0, length))) === "accepted") accepted++;
       }),
-      { numRuns: 500 },
+      { numRuns: 2000 },
     );
     // Else the property would say nothing about what is accepted.
     expect(accepted).toBeGreaterThan(20);

@@ -34,7 +34,7 @@ export function decodeUtf8(bytes: Uint8Array): string {
   return decodeURIComponent(escaped.join(""));
 }
 
-/** Of well-formed text. There is no TextEncoder either. */
+/** Of well-formed text. Where there is no TextDecoder there is no TextEncoder either. */
 export function encodeUtf8(text: string): Uint8Array<ArrayBuffer> {
   if (typeof TextEncoder === "function") return new TextEncoder().encode(text);
   return Uint8Array.from(unescape(encodeURIComponent(text)), (byte) => byte.charCodeAt(0));
