@@ -10,7 +10,7 @@
  *   parts.0. ...   the same of each link, where the network's rate changes
  *   metadata       linrec.state (the version), fingerprint, architecture
  */
-import { allocating, LinrecError } from "../errors.js";
+import { LinrecError } from "../errors.js";
 import { CHUNK, groupIndex, State, type StateLayout, type StateSlot } from "../state.js";
 import { readSafetensors, type Tensor, writeSafetensors } from "./safetensors.js";
 import { elementCount, showShape } from "./tensor.js";
@@ -28,7 +28,7 @@ export interface StateOwner {
 
 export function encodeState(state: State, owner: StateOwner): Uint8Array<ArrayBuffer> {
   const tensors = new Map<string, Tensor>();
-  allocating("the state's file", () => encodeInto(tensors, state, ""));
+  encodeInto(tensors, state, "");
   const { fingerprint, architecture } = owner;
   return writeSafetensors(tensors, { "linrec.state": VERSION, fingerprint, architecture });
 }
