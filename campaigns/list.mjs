@@ -15,6 +15,7 @@ const files = {
   arguments: "input/arguments.mjs",
   messages: "input/messages.mjs",
   accuracy: "numbers/accuracy.mjs",
+  "any-calls": "calls/any-calls.mjs",
   "not-finite": "numbers/not-finite.mjs",
   "same-bits": "numbers/same-bits.mjs",
 };

@@ -31,6 +31,7 @@ test.each([
   "crowd",
   "arguments",
   "checkpoints",
+  "any-calls",
   "not-finite",
   "same-bits",
   "lifecycle",

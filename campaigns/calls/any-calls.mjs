@@ -1,0 +1,107 @@
+// Calls at random on caches at random of networks at random: what came of each stream, beside the same stream stepped by itself.
+import { between, isTyped, random } from "../support.mjs";
+import { World } from "./calls.mjs";
+import { openNetwork, randomNetwork } from "./networks.mjs";
+import { Judge } from "./streams.mjs";
+
+const ways = {
+  "the calling thread": { threads: 0, shared: true },
+  "shared memory": { threads: 2, shared: true },
+  messages: { threads: 3, shared: false },
+};
+
+/** An engine for each way to run. */
+async function openEngines(linrec) {
+  const engines = {};
+  const Real = globalThis.SharedArrayBuffer;
+  for (const [name, { threads, shared }] of Object.entries(ways)) {
+    // So it is on a page that is not cross-origin isolated.
+    if (!shared) globalThis.SharedArrayBuffer = undefined;
+    engines[name] = await linrec.createEngine({ backend: "wasm", threads });
+    const lru = await engines[name].lru(linrec.initLru({ dModel: 2, dState: 2, seed: 1 }));
+    await lru.forward(new Float32Array(400)); // its workers have started
+    lru.dispose();
+    globalThis.SharedArrayBuffer = Real;
+  }
+  const { webgpu } = (await linrec.createEngine({ threads: 0 })).backends;
+  if (webgpu.available) engines.webgpu = await linrec.createEngine({ backend: "webgpu" });
+  return engines;
+}
+
+export default {
+  promise:
+    "Whatever the calls, and whatever their order: each stream gives what it gives when its tokens are stepped one by one, on the CPU bit for bit, and what the float64 reference gives.",
+  how: "Layers and models at random, of four architectures, each on the calling thread, on workers with shared memory and by messages, and every fourth on a GPU (in software, where there is no other). On each some thirty calls at random, up to three at once: forward, step, stepSync, stepMany, forwardStream, clone, reset, set, states saved and moved between engines, steps of a cache that stays on the GPU; with rows, lengths, timesteps, resets, `every`. Each token of each stream is also stepped by itself.",
+  plants: [
+    {
+      says: "a row that has no token, among others with timesteps, ends its chunk",
+      file: "src/timeline.ts",
+      find: "if (this.#timed && t > 0) return 0;",
+      replace: "if (this.#timed) return 0;",
+    },
+    {
+      says: "where outputs stand is counted from the call's first token",
+      file: "src/timeline.ts",
+      find: "let origin = -((this.#count[row] as number) % every);",
+      replace: "let origin = 0;",
+    },
+    {
+      says: "a reset within one piece of a stream comes again in the next",
+      file: "src/stream.ts",
+      find: "this.#resets?.fill(0);",
+      replace: "",
+    },
+  ],
+  async run({ linrec, isFull, fail }) {
+    const networks = isFull ? 3000 : 60;
+    const engines = await openEngines(linrec);
+    const oracleEngines = [
+      await linrec.createEngine({ backend: "wasm", threads: 0 }),
+      await linrec.createEngine({ backend: "reference" }),
+    ];
+    let [calls, refusals, compared] = [0, 0, 0];
+    const furthest = { cpu: 0, gpu: 0 };
+    for (let seed = 1; seed <= networks; seed++) {
+      const next = random(seed);
+      const network = randomNetwork(next);
+      const names = Object.keys(engines).filter((name) => name !== "webgpu" || seed % 4 === 0);
+      const models = {};
+      for (const name of names) models[name] = await openNetwork(engines[name], network);
+      const oracles = await Promise.all(oracleEngines.map((engine) => openNetwork(engine, network)));
+      const judge = new Judge();
+      const world = new World(next, network, engines, models, oracles, judge);
+      for (let round = 0; round < 12 && judge.wrong.length === 0; round++)
+        calls += await together(linrec, world);
+      for (const model of [...Object.values(models), ...oracles]) model.dispose();
+      refusals += world.refusals;
+      compared += judge.compared;
+      for (const kind of ["cpu", "gpu"]) furthest[kind] = Math.max(furthest[kind], judge.furthest[kind]);
+      if (judge.wrong.length > 0) fail(`seed ${seed}, ${network.kind}: ${judge.wrong[0]}`);
+    }
+    for (const engine of [...Object.values(engines), ...oracleEngines]) await engine.dispose();
+    return {
+      networks: `${networks}, on ${Object.keys(engines).join(", ")}`,
+      "calls, of them refused": `${calls}, ${refusals}`,
+      "outputs and caches compared": compared,
+      "furthest from the reference, of max|y|: CPU, GPU": `${furthest.cpu.toExponential(1)}, ${furthest.gpu.toExponential(1)}`,
+    };
+  },
+};
+
+/** Up to three calls at once, none of which changes what another one reads. Gives how many. */
+async function together(linrec, world) {
+  const calls = [];
+  for (let n = between(world.next, 1, 3); n > 0; n--) {
+    const call = world.call();
+    const taken = calls.flatMap(({ touches }) => touches);
+    if (!call.touches.some((stream) => taken.includes(stream))) calls.push(call);
+  }
+  const results = await Promise.allSettled(calls.map(({ run }) => run()));
+  for (const [i, { status, value, reason }] of results.entries()) {
+    const { what, check, refused } = calls[i];
+    if (status === "fulfilled") check(value);
+    else if (refused && isTyped(linrec, reason)) refused(reason);
+    else world.judge.wrong.push(`${what}: ${reason?.stack}`);
+  }
+  return calls.length;
+}

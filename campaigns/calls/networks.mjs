@@ -1,0 +1,160 @@
+// Layers and models at random, of every architecture that can step: what a user may bring.
+import { between, floats, pick } from "../support.mjs";
+
+/** Tensors by name, filled as their source would call them. */
+class Checkpoint {
+  tensors = new Map();
+  constructor(next) {
+    this.next = next;
+  }
+
+  add(name, shape, magnitude, offset = 0) {
+    const length = shape.reduce((a, b) => a * b, 1);
+    const data = floats(length, between(this.next, 0, 2 ** 30), magnitude).map((value) => value + offset);
+    this.tensors.set(name, { dtype: "F32", shape, data });
+  }
+
+  /** [out, inputs] as PyTorch has it, or [inputs, out] as Flax and Keras do. */
+  dense(name, inputs, out, { weight = "kernel", bias = true } = {}) {
+    const shape = weight === "kernel" ? [inputs, out] : [out, inputs];
+    this.add(`${name}.${weight}`, shape, 1.5 / Math.sqrt(inputs));
+    if (bias) this.add(`${name}.bias`, [out], 0.3);
+  }
+
+  norm(name, width, [scale, bias] = ["weight", "bias"]) {
+    this.add(`${name}.${scale}`, [width], 0.4, 1);
+    if (bias) this.add(`${name}.${bias}`, [width], 0.3);
+  }
+
+  lru(prefix, dModel, dState) {
+    const params = layer(this.next, dModel, dState);
+    for (const [name, data] of Object.entries(params)) {
+      const shape = { B: [dState, dModel], C: [dModel, dState] }[name[0]] ?? [data.length];
+      const snake = name.replace(/(Log|Re|Im)$/, (part) => `_${part.toLowerCase()}`);
+      this.tensors.set(prefix + snake, { dtype: "F32", shape, data });
+    }
+  }
+}
+
+/** |lambda| 0.3 to 0.999, phases 0 and pi among others; sometimes in conjugate pairs, which run as half a layer. */
+function layer(next, dModel, dState) {
+  const of = (length, magnitude) => floats(length, between(next, 0, 2 ** 30), magnitude);
+  const radius = Float64Array.from({ length: dState }, () => 1 - 0.7 * next() ** 3 - 0.001);
+  const params = {
+    nuLog: Float32Array.from(radius, (r) => Math.log(-Math.log(r))),
+    theta: Float32Array.from({ length: dState }, () => pick(next, [0, Math.PI, -1, 6.28 * next(), next()])),
+    gammaLog: Float32Array.from(radius, (r) => 0.5 * Math.log(1 - r ** 2)),
+    BRe: of(dState * dModel, 1 / Math.sqrt(dModel)),
+    BIm: of(dState * dModel, 1 / Math.sqrt(dModel)),
+    CRe: of(dModel * dState, 1 / Math.sqrt(dState)),
+    CIm: of(dModel * dState, 1 / Math.sqrt(dState)),
+    D: of(dModel, 1),
+  };
+  const kind = next();
+  if (kind < 0.3) pair(params, dModel, dState);
+  // Phases as the paper has them, logged.
+  if (kind > 0.6) {
+    const { theta, ...others } = params;
+    return { ...others, thetaLog: theta.map((phase) => Math.log(Math.abs(phase) + 0.01)) };
+  }
+  return params;
+}
+
+/** Makes every second state the conjugate of the one before it. */
+function pair({ nuLog, theta, gammaLog, BRe, BIm, CRe, CIm }, dModel, dState) {
+  for (let n = 0; n + 1 < dState; n += 2) {
+    for (const values of [nuLog, gammaLog]) values[n + 1] = values[n];
+    theta[n] ||= 1;
+    theta[n + 1] = -theta[n];
+    for (let i = 0; i < dModel; i++) {
+      BRe[(n + 1) * dModel + i] = BRe[n * dModel + i];
+      BIm[(n + 1) * dModel + i] = -BIm[n * dModel + i];
+      CRe[i * dState + n + 1] = CRe[i * dState + n];
+      CIm[i * dState + n + 1] = -CIm[i * dState + n];
+    }
+  }
+}
+
+// Layer norms over a few features make more of the last bit of x than any gate is wide.
+const width = (next) => between(next, 5, 12);
+const states = (next) => between(next, 1, 11);
+
+const kinds = {
+  lru: (next) => ({ params: layer(next, pick(next, [1, 2, 3, 4, 7, 8, 9, 16]), between(next, 1, 20)) }),
+
+  classifier(next) {
+    const made = new Checkpoint(next);
+    const h = width(next);
+    const blocks = between(next, 1, 3);
+    const linear = { weight: "weight" };
+    if (next() < 0.3) made.add("embedding.token_embedding.weight", [between(next, 3, 9), h], 1);
+    else made.dense("input_proj", between(next, 1, 4), h, linear);
+    for (let i = 0; i < blocks; i++) {
+      const prefix = i === blocks - 1 ? "final_block." : `blocks.${i}.`;
+      made.lru(`${prefix}lrnn.`, h, states(next));
+      made.norm(`${prefix}norm`, h);
+    }
+    made.dense("final_block.output_proj", h, between(next, 1, 5), linear);
+    const each = (choose) => Array.from({ length: blocks }, choose);
+    return {
+      tensors: made.tensors,
+      spec: {
+        architecture: "lrnnx/classifier",
+        pooling: pick(next, ["last", "mean", "max"]),
+        intermediatePooling: each(() => pick(next, ["none", "none", "stride", "mean", "max"])),
+        poolingFactor: each(() => between(next, 2, 4)),
+      },
+    };
+  },
+
+  languageModel(next) {
+    const made = new Checkpoint(next);
+    const [h, vocabulary] = [width(next), between(next, 4, 20)];
+    const names = pick(next, [["weight"], ["weight", "bias"]]);
+    made.add("backbone.embedding.weight", [vocabulary, h], 1);
+    for (let i = between(next, 0, 1); i >= 0; i--) {
+      const prefix = `backbone.layers.${i}`;
+      made.norm(`${prefix}.norm`, h, names);
+      made.lru(`${prefix}.mixer.`, h, states(next));
+    }
+    made.norm("backbone.norm_f", h, names);
+    return { tensors: made.tensors, spec: { architecture: "lrnnx/language-model" } };
+  },
+
+  minimalLru(next) {
+    const made = new Checkpoint(next);
+    const h = width(next);
+    const norm = pick(next, ["batch", "layer"]);
+    made.dense("encoder.encoder", between(next, 1, 4), h);
+    for (let i = between(next, 0, 1); i >= 0; i--) {
+      const prefix = `encoder.layers_${i}.`;
+      made.lru(`${prefix}seq.`, h, states(next));
+      made.norm(`${prefix}normalization`, h, ["scale", "bias"]);
+      if (norm === "batch") {
+        made.add(`batch_stats.${prefix}normalization.mean`, [h], 0.5);
+        made.add(`batch_stats.${prefix}normalization.var`, [h], 0.5, 1);
+      }
+      for (const name of ["out1", "out2"]) made.dense(prefix + name, h, h);
+    }
+    made.dense("decoder", h, between(next, 1, 5));
+    const spec = {
+      architecture: "minimal-lru/classification",
+      prenorm: next() < 0.5,
+      norm,
+      pooling: pick(next, ["none", "none", "mean", "last"]),
+    };
+    return { tensors: made.tensors, spec };
+  },
+};
+
+/**
+ * A layer's parameters, or a model's tensors and how to read them.
+ * @returns {{ kind: string, params?: object, tensors?: Map<string, object>, spec?: object }}
+ */
+export function randomNetwork(next) {
+  const kind = pick(next, ["lru", "lru", "classifier", "classifier", "languageModel", "minimalLru"]);
+  return { kind, ...kinds[kind](next) };
+}
+
+export const openNetwork = (engine, { params, tensors, spec }) =>
+  params ? engine.lru(params) : engine.model(tensors, spec);
