@@ -107,6 +107,19 @@ describe("on the CPU", () => {
     expect(relativeError(y, oracle.y)).toBeLessThanOrEqual(1e-5);
   });
 
+  test("a language model's layers may have MLPs of different widths", async () => {
+    const { checkpoint } = await loadGolden("lm_03_tied_rms_mlp_2layer");
+    const mlp = "backbone.layers.1.mlp";
+    const [width] = checkpoint.get(`${mlp}.fc2.weight`)?.shape as [number];
+    const narrow = new Map(checkpoint)
+      .set(`${mlp}.fc1.weight`, f32([6, width], floats(6 * width, 1)))
+      .set(`${mlp}.fc2.weight`, f32([width, 3], floats(3 * width, 2)));
+    const model = await engine.model(writeSafetensors(narrow));
+    const x = Int32Array.from({ length: 1000 }, (_, i) => i % 7);
+    const { y } = runReference(buildProgram(narrow), { x, batch: 1, seqLen: x.length });
+    expect(relativeError((await model.forward(x)).y, y)).toBeLessThanOrEqual(1e-5);
+  });
+
   test.each(["tf_lru_01_default", "tf_res_01_default"])(
     "%s with an adapter, and a locked gamma",
     async (name) => {

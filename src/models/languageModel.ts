@@ -25,8 +25,10 @@ export const languageModel: Architecture = {
     const [vocabulary, size] = [0, 1].map((axis) => reader.size("backbone.embedding.weight", axis));
     const width = size ?? 0;
     const table = reader.take("backbone.embedding.weight", [vocabulary, size]);
-    const [ids, stream, work, mixed, gated, gate] = [0, 1, 2, 3, 4, 5];
+    const [ids, stream, work, mixed] = [0, 1, 2, 3];
     const slots = [1, width, width, width];
+    /** Those of an MLP's two halves, by their width: as a rule all layers have the same. */
+    const halves = new Map<number, [gated: number, gate: number]>();
     const stages: Stage[] = [
       {
         kind: "embedding",
@@ -74,7 +76,8 @@ export const languageModel: Architecture = {
         norm(`${layer}.norm2`);
         const [a, g, fc2] = takeMlp(reader, `${layer}.mlp`, size);
         const hidden = fc2.length / (width || 1);
-        slots[gated] = slots[gate] = hidden;
+        const [gated, gate] = halves.get(hidden) ?? [slots.push(hidden) - 1, slots.push(hidden) - 1];
+        halves.set(hidden, [gated, gate]);
         dense(`${layer}.mlp.fc1 (first half)`, work, gated, a, width, hidden);
         dense(`${layer}.mlp.fc1 (second half)`, work, gate, g, width, hidden);
         stages.push({
