@@ -1,5 +1,6 @@
-// Layers and models at random, of every architecture that can step: what a user may bring.
-import { between, floats, pick } from "../support.mjs";
+// Layers and models at random, of the architectures that can step: what a user may bring. In browsers they are the same to the bit,
+// as nothing but sums, products and square roots makes them.
+import { between, floats, pick } from "../random.mjs";
 
 /** Tensors by name, filled as their source would call them. */
 class Checkpoint {
@@ -39,11 +40,10 @@ class Checkpoint {
 /** |lambda| 0.3 to 0.999, phases 0 and pi among others; sometimes in conjugate pairs, which run as half a layer. */
 function layer(next, dModel, dState) {
   const of = (length, magnitude) => floats(length, between(next, 0, 2 ** 30), magnitude);
-  const radius = Float64Array.from({ length: dState }, () => 1 - 0.7 * next() ** 3 - 0.001);
+  const nuLog = Float32Array.from({ length: dState }, () => 7.2 * next() - 7);
   const params = {
-    nuLog: Float32Array.from(radius, (r) => Math.log(-Math.log(r))),
-    theta: Float32Array.from({ length: dState }, () => pick(next, [0, Math.PI, -1, 6.28 * next(), next()])),
-    gammaLog: Float32Array.from(radius, (r) => 0.5 * Math.log(1 - r ** 2)),
+    nuLog,
+    gammaLog: nuLog.map((nu) => 0.5 * nu + 0.3),
     BRe: of(dState * dModel, 1 / Math.sqrt(dModel)),
     BIm: of(dState * dModel, 1 / Math.sqrt(dModel)),
     CRe: of(dModel * dState, 1 / Math.sqrt(dState)),
@@ -51,13 +51,12 @@ function layer(next, dModel, dState) {
     D: of(dModel, 1),
   };
   const kind = next();
-  if (kind < 0.3) pair(params, dModel, dState);
-  // Phases as the paper has them, logged.
-  if (kind > 0.6) {
-    const { theta, ...others } = params;
-    return { ...others, thetaLog: theta.map((phase) => Math.log(Math.abs(phase) + 0.01)) };
-  }
-  return params;
+  if (kind < 0.4)
+    return { ...params, thetaLog: Float32Array.from({ length: dState }, () => 5.8 * next() - 4) };
+  const phase = () => pick(next, [0, Math.PI, -1, 6.28 * next(), next()]);
+  const theta = Float32Array.from({ length: dState }, phase);
+  if (kind < 0.7) pair({ theta, ...params }, dModel, dState);
+  return { theta, ...params };
 }
 
 /** Makes every second state the conjugate of the one before it. */
@@ -79,7 +78,7 @@ function pair({ nuLog, theta, gammaLog, BRe, BIm, CRe, CIm }, dModel, dState) {
 const width = (next) => between(next, 5, 12);
 const states = (next) => between(next, 1, 11);
 
-const kinds = {
+const makers = {
   lru: (next) => ({ params: layer(next, pick(next, [1, 2, 3, 4, 7, 8, 9, 16]), between(next, 1, 20)) }),
 
   classifier(next) {
@@ -116,6 +115,11 @@ const kinds = {
       const prefix = `backbone.layers.${i}`;
       made.norm(`${prefix}.norm`, h, names);
       made.lru(`${prefix}.mixer.`, h, states(next));
+      if (next() < 0.5) continue;
+      const hidden = between(next, 3, 12);
+      made.norm(`${prefix}.norm2`, h, names);
+      made.add(`${prefix}.mlp.fc1.weight`, [2 * hidden, h], 1 / Math.sqrt(h));
+      made.add(`${prefix}.mlp.fc2.weight`, [h, hidden], 1 / Math.sqrt(hidden));
     }
     made.norm("backbone.norm_f", h, names);
     return { tensors: made.tensors, spec: { architecture: "lrnnx/language-model" } };
@@ -145,15 +149,33 @@ const kinds = {
     };
     return { tensors: made.tensors, spec };
   },
+
+  resLru(next) {
+    const made = new Checkpoint(next);
+    const [h, n] = [width(next), states(next)];
+    made.dense("adapter", between(next, 1, 4), h);
+    made.norm("norm", h, ["gamma", "beta"]);
+    const { nuLog, gammaLog, thetaLog, theta = thetaLog, BRe, BIm, CRe, CIm, D } = layer(next, h, n);
+    const vectors = { lambda_nu: nuLog, lambda_theta: theta, gamma_log: gammaLog, D };
+    for (const [name, data] of Object.entries(vectors))
+      made.tensors.set(`lru.${name}`, { dtype: "F32", shape: [data.length], data });
+    for (const [name, data] of Object.entries({ B_re: BRe, B_im: BIm }))
+      made.tensors.set(`lru.${name}`, { dtype: "F32", shape: [h, n], data });
+    for (const [name, data] of Object.entries({ C_re: CRe, C_im: CIm }))
+      made.tensors.set(`lru.${name}`, { dtype: "F32", shape: [n, h], data });
+    for (const name of ["glu.w_1", "glu.w_3"]) made.dense(name, h, h);
+    return { tensors: made.tensors, spec: { architecture: "lruun/res-lru" } };
+  },
 };
+
+export const kinds = Object.keys(makers);
 
 /**
  * A layer's parameters, or a model's tensors and how to read them.
  * @returns {{ kind: string, params?: object, tensors?: Map<string, object>, spec?: object }}
  */
-export function randomNetwork(next) {
-  const kind = pick(next, ["lru", "lru", "classifier", "classifier", "languageModel", "minimalLru"]);
-  return { kind, ...kinds[kind](next) };
+export function randomNetwork(next, kind = pick(next, [...kinds, "lru", "classifier"])) {
+  return { kind, ...makers[kind](next) };
 }
 
 export const openNetwork = (engine, { params, tensors, spec }) =>

@@ -1,8 +1,7 @@
 // The same bits everywhere: a hash of what many ways of running give.
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright";
-import { findBrowser } from "../../tools/browser.mjs";
+import { browsers } from "../../tools/drivers.mjs";
 import { isolated, serve } from "../../tools/serve.mjs";
 
 /** The ways of one Node, in a process of its own. */
@@ -25,20 +24,16 @@ function ofNode(node, flags, library, seqLens) {
   }
 }
 
-/** The ways of Chromium, on a page that is cross-origin isolated; undefined where there is none. */
-async function ofChromium(library, seqLens) {
-  const { browser: found } = findBrowser();
-  if (!found) return undefined;
+/** The ways of a browser, on a page that is cross-origin isolated. */
+async function ofBrowser({ start }, library, seqLens) {
   const root = fileURLToPath(new URL("../", library)); // of the project, or of the copy of it that has a bug
   const site = await serve(root, isolated);
-  const browser = await chromium.launch(found);
+  const driven = await start();
   try {
-    const page = await browser.newPage();
-    await page.goto(`${site.url}test/pages/bits.html?library=/dist/index.js&seqLens=${seqLens}`);
-    const text = await page.locator("body", { hasText: "{" }).textContent({ timeout: 120_000 });
-    return { version: `Chromium ${browser.version()}`, ...JSON.parse(text ?? "") };
+    const page = `${site.url}test/pages/bits.html?library=/dist/index.js&seqLens=${seqLens}`;
+    return { version: driven.version, ...JSON.parse(await driven.show(page)) };
   } finally {
-    await browser.close();
+    await driven.close();
     site.close();
   }
 }
@@ -46,7 +41,7 @@ async function ofChromium(library, seqLens) {
 export default {
   promise:
     'On the CPU every way of running gives the same bits; with simd: "baseline" on every machine and engine, with "relaxed" within one engine on one machine.',
-  how: "Hashes over threads {0, 1, 2, 3, 4, 8} × {shared memory, transfer} × {baseline, relaxed} × Chromium and every Node named in LINREC_NODES (paths, separated by commas; Node 20 has relaxed SIMD behind a flag of V8, which is set here); in Node as V8 compiles by itself, with its eager compiler alone, and with its optimising one alone.",
+  how: "Hashes over threads {0, 1, 2, 3, 4, 8} × {shared memory, transfer} × {baseline, relaxed} × Chromium, Firefox and WebKitGTK, where they are installed, and every Node named in LINREC_NODES (paths, separated by commas; Node 20 has relaxed SIMD behind a flag of V8, which is set here); in Node as V8 compiles by itself, with its eager compiler alone, and with its optimising one alone.",
   plants: [
     {
       says: "a tile's end depends on the number of threads",
@@ -79,8 +74,12 @@ export default {
     for (const node of nodes) {
       for (const flags of tiers) note(`${node} ${flags}`, ofNode(node, flags, library, seqLens));
     }
-    const inBrowser = await ofChromium(library, seqLens);
-    if (inBrowser) note("Chromium", inBrowser);
+    const absent = [];
+    for (const [name, browser] of Object.entries(browsers)) {
+      const reason = browser.missing();
+      if (reason) absent.push(reason);
+      else note(name, await ofBrowser(browser, library, seqLens));
+    }
     if (seen.size !== 1) fail(`${seen.size} different results: ${[...seen.values()].join("; ")}`);
     for (const hashes of relaxed.values()) {
       if (hashes.size !== 1)
@@ -89,7 +88,7 @@ export default {
     return {
       "ways of running, baseline": ways.baseline,
       "different results": seen.size,
-      engines: [...versions].join(", ") + (inBrowser ? "" : " (no Chromium was found here)"),
+      engines: [...versions, ...absent].join(", "),
       compilers: tiers.length,
       hash: [...seen.keys()].join(", "),
       "ways of running, relaxed": ways.relaxed,
