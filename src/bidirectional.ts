@@ -46,6 +46,16 @@ export class BidirectionalLru {
     return this.#lru.dModel;
   }
 
+  /** dModel, as of every layer. */
+  get inputWidth(): number {
+    return this.dModel;
+  }
+
+  /** dModel, as of every layer. */
+  get outputWidth(): number {
+    return this.dModel;
+  }
+
   /** As of a layer. */
   get backend(): BackendName {
     return this.#lru.backend;

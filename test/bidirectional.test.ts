@@ -377,6 +377,7 @@ test("what it cannot do, and what it will not take", async () => {
     /LruParams/,
   );
   expect(layer.inspect().backward.radius.length).toBe(6);
+  expect([layer.inputWidth, layer.outputWidth]).toEqual([layer.dModel, layer.dModel]);
   expect(layer.explain("forward", { seqLen: 100 }).backend).toBe("wasm");
   layer.dispose();
   expectLinrecError(await errorOf(() => layer.forward(x)), "disposed", /disposed/);
