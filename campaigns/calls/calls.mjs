@@ -26,13 +26,14 @@ export class World {
    * @param models of the network: each engine's, by its name
    * @param oracles of the network: see {@link Stream}
    */
-  constructor(next, { spec }, engines, models, oracles, judge) {
+  constructor(next, { spec, whole }, engines, models, oracles, judge) {
     this.next = next;
     this.engines = engines;
     this.models = models;
     this.oracles = oracles;
     this.judge = judge;
     this.pools = (spec?.pooling ?? "none") !== "none";
+    this.whole = whole;
     this.windows = spec?.intermediatePooling?.some((mode) => mode !== "none") ?? false;
     const [model] = Object.values(models);
     this.vocabulary = model.vocabulary;
@@ -42,6 +43,7 @@ export class World {
 
   /** @returns {Call} */
   call() {
+    if (this.whole) return this.rows();
     const kinds = ["step", "step", "forward", "forward", "stream", "move", "change"];
     return this[pick(this.next, this.models.webgpu ? [...kinds, "resident"] : kinds)]();
   }
@@ -116,6 +118,43 @@ export class World {
         }
         this.judge.cache(`${what}, its state`, state, streams);
         this.#keep(where, state, streams);
+      },
+    };
+  }
+
+  /** forward of what cannot step: each row is what it is alone. */
+  rows() {
+    const { next, models, outputWidth } = this;
+    const where = this.#somewhere();
+    const [batch, seqLen] = [between(next, 1, 4), pick(next, seqLens)];
+    const lengths = Array.from({ length: batch }, () => between(next, 0, seqLen));
+    const [x, marks] = this.#tokens(batch * seqLen, 3 / (seqLen + 1), where);
+    const out = next() < 0.2 ? this.#out(where, batch * seqLen) : undefined;
+    const what = `forward of ${batch} x ${seqLen} [${lengths}] on ${where} (${Object.keys(marks)})`;
+    return {
+      what,
+      touches: [],
+      run: async () => {
+        const { y } = await models[where].forward(x, { batch, lengths, out, ...marks });
+        const alone = lengths.map((length, row) => {
+          const cut = (values, width = 1) =>
+            values?.slice(row * seqLen * width, (row * seqLen + length) * width);
+          const [integrationTimesteps, reset] = [marks.integrationTimesteps, marks.reset].map((m) => cut(m));
+          const options = { integrationTimesteps, reset };
+          return Promise.all(this.oracles.map((oracle) => oracle.forward(cut(x, this.inputWidth), options)));
+        });
+        return { y, alone: await Promise.all(alone) };
+      },
+      check: ({ y, alone }) => {
+        for (const [row, results] of alone.entries()) {
+          const whole = y.subarray(row * seqLen * outputWidth, (row + 1) * seqLen * outputWidth);
+          const [bits, near] = results.map((result) => {
+            const filled = new Float32Array(whole.length);
+            filled.set(result.y);
+            return filled;
+          });
+          this.judge.output(`${what}, row ${row}`, whole, [bits, near], where !== "webgpu", where);
+        }
       },
     };
   }

@@ -1,4 +1,4 @@
-// Layers and models at random, of the architectures that can step: what a user may bring. In browsers they are the same to the bit,
+// Layers and models at random: what a user may bring. In browsers they are the same to the bit,
 // as nothing but sums, products and square roots makes them.
 import { between, floats, pick } from "../random.mjs";
 
@@ -86,8 +86,10 @@ const makers = {
     const h = width(next);
     const blocks = between(next, 1, 3);
     const linear = { weight: "weight" };
-    if (next() < 0.3) made.add("embedding.token_embedding.weight", [between(next, 3, 9), h], 1);
-    else made.dense("input_proj", between(next, 1, 4), h, linear);
+    const input = pick(next, ["features", "features", "ids", "projected ids"]);
+    const own = input === "ids" ? h : between(next, 1, 4);
+    if (input !== "features") made.add("embedding.token_embedding.weight", [between(next, 3, 9), own], 1);
+    if (input !== "ids") made.dense(input === "features" ? "input_proj" : "embed_proj", own, h, linear);
     for (let i = 0; i < blocks; i++) {
       const prefix = i === blocks - 1 ? "final_block." : `blocks.${i}.`;
       made.lru(`${prefix}lrnn.`, h, states(next));
@@ -102,6 +104,7 @@ const makers = {
         pooling: pick(next, ["last", "mean", "max"]),
         intermediatePooling: each(() => pick(next, ["none", "none", "stride", "mean", "max"])),
         poolingFactor: each(() => between(next, 2, 4)),
+        embedded: input !== "features" && next() < 0.3,
       },
     };
   },
@@ -122,6 +125,7 @@ const makers = {
       made.add(`${prefix}.mlp.fc2.weight`, [h, hidden], 1 / Math.sqrt(hidden));
     }
     made.norm("backbone.norm_f", h, names);
+    if (next() < 0.5) made.add("lm_head.weight", [vocabulary, h], 1 / Math.sqrt(h));
     return { tensors: made.tensors, spec: { architecture: "lrnnx/language-model" } };
   },
 
@@ -140,12 +144,14 @@ const makers = {
       }
       for (const name of ["out1", "out2"]) made.dense(prefix + name, h, h);
     }
-    made.dense("decoder", h, between(next, 1, 5));
+    const [groups, multidim] = [between(next, 1, 3), between(next, 1, 3)];
+    made.dense("decoder", h, groups * multidim);
     const spec = {
       architecture: "minimal-lru/classification",
       prenorm: next() < 0.5,
       norm,
       pooling: pick(next, ["none", "none", "mean", "last"]),
+      multidim,
     };
     return { tensors: made.tensors, spec };
   },
@@ -166,17 +172,49 @@ const makers = {
     for (const name of ["glu.w_1", "glu.w_3"]) made.dense(name, h, h);
     return { tensors: made.tensors, spec: { architecture: "lruun/res-lru" } };
   },
+
+  unet(next) {
+    const made = new Checkpoint(next);
+    const channels = between(next, 5, 6);
+    const factors = Array.from({ length: between(next, 1, 2) }, () => between(next, 2, 4));
+    const block = (prefix, size) => {
+      made.lru(`${prefix}.0.lru_layer.`, size, size);
+      if (prefix !== "last_ssms.1") made.norm(`${prefix}.1.norm`, size);
+    };
+    const conv = (name, shape, bias) => {
+      made.add(`${name}.weight`, shape, 1 / Math.sqrt(shape[1]));
+      made.add(`${name}.bias`, [bias], 0.3);
+    };
+    for (const [i, factor] of factors.entries()) {
+      const size = channels * 2 ** i;
+      const up = `up_ssms.${factors.length - 1 - i}`;
+      block(`down_ssms.${i}.0`, size);
+      conv(`down_ssms.${i}.1.conv`, [2 * size, size, factor], 2 * size);
+      conv(`${up}.0.deconv`, [2 * size, size, factor], size);
+      block(`${up}.1`, size);
+    }
+    for (const i of [0, 1]) block(`hid_ssms.${i}`, channels * 2 ** factors.length);
+    for (const i of [0, 1]) block(`last_ssms.${i}`, channels);
+    return { tensors: made.tensors, spec: { architecture: "lrnnx/lru-unet", causal: next() < 0.7 } };
+  },
+
+  bidirectional(next) {
+    const dModel = pick(next, [1, 2, 3, 4, 7, 8, 9]);
+    return {
+      ways: { forward: layer(next, dModel, states(next)), backward: layer(next, dModel, states(next)) },
+    };
+  },
 };
 
 export const kinds = Object.keys(makers);
 
-/**
- * A layer's parameters, or a model's tensors and how to read them.
- * @returns {{ kind: string, params?: object, tensors?: Map<string, object>, spec?: object }}
- */
+/** A layer's parameters, those of a bidirectional one, or a model's tensors and how to read them. */
 export function randomNetwork(next, kind = pick(next, [...kinds, "lru", "classifier"])) {
-  return { kind, ...makers[kind](next) };
+  // These read rows from both ends, or in pieces that are joined: there is no step.
+  return { kind, whole: kind === "unet" || kind === "bidirectional", ...makers[kind](next) };
 }
 
-export const openNetwork = (engine, { params, tensors, spec }) =>
-  params ? engine.lru(params) : engine.model(tensors, spec);
+export function openNetwork(engine, { params, ways, tensors, spec }) {
+  if (params) return engine.lru(params);
+  return ways ? engine.bidirectional(ways) : engine.model(tensors, spec);
+}

@@ -28,7 +28,8 @@ async function ofNetworks(engine, seqLens) {
       const integrationTimesteps =
         i % 2 ? Float32Array.from({ length: seqLen }, () => 3 * next()) : undefined;
       const { y, state } = await network.forward(x, { integrationTimesteps });
-      parts.push(bytesOf(y), network.serializeState(state));
+      parts.push(bytesOf(y));
+      if (state) parts.push(network.serializeState(state)); // what is bidirectional has none
     }
   }
   return parts;
