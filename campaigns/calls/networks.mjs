@@ -75,8 +75,8 @@ function pair({ nuLog, theta, gammaLog, BRe, BIm, CRe, CIm }, dModel, dState) {
 }
 
 // Layer norms over a few features make more of the last bit of x than any gate is wide.
-const width = (next) => between(next, 5, 12);
-const states = (next) => between(next, 1, 11);
+const width = (next) => (next() < 0.9 ? between(next, 5, 12) : pick(next, [16, 31, 48, 65]));
+const states = (next) => (next() < 0.9 ? between(next, 1, 11) : pick(next, [16, 30, 67]));
 
 const makers = {
   lru: (next) => ({ params: layer(next, pick(next, [1, 2, 3, 4, 7, 8, 9, 16]), between(next, 1, 20)) }),
@@ -214,7 +214,9 @@ export function randomNetwork(next, kind = pick(next, [...kinds, "lru", "classif
   return { kind, whole: kind === "unet" || kind === "bidirectional", ...makers[kind](next) };
 }
 
-export function openNetwork(engine, { params, ways, tensors, spec }) {
-  if (params) return engine.lru(params);
-  return ways ? engine.bidirectional(ways) : engine.model(tensors, spec);
+/** @param file what writeModel made of it, to be read instead */
+export function openNetwork(engine, { params, ways, tensors, spec }, file) {
+  if (params) return engine.lru(file ?? params);
+  if (ways) return engine.bidirectional(file ?? ways);
+  return file ? engine.model(file) : engine.model(tensors, spec);
 }
