@@ -110,7 +110,7 @@ describe("on the CPU", () => {
   test("a language model's layers may have MLPs of different widths", async () => {
     const { checkpoint } = await loadGolden("lm_03_tied_rms_mlp_2layer");
     const mlp = "backbone.layers.1.mlp";
-    const [width] = checkpoint.get(`${mlp}.fc2.weight`)?.shape as [number];
+    const [width] = (checkpoint.get(`${mlp}.fc2.weight`) as Tensor).shape as [number];
     const narrow = new Map(checkpoint)
       .set(`${mlp}.fc1.weight`, f32([6, width], floats(6 * width, 1)))
       .set(`${mlp}.fc2.weight`, f32([width, 3], floats(3 * width, 2)));

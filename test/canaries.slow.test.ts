@@ -4,13 +4,14 @@
  */
 import { readFileSync } from "node:fs";
 import { afterEach, describe, expect, test, vi } from "vitest";
+import { kinds, openNetwork, randomNetwork } from "../campaigns/calls/networks.mjs";
 import { compile } from "../campaigns/mutants/compile.mjs";
 import { createMemory } from "../src/cpu/instantiate.js";
 import { createEngine, type Tensor } from "../src/index.js";
 import { checkedCalls, damage, takeDamage } from "./support/checkedArena.js";
 import { createPrivateEngine } from "./support/engines.js";
 import { loadGolden } from "./support/golden.js";
-import { floats, hardParams } from "./support/problems.js";
+import { floats, hardParams, random } from "./support/problems.js";
 import "./golden.test.js";
 import "./exact.test.js";
 
@@ -61,6 +62,20 @@ describe("guards", () => {
       await engine.dispose();
     },
   );
+
+  test.each(kinds)("networks at random write nowhere else: %s", async (kind) => {
+    const engine = await createEngine({ backend: "wasm", threads: 0 });
+    for (let seed = 1; seed <= 15; seed++) {
+      const network = await openNetwork(engine, randomNetwork(random(seed), kind));
+      const ids = "vocabulary" in network ? network.vocabulary : undefined;
+      const count = 2 * 9000 * network.inputWidth; // more than a tile
+      const x = ids ? Int32Array.from({ length: count }, (_, i) => i % ids) : floats(count, seed);
+      await network.forward(x, { batch: 2, lengths: [9000, 77] });
+      expect(damage(), `seed ${seed}`).toBeUndefined();
+      network.dispose();
+    }
+    await engine.dispose();
+  });
 
   test("a row of y behind a pool that is wider than all else of a span", async () => {
     const { checkpoint, spec } = await loadGolden("ml_cls_01_mean_prenorm");

@@ -103,7 +103,7 @@ const makers = {
         architecture: "lrnnx/classifier",
         pooling: pick(next, ["last", "mean", "max"]),
         intermediatePooling: each(() => pick(next, ["none", "none", "stride", "mean", "max"])),
-        poolingFactor: each(() => between(next, 2, 4)),
+        poolingFactor: each(() => between(next, 1, 4)),
         embedded: input !== "features" && next() < 0.3,
       },
     };
@@ -114,11 +114,11 @@ const makers = {
     const [h, vocabulary] = [width(next), between(next, 4, 20)];
     const names = pick(next, [["weight"], ["weight", "bias"]]);
     made.add("backbone.embedding.weight", [vocabulary, h], 1);
-    for (let i = between(next, 0, 1); i >= 0; i--) {
+    for (let i = between(next, 0, 2); i >= 0; i--) {
       const prefix = `backbone.layers.${i}`;
       made.norm(`${prefix}.norm`, h, names);
       made.lru(`${prefix}.mixer.`, h, states(next));
-      if (next() < 0.5) continue;
+      if (next() < 0.3) continue;
       const hidden = between(next, 3, 12);
       made.norm(`${prefix}.norm2`, h, names);
       made.add(`${prefix}.mlp.fc1.weight`, [2 * hidden, h], 1 / Math.sqrt(h));
@@ -176,7 +176,7 @@ const makers = {
   unet(next) {
     const made = new Checkpoint(next);
     const channels = between(next, 5, 6);
-    const factors = Array.from({ length: between(next, 1, 2) }, () => between(next, 2, 4));
+    const factors = Array.from({ length: between(next, 1, 2) }, () => between(next, 1, 4));
     const block = (prefix, size) => {
       made.lru(`${prefix}.0.lru_layer.`, size, size);
       if (prefix !== "last_ssms.1") made.norm(`${prefix}.1.norm`, size);
