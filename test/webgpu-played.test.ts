@@ -30,6 +30,19 @@ test("what dispatches, bytes and the way there and back take is measured as it i
   device.dispose();
 });
 
+test("where the clock ticks once in a millisecond, nothing that takes less is taken for nothing", async () => {
+  for (const roundTripMs of [0.15, 0.4, 0.9]) {
+    const device = await open({ ...speeds, roundTripMs, tickMs: 1 });
+    const rates = await new WebgpuBackend(device, plainTiles).measure();
+    for (const name of ["roundTripMs", "uploadBytesPerMs", "readbackBytesPerMs"] as const) {
+      const isOff = rates[name] / (name === "roundTripMs" ? roundTripMs : speeds[name]);
+      expect(isOff, `${name} of ${roundTripMs} ms`).toBeGreaterThan(0.6);
+      expect(isOff, `${name} of ${roundTripMs} ms`).toBeLessThan(1.6);
+    }
+    device.dispose();
+  }
+});
+
 test("where the clock does not move at all, nothing is endlessly fast", async () => {
   const still = { roundTripMs: 0, dispatchMs: 0, uploadBytesPerMs: 1e300, readbackBytesPerMs: 1e300 };
   const device = await open(still);

@@ -7,6 +7,8 @@ export interface Speeds {
   readonly dispatchMs: number;
   readonly uploadBytesPerMs: number;
   readonly readbackBytesPerMs: number;
+  /** How far apart the times are that the clock tells: any, if left out. */
+  readonly tickMs?: number;
   /** What a shader takes beyond that. */
   readonly shaderMs?: (code: string) => number;
 }
@@ -14,7 +16,8 @@ export interface Speeds {
 /** A `GPU`. `performance.now()` tells its time until mocks are restored. */
 export function playedGpu(speeds: Speeds): GPU {
   let now = 1000;
-  vi.spyOn(performance, "now").mockImplementation(() => now);
+  const { tickMs } = speeds;
+  vi.spyOn(performance, "now").mockImplementation(() => (tickMs ? now - (now % tickMs) : now));
   const MAP_READ = 1;
   const limits = {
     ...{ maxBufferSize: 2 ** 28, maxStorageBufferBindingSize: 2 ** 27 },
