@@ -4,6 +4,7 @@ import { valuesOf } from "../src/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
 import type { Program, Stage } from "../src/program.js";
+import { liftingOf } from "../src/webgpu/chooseLift.js";
 import { type Dispatch, noWeights, scheduled } from "../src/webgpu/dispatches.js";
 import { loadsOf } from "../src/webgpu/loads.js";
 import { costsOf } from "../src/webgpu/measure.js";
@@ -116,6 +117,23 @@ test.for<{
   const price = priced(engine, model.explain("forward", { batch, seqLen, integrationTimesteps: timed }));
   expect(price).toEqual({ ...taken, submits: 1, maps: 1 });
   if (bytes < 2 ** 20) expect(taken.submits).toBeGreaterThan(1);
+});
+
+test("rows of a length are lifted where they have chunks enough together, and billions of them are priced at once", () => {
+  const narrow = programOf(initLru({ dModel: 4, dState: 64 }), "lru");
+  const { lift, leastChunks } = liftingOf(narrow);
+  const bounds = { maxBinding: 2 ** 27, flopsPerMs: 1e9 };
+  const flopsOf = (batch: number, seqLen: number) =>
+    passesOf(narrow, batch, seqLen, 0, bounds, 2 ** 26, plainTiles).flops;
+  const whole = lift * T;
+  const own = flopsOf(1, whole) / lift; // of a chunk
+  const isLifted = (batch: number, seqLen: number) =>
+    Math.abs(flopsOf(batch, seqLen) / (batch * Math.ceil(seqLen / T) * own) - 1) > 0.01;
+  for (const batch of [1, 3, 7, 2 ** 40]) {
+    const chunks = Math.ceil(leastChunks / batch);
+    expect(isLifted(batch, chunks * whole), `${batch} rows`).toBe(true);
+    expect(isLifted(batch, (chunks - 1) * whole + T), `${batch} rows`).toBe(false);
+  }
 });
 
 test("what is uploaded for timesteps is what their price is of; values that are there are not uploaded again", async (context) => {

@@ -152,7 +152,9 @@ export function passesOf(
   } else if (!rates && batch * seqLen > 0) {
     const lifting = liftingOf(network as Program);
     const canLift = !timed && lifting.lift > 1;
-    if (canLift && isLifted({ lengths: new Int32Array(batch).fill(seqLen) }, lifting)) lift = lifting.lift;
+    // One row for all, in its share of the chunks: there may be millions.
+    const ofRow = { ...lifting, leastChunks: lifting.leastChunks / batch };
+    if (canLift && isLifted({ lengths: Int32Array.of(seqLen) }, ofRow)) lift = lifting.lift;
     const { layout } = stopsOf(network, timed > 0, lift)[0] as { layout: Layout };
     const { maxBinding: areaBytes, flopsPerMs } = bounds;
     const most = { areaBytes, totalBytes: scratchBytes, flops: (SUBMIT_MS * flopsPerMs) / times };
