@@ -83,6 +83,24 @@ test("of a kernel's tiles the fastest is taken, and none for less than a twentie
   }
 });
 
+test("of tiles the fastest is taken where the clock ticks once in a millisecond, too", async () => {
+  for (const [roundTripMs, ms] of [0.15, 0.3, 0.4].flatMap((trip) =>
+    [0.02, 0.1, 0.4].map((ms) => [trip, ms] as const),
+  )) {
+    let tiles: Tile[] = [];
+    const times = [1, 1.5, 0.7, 2];
+    const shaderMs = (code: string) => {
+      const tile = tiles.findIndex((tile) => shaderOf("dense", tile) === code);
+      return ms * (tile < 0 ? 1 : (times[tile] ?? 3));
+    };
+    const device = await open({ ...speeds, dispatchMs: 0, roundTripMs, tickMs: 1, shaderMs });
+    tiles = tilesFor("dense", device);
+    const best = await tune(device, new Pipelines(device), 16, 4);
+    expect(best.dense, `${ms} ms, there and back in ${roundTripMs} ms`).toEqual(tiles[2]);
+    device.dispose();
+  }
+});
+
 test("where the GPU is slow to answer, not every tile is tried", async () => {
   let submits = 0;
   const shaderMs = () => {

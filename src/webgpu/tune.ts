@@ -15,9 +15,13 @@ const COPY_DST = 8;
 const WIDTH = 256;
 const CHUNKS = 256;
 
-/** A product is repeated until it takes this long, up to so many times: else the way to the GPU and back would hide it. */
+/** A product is repeated until it takes this long, up to so many times: else the way to the GPU and back would hide it, */
 const ENOUGH_MS = 0.5;
-const MOST_REPEATS = 64;
+const MOST_REPEATS = 256;
+/** or a clock's ticks: a millisecond each in some browsers. */
+const ENOUGH_TICKS = 4;
+/** More than a millisecond: one that has not ticked by then stands still, as a test's does. */
+const MOST_READS = 1e5;
 
 /** Where every question to the GPU takes long to be answered, the rest is not asked. */
 const BUDGET_MS = 200;
@@ -78,6 +82,7 @@ export async function tune(
       return areas;
     });
     await device.wait(clean, DEADLINE_MS);
+    const enough = Math.max(ENOUGH_MS, ENOUGH_TICKS * tickMs());
     const start = performance.now();
     for (const [i, { kernel, sizes, arrays, workgroups, tiles }] of trials.entries()) {
       const { rows, chunks, tokens } = segment;
@@ -111,14 +116,14 @@ export async function tune(
       const once = await time(plain, 1);
       let repeats = 1;
       let least = await time(plain, repeats);
-      while (least < once + ENOUGH_MS && repeats < MOST_REPEATS) {
+      while (least < once + enough && repeats < MOST_REPEATS) {
         repeats *= 4;
         least = await time(plain, repeats);
       }
       for (const tile of others) {
         if (performance.now() - start > BUDGET_MS) return best;
         const taken = Math.min(await time(tile, repeats), await time(tile, repeats));
-        if (taken > 0.95 * least) continue;
+        if (taken >= 0.95 * least) continue;
         [best[kernel], least] = [tile, taken];
       }
     }
@@ -127,6 +132,14 @@ export async function tune(
   } finally {
     for (const made of buffers) made.destroy();
   }
+}
+
+/** How far apart the times are that the clock tells. */
+function tickMs(): number {
+  const start = performance.now();
+  let end = start;
+  for (let reads = 0; end === start && reads < MOST_READS; reads++) end = performance.now();
+  return end - start;
 }
 
 function trial(width: number): Program {

@@ -7,17 +7,24 @@ export interface Speeds {
   readonly dispatchMs: number;
   readonly uploadBytesPerMs: number;
   readonly readbackBytesPerMs: number;
-  /** How far apart the times are that the clock tells: any, if left out. */
+  /** How far apart the times are that the clock tells, which goes on while it is read; any, if left out. */
   readonly tickMs?: number;
   /** What a shader takes beyond that. */
   readonly shaderMs?: (code: string) => number;
 }
 
+/** What it takes to read a clock that ticks. */
+const READ_MS = 1e-4;
+
 /** A `GPU`. `performance.now()` tells its time until mocks are restored. */
 export function playedGpu(speeds: Speeds): GPU {
   let now = 1000;
   const { tickMs } = speeds;
-  vi.spyOn(performance, "now").mockImplementation(() => (tickMs ? now - (now % tickMs) : now));
+  vi.spyOn(performance, "now").mockImplementation(() => {
+    if (!tickMs) return now;
+    now += READ_MS;
+    return now - (now % tickMs);
+  });
   const MAP_READ = 1;
   const limits = {
     ...{ maxBufferSize: 2 ** 28, maxStorageBufferBindingSize: 2 ** 27 },
