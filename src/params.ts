@@ -1,6 +1,6 @@
 /**
- * What an LRU's parameters mean, derived once in float64 (DESIGN: no kernel and no shader derives lambda or a power of
- * it: a float32 power is up to 700 times less accurate than these).
+ * What an LRU's parameters mean, derived once in float64 (no kernel and no shader derives lambda or a power of it:
+ * a float32 power is up to 700 times less accurate than these).
  */
 import { cos, exp, sin } from "./elementary.js";
 import type { LruParams, StageParams } from "./program.js";

@@ -57,7 +57,7 @@ interface Case {
   readonly limit: (backend: BackendName, x: Float32Array) => number;
 }
 
-/** DESIGN section 2: whole models may be off by this much of max |y|. */
+/** The README's promise: whole models may be off by this much of max |y|. */
 const MODEL_LIMIT = { reference: 1e-5, wasm: 1e-5, webgpu: 5e-5 } as const;
 
 /** Runs each case on each backend: the CPU on the calling thread and on all threads. */
@@ -205,7 +205,7 @@ export function relativeError(y: ArrayLike<number>, expected: ArrayLike<number>)
   return scale === 0 ? error : error / scale;
 }
 
-/** DESIGN section 2: twice what a plain float32 recurrence is off by on this input, and never less than 8 units of 2^-24. */
+/** The README's promise: twice what a plain float32 recurrence is off by on this input, and never less than 8 units of 2^-24. */
 export function linearLimit(
   params: LruParams,
   x: Float32Array,

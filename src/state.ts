@@ -1,7 +1,7 @@
 /**
  * The state of a program: what its recurrent stages carry from token to token, for each row of a batch.
  *
- * An LRU's h is kept in two parts, so that any backend and any split of a sequence gives the same bits (DESIGN section 2):
+ * An LRU's h is kept in two parts, so that any backend and any split of a sequence gives the same bits (docs/how-it-works.md):
  * `carry` float64, h at the start of the current chunk, and `loc` float32, what the chunk has added since:
  * h = loc + lambda^k carry, with k tokens of the chunk done. A pool is the same with lambda = 1, both parts float64; where it
  * takes the maximum, nothing is -Infinity. What a chain of programs carries between them is a `carry`, without `loc`: a window's holds the time since its last token.
@@ -14,7 +14,7 @@ import { eigenvalues, powerIm, powerRe } from "./params.js";
 import type { LruStage, Network, PoolStage, ShiftStage, Stage, WindowStage } from "./program.js";
 import { type HoldStage, type RateLink, ratesOf } from "./rates.js";
 
-/** T of DESIGN section 2: tokens in a chunk of the fixed grid. Small, so that T powers of lambda stay in cache. */
+/** T: tokens in a chunk of the fixed grid. Small, so that T powers of lambda stay in cache. */
 export const CHUNK = 48;
 
 /** Rows of the kernels' state blocks start on cache lines of their own: two threads never write one line. */

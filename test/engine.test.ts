@@ -78,7 +78,7 @@ describe.each(modes)("%s", (name, open) => {
     expectSameBits((await lru.forward(x, { state })).y, expected.y, "the next y");
   });
 
-  // DESIGN section 1: `lru.forward(x2, { state })` after `lru.forward(x, { batch: 8 })`.
+  // `lru.forward(x2, { state })` after `lru.forward(x, { batch: 8 })`.
   onBackend("a state brings its batch along", async () => {
     const { state } = await lru.forward(x, { batch: 2 });
     const { y } = await lru.forward(x, { state });

@@ -1,4 +1,4 @@
-/** Wrong calls of forward, step and stepSync: the right LinrecError, before any side effect (DESIGN section 1). */
+/** Wrong calls of forward, step and stepSync: the right LinrecError, before any side effect. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   createEngine,

@@ -1,5 +1,5 @@
 /**
- * The CPU gives the same bits however a sequence is read (DESIGN sections 2 and 3): step by step or whole, cut anywhere,
+ * The CPU gives the same bits however a sequence is read: step by step or whole, cut anywhere,
  * alone or in a batch, on any number of threads, with shared memory or without, before and after a state was saved.
  */
 import fc from "fast-check";

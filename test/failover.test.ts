@@ -1,6 +1,6 @@
 /**
- * A GPU that is lost on the way is opened anew once; then the CPU finishes, from the last carry that the GPU committed
- * (DESIGN section 5). What has been computed stays, and no number is made up.
+ * A GPU that is lost on the way is opened anew once; then the CPU finishes, from the last carry that the GPU committed.
+ * What has been computed stays, and no number is made up.
  */
 import fc from "fast-check";
 import { afterEach, expect, test, vi } from "vitest";

@@ -1,6 +1,6 @@
 /**
- * Workers that die, throw or fall silent: a forward gives the right result or an error, and is never left pending
- * (DESIGN section 3, promises 1 and 2). Whoever listens is told.
+ * Workers that die, throw or fall silent: a forward gives the right result or an error, and is never left pending.
+ * Whoever listens is told.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { PooledWorker } from "../src/cpu/pool.js";

@@ -1,6 +1,6 @@
 /**
  * Every backend against other people's implementations, run in float64 (test/fixtures/golden/README.md), within the
- * limits of DESIGN section 2: the LRU's output and state within twice what plain sequential float32 is off by, whole
+ * limits of the README's promise: the LRU's output and state within twice what plain sequential float32 is off by, whole
  * models within 1e-5 on the CPU and 5e-5 on the GPU. Prints the worst of each backend.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";

@@ -1,4 +1,4 @@
-/** WebGPU as a backend. Its states are float32: a split of a sequence may change the last bits (DESIGN section 2). */
+/** WebGPU as a backend. Its states are float32: a split of a sequence may change the last bits. */
 import type { Backend, GpuRates, Linked, Passes, Runner } from "../backend.js";
 import type { Network, Program } from "../program.js";
 import { asGpuError, type Device, openDevice } from "./device.js";

@@ -83,9 +83,10 @@ const none = new Float32Array(0);
 export const noWeights: typeof lruWeights = () => ({ B: none, C: none, D: none, powers: none, jumps: none });
 
 /**
- * The three dispatches of DESIGN section 5, or fewer: where no row has a second chunk, the first does what is left of the second,
- * and of a narrow layer (see {@link ONE_CHUNK_WIDTH}) a fourth does all that the others do. With a table of lambda^Delta and the tokens' timesteps (`times`), lambda in the
- * first is 0, so that loc is bu, and the second makes it h, with no carry left for the third to add.
+ * Three dispatches (products with local scans, carries, outputs), or fewer: where no row has a second chunk, the first does what
+ * is left of the second, and of a narrow layer (see {@link ONE_CHUNK_WIDTH}) a fourth does all that the others do. With a table of
+ * lambda^Delta and the tokens' timesteps (`times`), lambda in the first is 0, so that loc is bu, and the second makes it h, with no
+ * carry left for the third to add.
  */
 export function lruDispatches(
   stage: LruStage,

@@ -15,7 +15,7 @@ import { createEngine, writeModel } from "../../dist/index.js";
 
 const PYTHON = process.env.PYTHON ?? "python3";
 const here = fileURLToPath(new URL(".", import.meta.url));
-/** DESIGN: of whole models, and of linear outputs beside twice a plain float32 loop's. */
+/** The README's promise: of whole models, and of linear outputs beside twice a plain float32 loop's. */
 const MODEL_LIMIT = 1e-5;
 const LINEAR_LIMIT = 8 * 2 ** -24;
 
