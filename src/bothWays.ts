@@ -60,7 +60,7 @@ export class BothWays implements Runner {
           .reverse(),
       ),
     };
-    await (this.#backend.name === "wasm" ? runner.forward(turned) : forwardReversed(runner, turned, onto));
+    await (this.#backend.name === "wasm" ? runner.forward(turned) : forwardReversed(runner, turned));
   }
 
   #runner(network: Network, make: () => Promise<Runner>): Promise<Runner> {

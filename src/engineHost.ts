@@ -135,7 +135,7 @@ export class EngineHost implements Host {
     )
       return asked;
     const work = workOf(this.#machine, prepared.program, batch, seqLen, timed);
-    const candidate = choose("forward", work, hardware, preference);
+    const candidate = choose(work, hardware, preference);
     prepared.asked = { preference, hardware, work, candidate };
     return prepared.asked;
   }

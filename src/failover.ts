@@ -76,7 +76,7 @@ export class Failover {
     if (preference !== "auto" && preference.length === 1) throw asOutOfMemory("a forward", error);
     this.#failed.add(name);
     const hardware = this.#machine.hardware(this.#failed);
-    this.#candidate = choose("forward", work, hardware, preference);
+    this.#candidate = choose(work, hardware, preference);
     if (!this.#candidate) throw asOutOfMemory("a forward", error);
     this.#tell(name, this.#candidate.backend, reason);
   }

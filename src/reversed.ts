@@ -2,8 +2,11 @@
 import type { ForwardJob, Runner } from "./backend.js";
 
 /** A job with `onto`: x in the other order, and the same for what comes of it. */
-export async function forwardReversed(runner: Runner, job: ForwardJob, onto: Float32Array): Promise<void> {
-  const { x, y, batch, seqLen, lengths } = job;
+export async function forwardReversed(
+  runner: Runner,
+  job: ForwardJob & { readonly onto: Float32Array },
+): Promise<void> {
+  const { x, y, batch, seqLen, lengths, onto } = job;
   const width = x.length / (batch * seqLen);
   const back = new Float32Array(x.length);
   const turned = turnRows(x, lengths, width, seqLen);

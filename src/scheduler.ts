@@ -136,14 +136,9 @@ export function plan(verb: Verb, work: Work, hardware: Hardware, preference: Pre
   };
 }
 
-/** The choice of {@link plan} without the words, which take longer than a short forward. */
-export function choose(
-  verb: Verb,
-  work: Work,
-  hardware: Hardware,
-  preference: Preference,
-): Candidate | undefined {
-  return pick(price(verb, work, hardware), hardware, preference);
+/** The choice of {@link plan} for a forward, without the words, which take longer than a short one. */
+export function choose(work: Work, hardware: Hardware, preference: Preference): Candidate | undefined {
+  return pick(price("forward", work, hardware), hardware, preference);
 }
 
 function pick(candidates: Candidate[], hardware: Hardware, preference: Preference): Candidate | undefined {

@@ -61,26 +61,6 @@ describe("loadBytes", () => {
     });
   });
 
-  test("a signal", async () => {
-    const abort = AbortSignal.abort("never mind");
-    await expect(loadBytes("https://example.test/", abort)).rejects.toMatchObject({ code: "aborted" });
-  });
-
-  test("a signal ends a download that is under way", async () => {
-    const controller = new AbortController();
-    const fetched: unknown[] = [];
-    vi.stubGlobal("fetch", (_: URL, init?: { signal?: AbortSignal }) => {
-      fetched.push(init?.signal);
-      return new Promise((_, reject) => {
-        init?.signal?.addEventListener("abort", () => reject(new Error("the socket is closed")));
-      });
-    });
-    const loading = loadBytes("https://example.test/", controller.signal);
-    controller.abort();
-    await expect(loading).rejects.toMatchObject({ code: "aborted" });
-    expect(fetched).toEqual([controller.signal]);
-  });
-
   test("detached memory, and what is no source", async () => {
     const gone = hello.slice();
     structuredClone(gone.buffer, { transfer: [gone.buffer] });

@@ -11,13 +11,13 @@ export type BytesSource = ArrayBufferLike | ArrayBufferView | Blob | URL | strin
  * The bytes of a source: those of a buffer or a view themselves, not copied; a Blob's, a File's or a URL's read in. `file:`
  * URLs are read in Node, Deno and Bun.
  *
- * Rejects with `load-failed` (with the URL and the HTTP status, or the cause), `detached`, `wrong-dtype` for what is no
- * source, and `aborted`.
+ * Rejects with `load-failed` (with the URL and the HTTP status, or the cause), `detached`, and `wrong-dtype` for what is no
+ * source.
  */
-export async function loadBytes(source: BytesSource, signal?: AbortSignal): Promise<Uint8Array> {
-  if (typeof source === "string") return loadUrl(parseUrl(source), signal);
+export async function loadBytes(source: BytesSource): Promise<Uint8Array> {
+  if (typeof source === "string") return loadUrl(parseUrl(source));
   if (isBlob(source)) return loadBlob(source);
-  if (typeName(source) === "URL") return loadUrl(source as URL, signal);
+  if (typeName(source) === "URL") return loadUrl(source as URL);
   return bytesOf(source as ArrayBufferLike | ArrayBufferView);
 }
 
@@ -46,20 +46,13 @@ async function loadBlob(blob: Blob): Promise<Uint8Array> {
   }
 }
 
-async function loadUrl(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
+async function loadUrl(url: URL): Promise<Uint8Array> {
   try {
-    signal?.throwIfAborted();
-    return url.protocol === "file:" ? await readFile(url, signal) : await download(url, signal);
+    return url.protocol === "file:" ? await readFile(url) : await bytesOfResponse(await fetch(url), `${url}`);
   } catch (cause) {
     if (cause instanceof LinrecError) throw cause;
-    if (signal?.aborted)
-      throw new LinrecError("aborted", `Loading ${url} was aborted by its signal.`, { cause });
     throw new LinrecError("load-failed", `${url} could not be loaded: ${messageOf(cause)}`, { cause });
   }
-}
-
-async function download(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
-  return bytesOfResponse(await fetch(url, signal ? { signal } : undefined), String(url));
 }
 
 /** Rejects with `load-failed` unless the server has it. */
@@ -74,13 +67,8 @@ export async function bytesOfResponse(
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/** The part of node:fs/promises that is used, so that this file needs no Node types. */
-interface FileSystem {
-  readFile(path: URL, options: { signal: AbortSignal | undefined }): Promise<Uint8Array>;
-}
-
-async function readFile(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
-  const fs = (await importLater("node:fs/promises")) as FileSystem;
-  const file = await fs.readFile(url, { signal });
+async function readFile(url: URL): Promise<Uint8Array> {
+  const fs = (await importLater("node:fs/promises")) as typeof import("node:fs/promises");
+  const file = await fs.readFile(url);
   return new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
 }

@@ -26,11 +26,8 @@ const FILTERS = ["internal", "out-of-memory", "validation"] as const;
  * Opens the injected GPU, else the browser's, else in Node the one of an optional npm package (`webgpu`, which is Dawn).
  * Never throws: where there is none, `reason` says why, in words a person can act on.
  */
-export async function openDevice(
-  injected?: unknown,
-  nodePackage = "webgpu",
-): Promise<{ device: Device } | { reason: string }> {
-  const found = injected ? { gpu: injected } : await findGpu(nodePackage);
+export async function openDevice(injected?: unknown): Promise<{ device: Device } | { reason: string }> {
+  const found = injected ? { gpu: injected } : await findGpu();
   if ("reason" in found) return found;
   const gpu = found.gpu as GPU;
   try {
