@@ -31,9 +31,7 @@ export interface Reader {
 }
 
 /** What every way of reading has. */
-export type Start<Cache> = {
-  readonly [Name in "batch" | "state" | "lengths" | "signal"]?: ForwardOptions<Cache>[Name] | undefined;
-};
+export type Start<Cache> = Pick<ForwardOptions<Cache>, "batch" | "state" | "lengths" | "signal">;
 
 /** x as backends take it, and its shape. */
 export interface Checked {

@@ -39,7 +39,7 @@ function restOf(
   const state = new State(job.state.layout, end - row);
   for (let i = row; i < end; i++) state.copyRow(i - row, start > 0 ? reached : job.state, i);
   if (start > 0 && resets?.[row]?.includes(start)) state.resetRow(0);
-  const tokens = <Values extends Float32Array>(values: Values, width: number) =>
+  const tokens = (values: Float32Array, width: number) =>
     values.subarray((row * seqLen + start) * width, end * seqLen * width);
   const rowFloats = job.y.length / job.batch;
   const given = poolOf(network) ? 0 : timeline.outputs(row, start) * outputWidth(network);

@@ -27,7 +27,7 @@ export function liftingFlops(program: Program, P: number): number {
 
 /** B~ [P H, N] of (re, im), C~ [N, P H] of (re, -im) and D~ transposed, [P H, P H]: in float64, rounded once. */
 export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: number) {
-  const { BRe, BIm, CRe, CIm, D } = params as { [key in keyof typeof params]-?: Float32Array };
+  const { BRe, BIm, CRe, CIm, D } = params;
   const eigen = eigenvalues(params);
   const width = P * H;
   const lifted = {
