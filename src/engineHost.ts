@@ -21,8 +21,6 @@ import { runAtOnce, workOf } from "./work.js";
 
 export class EngineHost implements Host {
   readonly nonFinite: "propagate" | "reject";
-  readonly steps = parts.steps;
-  readonly streams = parts.stream;
   readonly #machine: Machine;
   readonly #preference: Preference;
   readonly #tell: Tell;

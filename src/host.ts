@@ -60,10 +60,6 @@ export interface Host {
     batch: number,
     own: CacheOwner<Cache>,
   ): Promise<GpuCache<Cache>>;
-  /** Loads what steps as a forward does. */
-  steps(): Promise<typeof import("./manySteps.js")>;
-  /** Loads what reads streams. */
-  streams(): Promise<typeof import("./stream.js")>;
   /** Rejects the program's work under way, and frees its runners when that has settled. */
   release(prepared: Prepared): void;
 }

@@ -26,6 +26,7 @@ import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
 import { checkCache, isGpuCache } from "./ownCache.js";
+import { parts } from "./parts.js";
 import { type BackendName, type Input, lruStages, type Network } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";
 import { throwIfAborted } from "./signal.js";
@@ -164,9 +165,8 @@ export abstract class Recurrent<Cache extends AnyCache> {
     options: StreamOptions<Cache> = {},
   ): AsyncGenerator<ForwardResult<Cache>, void> {
     const feeding = this.#feeding(options);
-    const { streams } = this.#host;
     return (async function* () {
-      yield* (await streams()).readThrough(source, feeding);
+      yield* (await parts.stream()).readThrough(source, feeding);
     })();
   }
 
@@ -177,7 +177,7 @@ export abstract class Recurrent<Cache extends AnyCache> {
     // `cancel` is so new that TypeScript has not heard of it, nor has every runtime.
     const link: Transformer<StreamChunk, ForwardResult<Cache>> & { cancel(): Promise<void> } = {
       start: (controller) => {
-        transformer = this.#host.streams().then((part) => part.transformerOf(feeding, controller));
+        transformer = parts.stream().then((part) => part.transformerOf(feeding, controller));
         return transformer;
       },
       transform: async (chunk) => (await transformer).transform(chunk),

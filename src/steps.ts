@@ -4,6 +4,7 @@ import { checkReset, checkTimesteps, resetRows, type StepOptions } from "./forwa
 import { type GpuBuffer, type Ports, portsOf } from "./gpuBuffer.js";
 import type { Host, Prepared } from "./host.js";
 import type { Inputs } from "./inputs.js";
+import { parts } from "./parts.js";
 import type { Input } from "./program.js";
 import type { State } from "./state.js";
 import { checkInt32, checkOptions, holding } from "./validate.js";
@@ -107,7 +108,7 @@ export async function stepAway(
   if (y.length === 0) return y;
   const some = rows ? state.pick(rows) : state.clone();
   const intact = holding(x, y, timesteps);
-  const { stepThrough } = await host.steps();
+  const { stepThrough } = await parts.steps();
   const check = () => {
     checkUsable(); // it takes a while
     intact();

@@ -74,8 +74,6 @@ describe("a model that reads ids", () => {
       job.state.copyFrom(state);
     },
     gpuCache: () => Promise.reject(new Error("no GPU")),
-    steps: () => import("../src/manySteps.js"),
-    streams: () => import("../src/stream.js"),
     release: () => undefined,
   };
   const stepper: Prepared["stepper"] = {
