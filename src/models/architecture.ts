@@ -1,8 +1,9 @@
-/** What an architecture is: a name, its options, and a way from a checkpoint's tensors to a program. */
+/** What an architecture is: a name, its options, and a way from a checkpoint's tensors to a network. */
 import { LinrecError } from "../errors.js";
 import type { Tensor } from "../io/tensor.js";
-import type { Network } from "../program.js";
+import { lruStages, type Network } from "../program.js";
 import { show } from "../validate.js";
+import { checkLruParams } from "./lru.js";
 import type { TensorReader } from "./tensors.js";
 
 /** How to read a checkpoint: an architecture's name and its options, each with a default. JSON in `__metadata__.linrec`. */
@@ -47,7 +48,7 @@ export interface Architecture {
   readonly rules?: Partial<Rules>;
   /** The options when the names of the tensors can be nothing but this architecture, else undefined. */
   infer(tensors: Tensors): Partial<Options> | undefined;
-  /** Takes every tensor from the reader, and ends with `reader.finish`. */
+  /** Takes every tensor from the reader, and ends with {@link finished}. */
   build(reader: TensorReader, options: Options): Network;
 }
 
@@ -124,4 +125,14 @@ export function resolveOptions(
     options[name] = value;
   }
   return options as unknown as Options;
+}
+
+/**
+ * What an architecture ends with: the network, once all tensors have been taken and make LRUs.
+ * Throws `unknown-model` for what is missing, misshapen or left over, and what {@link checkLruParams} does.
+ */
+export function finished<Built extends Network>(reader: TensorReader, network: Built, hint?: string): Built {
+  reader.finish(network.architecture, hint);
+  for (const stage of lruStages(network)) checkLruParams(stage.params, `${stage.name}.`);
+  return network;
 }

@@ -5,7 +5,6 @@ import type { Network } from "../program.js";
 import { withRates } from "../rateChanges.js";
 import { type Architecture, type ModelSpec, resolveOptions } from "./architecture.js";
 import { languageModel } from "./languageModel.js";
-
 import { lrnnxClassifier } from "./lrnnxClassifier.js";
 import { fromCheckpoint, lrnnxLru } from "./lrnnxLru.js";
 import { lrnnxUnet } from "./lrnnxUnet.js";

@@ -65,6 +65,7 @@ export function pick(params: LruParams, states: readonly number[]): LruParams {
     D: params.D.slice(),
   };
 }
+
 /** Each state that has a conjugate, and which: every state is in one pair at most. */
 export function pairUp({ nuLog, theta, gammaLog, BRe, BIm, D }: LruParams): Map<number, number> {
   const partners = new Map<number, number>();

@@ -1,8 +1,8 @@
 /** lrnnx's language model, LRNNLMHeadModel with LRU mixers: a pre-norm residual network from token ids to logits. */
 import { permute } from "../io/tensor.js";
-import { lruStages, type Stage } from "../program.js";
-import type { Architecture } from "./architecture.js";
-import { checkLruParams, takeLru } from "./lru.js";
+import type { Stage } from "../program.js";
+import { type Architecture, finished } from "./architecture.js";
+import { takeLru } from "./lru.js";
 import type { Size, TensorReader } from "./tensors.js";
 
 /**
@@ -101,10 +101,7 @@ export const languageModel: Architecture = {
       : permute(table, [vocabulary ?? 0, width], [1, 0]);
     const output = slots.push(vocabulary ?? 0) - 1;
     dense("lm_head", work, output, head, width, vocabulary ?? 0);
-    reader.finish(this.name);
-    const program = { architecture: this.name, slots, stages, output };
-    for (const stage of lruStages(program)) checkLruParams(stage.params, `${stage.name}.`);
-    return program;
+    return finished(reader, { architecture: this.name, slots, stages, output });
   },
 };
 

@@ -1,9 +1,9 @@
 /** lrnnx's Classifier around LRU layers: post-norm residual blocks with pooling between them, and a linear head. */
 import { LinrecError } from "../errors.js";
-import { lruStages, type Network } from "../program.js";
-import { type Architecture, type Options, oneOf } from "./architecture.js";
+import type { Network } from "../program.js";
+import { type Architecture, finished, type Options, oneOf } from "./architecture.js";
 import { layerNorm, linear, listed, type Stages } from "./lrnnx.js";
-import { checkLruParams, takeLru } from "./lru.js";
+import { takeLru } from "./lru.js";
 
 /**
  * x [batch, seqLen, features], or token ids where there is an embedding -> y [batch, classes]; with `embedded`, x are rows of
@@ -62,10 +62,7 @@ export const lrnnxClassifier: Architecture = {
     const head = linear(reader, "final_block.output_proj", 3, 4, width, undefined);
     slots[4] = head.outWidth;
     stages.push({ kind: "pool", name: "final_block.pool", src: 1, dst: 3, width: width ?? 0, mode }, head);
-    reader.finish(this.name);
-    const network = { architecture: this.name, slots, stages, output: 4 };
-    for (const stage of lruStages(network)) checkLruParams(stage.params, `${stage.name}.`);
-    return network;
+    return finished(reader, { architecture: this.name, slots, stages, output: 4 });
   },
 };
 

@@ -1,8 +1,8 @@
 /** lrnnx's LRUUnet: LRU blocks between strided convolutions down and transposed ones up again, with skips. */
-import { lruStages, type Network } from "../program.js";
-import type { Architecture } from "./architecture.js";
+import type { Network } from "../program.js";
+import { type Architecture, finished } from "./architecture.js";
 import { layerNorm, listed, type Stages } from "./lrnnx.js";
-import { checkLruParams, takeLru } from "./lru.js";
+import { takeLru } from "./lru.js";
 
 /**
  * x [batch, seqLen, channels] -> y [batch, seqLen, channels out]. A convolution whose kernel is as wide as its stride is a
@@ -92,9 +92,6 @@ export const lrnnxUnet: Architecture = {
       const kernel = reader.take("final_proj.weight", [outWidth, channels, 1], [1, 0, 2]);
       at = dense("final_proj", at, kernel, null, outWidth ?? 0);
     }
-    reader.finish(this.name);
-    const network = { architecture: this.name, slots, stages, output: at };
-    for (const stage of lruStages(network)) checkLruParams(stage.params, `${stage.name}.`);
-    return network;
+    return finished(reader, { architecture: this.name, slots, stages, output: at });
   },
 };

@@ -1,9 +1,8 @@
 /** lruun, the LRU for TensorFlow: LinearRecurrentUnitCell and ResLRUCell, or ...FFN, which are the same functions. */
 import type { Tensor } from "../io/tensor.js";
 import { gammaLogOf } from "../params.js";
-import { type LruParams, lruStages, type Program, type Stage } from "../program.js";
-import type { Architecture } from "./architecture.js";
-import { checkLruParams } from "./lru.js";
+import type { LruParams, Stage } from "../program.js";
+import { type Architecture, finished } from "./architecture.js";
 import type { Size, TensorReader } from "./tensors.js";
 
 /** Keras' LayerNormalization. */
@@ -15,11 +14,10 @@ export const linearRecurrentUnit: Architecture = {
   options: [],
   infer: (tensors) => inferFrom(tensors, "lambda_nu"),
   build(reader) {
-    const start = startOf(reader, "");
-    const { stages, slots, stream: src, size } = start;
-    const dst = slots.push(size ?? 0) - 1;
-    stages.push(lruStage(reader, "", src, dst, size));
-    return finish(reader, this.name, start, dst);
+    const { stages, slots, stream: src, size } = startOf(reader, "");
+    const output = slots.push(size ?? 0) - 1;
+    stages.push(lruStage(reader, "", src, output, size));
+    return finished(reader, { architecture: this.name, slots, stages, output });
   },
 };
 
@@ -29,8 +27,7 @@ export const resLru: Architecture = {
   options: [],
   infer: (tensors) => inferFrom(tensors, "lru.lambda_nu", "glu.w_3.kernel"),
   build(reader) {
-    const start = startOf(reader, "lru.");
-    const { stages, slots, stream, size } = start;
+    const { stages, slots, stream, size } = startOf(reader, "lru.");
     const width = size ?? 0;
     const [z, a, b] = [0, 1, 2].map(() => slots.push(width) - 1) as [number, number, number];
     const [scale, bias] = [reader.take("norm.gamma", [size]), reader.take("norm.beta", [size])];
@@ -43,7 +40,7 @@ export const resLru: Architecture = {
       { kind: "glu", name: "glu", src: z, dst: z, width, gate: b },
       { kind: "add", name: "residual", src: z, dst: z, width, other: stream },
     );
-    return finish(reader, this.name, start, z);
+    return finished(reader, { architecture: this.name, slots, stages, output: z });
   },
 };
 
@@ -122,16 +119,4 @@ function lruStage(reader: TensorReader, prefix: string, src: number, dst: number
     dState: nuLog.length,
     params,
   };
-}
-
-function finish(
-  reader: TensorReader,
-  architecture: string,
-  { stages, slots }: Start,
-  output: number,
-): Program {
-  reader.finish(architecture);
-  const program = { architecture, slots, stages, output };
-  for (const stage of lruStages(program)) checkLruParams(stage.params, `${stage.name}.`);
-  return program;
 }

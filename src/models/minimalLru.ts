@@ -1,9 +1,9 @@
 /** minimal-LRU, the LRU authors' reference code (Flax): its three modules by their parameter trees. */
 import { LinrecError } from "../errors.js";
 import type { Tensor } from "../io/tensor.js";
-import { type DenseStage, lruStages, type Program, type Stage } from "../program.js";
-import type { Architecture, Options } from "./architecture.js";
-import { checkLruParams, takeLru } from "./lru.js";
+import type { DenseStage, Program, Stage } from "../program.js";
+import { type Architecture, finished, type Options } from "./architecture.js";
+import { takeLru } from "./lru.js";
 import type { Size, TensorReader } from "./tensors.js";
 
 type Tensors = ReadonlyMap<string, Tensor>;
@@ -216,8 +216,5 @@ function inferFrom(tensors: Tensors, ...required: string[]): Partial<Options> | 
 function finish(architecture: string, reader: TensorReader, options: Options, wiring: Wiring): Program {
   const hint = ` norm is "${options.norm}": pass \`norm: "${options.norm === "batch" ? "layer" : "batch"}"\` if it is the other.`;
   const statistics = reader.names().some((name) => name.startsWith("batch_stats."));
-  reader.finish(architecture, statistics === (options.norm === "batch") ? "" : hint);
-  const program = { architecture, ...wiring };
-  for (const stage of lruStages(program)) checkLruParams(stage.params, `${stage.name}.`);
-  return program;
+  return finished(reader, { architecture, ...wiring }, statistics === (options.norm === "batch") ? "" : hint);
 }
