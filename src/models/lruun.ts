@@ -3,6 +3,7 @@ import type { Tensor } from "../io/tensor.js";
 import { gammaLogOf } from "../params.js";
 import type { LruParams, Stage } from "../program.js";
 import { type Architecture, finished } from "./architecture.js";
+import { denseStage } from "./dense.js";
 import type { Size, TensorReader } from "./tensors.js";
 
 /** Keras' LayerNormalization. */
@@ -67,31 +68,8 @@ function startOf(reader: TensorReader, prefix: string): Start {
   reader.rename(plain);
   const size = reader.size(`${prefix}D`, 0);
   if (!reader.has("adapter.kernel")) return { stages: [], slots: [size ?? 0], stream: 0, size };
-  const adapter = denseStage(reader, "adapter", 0, 1, reader.size("adapter.kernel", 0), size);
+  const adapter = denseStage(reader, "adapter", 0, 1, undefined, size);
   return { stages: [adapter], slots: [adapter.inWidth, adapter.outWidth], stream: 1, size };
-}
-
-/** Keras' Dense: its kernel is (in, out). */
-function denseStage(
-  reader: TensorReader,
-  name: string,
-  src: number,
-  dst: number,
-  inSize: Size,
-  outSize: Size,
-) {
-  const kernel = reader.take(`${name}.kernel`, [inSize, outSize]);
-  const bias = reader.take(`${name}.bias`, [outSize]);
-  return {
-    kind: "dense",
-    name,
-    src,
-    dst,
-    inWidth: inSize ?? 0,
-    outWidth: outSize ?? 0,
-    kernel,
-    bias,
-  } as const;
 }
 
 /** B (n, dState) and C (dState, n), for row vectors; phases not logged. A locked gamma is no weight: it follows from lambda. */

@@ -1,8 +1,9 @@
 /** minimal-LRU, the LRU authors' reference code (Flax): its three modules by their parameter trees. */
 import { LinrecError } from "../errors.js";
 import type { Tensor } from "../io/tensor.js";
-import type { DenseStage, Program, Stage } from "../program.js";
+import type { Program, Stage } from "../program.js";
 import { type Architecture, finished, type Options } from "./architecture.js";
+import { denseStage } from "./dense.js";
 import { takeLru } from "./lru.js";
 import type { Size, TensorReader } from "./tensors.js";
 
@@ -183,22 +184,6 @@ function normStage(
     bias,
     epsilon: BATCH_NORM_EPSILON,
   };
-}
-
-/** Flax's Dense keeps its kernel as (in, out). Widths that are not given come from the bias and the kernel. */
-function denseStage(
-  reader: TensorReader,
-  name: string,
-  src: number,
-  dst: number,
-  inSize: Size,
-  outSize: Size,
-): DenseStage {
-  const inWidth = inSize ?? reader.size(`${name}.kernel`, 0);
-  const outWidth = outSize ?? reader.size(`${name}.bias`, 0) ?? reader.size(`${name}.kernel`, 1);
-  const kernel = reader.take(`${name}.kernel`, [inWidth, outWidth]);
-  const bias = reader.take(`${name}.bias`, [outWidth]);
-  return { kind: "dense", name, src, dst, inWidth: inWidth ?? 0, outWidth: outWidth ?? 0, kernel, bias };
 }
 
 /** Flax trees are written with "." or "/" between names, and with or without the collection "params" in front. */
