@@ -13,9 +13,9 @@ import {
   type WorkerInit,
   type WorkerProgram,
 } from "../src/cpu/protocol.js";
-import { chunksOf, runShare } from "../src/cpu/share.js";
+import { runShare } from "../src/cpu/share.js";
 import { modelStages } from "../src/cpu/stages.js";
-import { noTile } from "../src/cpu/tile.js";
+import { chunksOf, noTile } from "../src/cpu/tile.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
 import { RowTableView, runWindow } from "../src/cpu/wavefront.js";
 import { importLater } from "../src/importLater.js";

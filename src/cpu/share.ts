@@ -3,7 +3,6 @@
  * tile that some thread has taken and is running: there is no deadlock, and no barrier.
  */
 import { macrotask } from "../macrotask.js";
-import { CHUNK } from "../state.js";
 import type { PackedProgram } from "./packed.js";
 import { Control, type Window } from "./protocol.js";
 import { noTile } from "./tile.js";
@@ -90,9 +89,4 @@ function waitFor(carry: Carry): boolean {
     if (isStopped(control)) return false;
     Atomics.wait(control, cell, seen, NAP);
   }
-}
-
-/** Chunks that a run of tokens touches: rows of the carries. */
-export function chunksOf(tokens: number, k0: number): number {
-  return tokens && Math.ceil((k0 + tokens) / CHUNK);
 }

@@ -61,6 +61,11 @@ export function tileStart(nominal: number, tokens: number, resets: ArrayLike<num
   return reset < 0 ? nominal : nominal - ((nominal - (resets[reset] as number)) % CHUNK);
 }
 
+/** Chunks that a run of tokens touches: rows of the carries. */
+export function chunksOf(tokens: number, k0: number): number {
+  return tokens && Math.ceil((k0 + tokens) / CHUNK);
+}
+
 /** One token of each of some rows, in the memory of the kernels. */
 export interface Step {
   /** [rows, inputWidth] float32 */

@@ -14,8 +14,7 @@ import type { Kernels } from "./instantiate.js";
 import type { PackedProgram, PackedStage, StageOf } from "./packed.js";
 import type { PooledWorker } from "./pool.js";
 import { LANES, type Span, type SpanReply } from "./protocol.js";
-import { chunksOf } from "./share.js";
-import { noTile, tileStart } from "./tile.js";
+import { chunksOf, noTile, tileStart } from "./tile.js";
 import { FINISHED, type TileRunner } from "./tiles.js";
 
 export interface TransferHost {

@@ -11,7 +11,7 @@ import { tablesOf } from "./pieces.js";
 import { type Pipelines, segmentOf } from "./pipelines.js";
 import { makePlan } from "./plan.js";
 import { T, type Tiles } from "./tiles.js";
-import { loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
+import { COPY_DST, COPY_SRC, loadKernels, MAP_READ, SUBMIT_DEADLINE_MS, Workspace } from "./workspace.js";
 
 /** Layers of so many features and states are run, of one token and */
 const NARROW = 16;
@@ -137,10 +137,9 @@ async function measureLayer(device: Device, pipelines: Pipelines, width: number)
 
 async function measureCopies(device: Device) {
   const { handle } = device;
-  const usage = { COPY_SRC: 4, COPY_DST: 8 };
   const { value: buffers, clean } = device.scoped("measuring the GPU", () => ({
-    there: handle.createBuffer({ size: COPIED_BYTES, usage: usage.COPY_SRC | usage.COPY_DST }),
-    back: handle.createBuffer({ size: COPIED_BYTES, usage: MAP_READ | usage.COPY_DST }),
+    there: handle.createBuffer({ size: COPIED_BYTES, usage: COPY_SRC | COPY_DST }),
+    back: handle.createBuffer({ size: COPIED_BYTES, usage: MAP_READ | COPY_DST }),
   }));
   const { there, back } = buffers;
   const values = new Float32Array(COPIED_BYTES / 4);

@@ -300,7 +300,7 @@ class GpuResident implements Resident {
     return this.#states.get(area) as GPUBuffer;
   }
 
-  /** A buffer to read from; {@link map} gives it back. */
+  /** A buffer to read from; {@link GpuResident.#map} gives it back. */
   #readback(bytes: number): GPUBuffer {
     const spare = this.#readbacks.findIndex(({ size }) => size >= bytes);
     const room = 2 ** Math.ceil(Math.log2(Math.max(4, bytes)));
