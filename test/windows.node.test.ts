@@ -7,7 +7,7 @@ import { openWasm } from "../src/cpu/backend.js";
 import { packProgram } from "../src/cpu/packed.js";
 import type { Window } from "../src/cpu/protocol.js";
 import { noTile } from "../src/cpu/tile.js";
-import { locate, RowTableView } from "../src/cpu/wavefront.js";
+import { locate, RowTableView } from "../src/cpu/window.js";
 import { forwardInWindows } from "../src/cpu/windows.js";
 import { LinrecError } from "../src/errors.js";
 import { lruProgram } from "../src/models/lru.js";

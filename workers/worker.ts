@@ -17,7 +17,7 @@ import { runShare } from "../src/cpu/share.js";
 import { modelStages } from "../src/cpu/stages.js";
 import { chunksOf, noTile } from "../src/cpu/tile.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
-import { RowTableView, runWindow } from "../src/cpu/wavefront.js";
+import { RowTableView, runWindow } from "../src/cpu/window.js";
 import { importLater } from "../src/importLater.js";
 import { CHUNK } from "../src/state.js";
 

@@ -9,7 +9,7 @@ import { runOwnShare } from "./share.js";
 import { withSpans } from "./spans.js";
 import type { TileRunner } from "./tiles.js";
 import { forwardByTransfer } from "./transfer.js";
-import { stopWindow } from "./wavefront.js";
+import { stopWindow } from "./window.js";
 import { forwardInWindows } from "./windows.js";
 
 /** What a runner gives to its part on workers. */

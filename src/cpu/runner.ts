@@ -16,7 +16,7 @@ import { isWorkerFault, type Window } from "./protocol.js";
 import type { ModelStages } from "./stages.js";
 import { noTile, type Step } from "./tile.js";
 import { TileRunner } from "./tiles.js";
-import { runWindow } from "./wavefront.js";
+import { runWindow } from "./window.js";
 import { BLOCK_ROWS, forwardInWindows, WINDOW_FLOPS } from "./windows.js";
 
 /** What models want of the CPU, beside what layers want: see widen.ts. */

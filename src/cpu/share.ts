@@ -7,7 +7,7 @@ import type { PackedProgram } from "./packed.js";
 import { Control, type Window } from "./protocol.js";
 import { noTile } from "./tile.js";
 import { FINISHED, type TileRunner } from "./tiles.js";
-import { locate, RowTableView } from "./wavefront.js";
+import { locate, RowTableView } from "./window.js";
 
 /** Rounds of looking at a counter before sleeping on it: a carry is usually a few microseconds away. */
 const SPINS = 2000;

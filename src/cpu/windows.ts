@@ -10,7 +10,7 @@ import { Timeline } from "../timeline.js";
 import type { PackedProgram } from "./packed.js";
 import { controlBytes, isWorkerFault, type Window } from "./protocol.js";
 import type { RunnerHost } from "./runner.js";
-import { RowTableView, stopWindow } from "./wavefront.js";
+import { RowTableView, stopWindow } from "./window.js";
 
 /** Bytes of x and y in one window of the calling thread, where they are copied: they stay in its caches meanwhile. */
 const WINDOW_BYTES = 1024 * 1024;
