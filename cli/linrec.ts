@@ -36,6 +36,7 @@ Exit codes: 0 done; 1 it failed, or a backend is wrong (the message says what to
 `;
 
 const commands = { run, inspect, check, bench, serve } as const;
+const known = `It is one of ${Object.keys(commands).join(", ")}.`;
 
 async function main(args: string[]): Promise<number> {
   const [name, ...rest] = args;
@@ -47,12 +48,9 @@ async function main(args: string[]): Promise<number> {
     console.log(version);
     return 0;
   }
-  if (name === undefined) throw new UsageError("No command. It is one of run, inspect, check, bench, serve.");
-  if (!Object.hasOwn(commands, name)) {
-    throw new UsageError(
-      `There is no command ${JSON.stringify(name)}. It is one of run, inspect, check, bench, serve.`,
-    );
-  }
+  if (name === undefined) throw new UsageError(`No command. ${known}`);
+  if (!Object.hasOwn(commands, name))
+    throw new UsageError(`There is no command ${JSON.stringify(name)}. ${known}`);
   return commands[name as keyof typeof commands](rest);
 }
 

@@ -119,40 +119,14 @@ async function* pieces(model: Model, input: NpyFile, job: Job, signal: AbortSign
   }
   for (let row = 0; row < batch; row++) {
     let last: Float32Array | undefined;
-    let tokens = 0;
+    let read = 0;
     const chunks = input.values(array, row * rowValues, rowValues);
-    const read = new TokenCounter(model.inputWidth);
-    for await (const { y } of model.forwardStream(read.through(chunks), { signal })) {
-      tokens = read.take();
+    for await (const { y, state } of model.forwardStream(chunks, { signal })) {
+      const tokens = (state.tokens[0] as number) - read;
+      read += tokens;
       if (pooled) last = y;
       yield { y: pooled ? new Float32Array(0) : y, tokens };
     }
     if (last) yield { y: last, tokens: 0 };
-  }
-}
-
-/** Counts what has been read, for the progress bar: a pooled result does not say how many tokens it stands for. */
-class TokenCounter {
-  readonly #width: number;
-  #values = 0;
-
-  constructor(width: number) {
-    this.#width = width;
-  }
-
-  async *through<Chunk extends Float32Array | Int32Array>(
-    chunks: AsyncIterable<Chunk>,
-  ): AsyncGenerator<Chunk> {
-    for await (const chunk of chunks) {
-      this.#values += chunk.length;
-      yield chunk;
-    }
-  }
-
-  /** Whole tokens since the last call. */
-  take(): number {
-    const tokens = Math.floor(this.#values / this.#width);
-    this.#values -= tokens * this.#width;
-    return tokens;
   }
 }
