@@ -61,7 +61,7 @@ export class BidirectionalLru {
     return this.#lru.backend;
   }
 
-  /** What would run a forward, and why. */
+  /** What would run a forward, and why. Throws as a layer's `explain` does, and `unsupported` for any other verb. */
   explain(verb: "forward", problem: ProblemSize = {}): Plan {
     if (verb !== "forward") throw unsupported(`${verb}`);
     return this.#lru.explain(verb, problem);

@@ -40,7 +40,8 @@ export interface Problem extends ProblemSize {
 /**
  * Makes an engine: finds out once what the machine has, and never rejects for want of a GPU or of threads.
  * Rejects with `invalid-argument` for options, with `backend-unavailable` if nothing that `backend` names can run here or
- * `simd: "relaxed"` is not to be had, and with `load-failed` if a part of linrec that is needed at once cannot be loaded.
+ * `simd: "relaxed"` is not to be had, with `load-failed` if a part of linrec that is needed at once cannot be loaded, and with
+ * `aborted` if `onFallback` throws.
  */
 export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
   const own = checkEngineOptions(options);
@@ -194,7 +195,10 @@ export class Engine {
     return allocating(`${length} numbers`, () => wasm?.allocate(length) ?? new Float32Array(length));
   }
 
-  /** Gives an array of {@link allocate} back. Neither it nor a view of it may be used again. Any other array is left alone. */
+  /**
+   * Gives an array of {@link allocate} back. Neither it nor a view of it may be used again. Any other array is left
+   * alone. Throws `wrong-dtype` for what is no Float32Array.
+   */
   free(array: Float32Array): void {
     if (arrayClass(array) !== "Float32Array") {
       const came = typeName(array);

@@ -36,14 +36,14 @@ export class Lru extends Recurrent<LruCache> {
     return this.program.stages[0] as LruStage;
   }
 
-  /** lambda [dState], BNorm [dState, dModel] and C [dModel, dState] in float64: what the recurrence runs with. Copies. */
+  /** lambda [dState], BNorm [dState, dModel] and C [dModel, dState] in float64: what the recurrence runs with. Copies. Throws `out-of-memory`. */
   discretize(): Discretized {
     return allocating("the system", () => discretize(this.#stage.params));
   }
 
   /**
    * lrnnx's `compute_kernel`: K [dState, length] with K[n, t] = lambda_n^t, and BNorm [dState, dModel]; float64.
-   * Throws `invalid-argument` for a length that is no integer of at least 0.
+   * Throws `invalid-argument` for a length that is no integer of at least 0, and `out-of-memory`.
    */
   kernel(length: number): { readonly K: Complex; readonly BNorm: Complex } {
     checkCount("length", length, 0);
@@ -54,7 +54,7 @@ export class Lru extends Recurrent<LruCache> {
   /**
    * The layer as a real convolution, y[p] = sum over t of R[t] x[p - t]: R [length, dModel (of y), dModel (of x)] float64,
    * R[t] = Re(C lambda^t BNorm), and D on the diagonal of R[0]. Throws `invalid-argument` for a length that is no integer of
-   * at least 0.
+   * at least 0, and `out-of-memory`.
    */
   impulseResponse(length: number): Float64Array {
     checkCount("length", length, 0);
@@ -87,8 +87,8 @@ export class Lru extends Recurrent<LruCache> {
    * precision there: that is not counted.) It holds for inputs that repeat too, of which the README says that they can exceed
    * the bound on max|y|.
    *
-   * Throws `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite` for x and options, and `foreign-cache`
-   * and `cache-busy` for the state.
+   * Throws `shape-mismatch`, `wrong-dtype`, `detached`, `invalid-argument`, `non-finite` for x and options, `foreign-cache`
+   * and `cache-busy` for the state, and `out-of-memory`.
    */
   errorBound(
     x: Float32Array,
@@ -98,7 +98,9 @@ export class Lru extends Recurrent<LruCache> {
     const { values, batch } = checkInput(this.reader, x, options);
     const start = startOf(this.reader, options.state, batch);
     const slot = hiddenSlots(start)[0] as Hidden;
-    return errorBound(this.#stage.params, values, batch, (row) => readHidden(start, slot, row));
+    return allocating("the bound", () =>
+      errorBound(this.#stage.params, values, batch, (row) => readHidden(start, slot, row)),
+    );
   }
 
   /** Eigenvalues, and how long each state remembers. */

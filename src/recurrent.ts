@@ -328,7 +328,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
     return allocating("a state's bytes", () => encodeState(state.state, this.#owner()));
   }
 
-  /** The way back. Throws `foreign-cache` if the state is another model's, `malformed-file` if it is none. */
+  /**
+   * The way back. Throws `foreign-cache` if the state is another model's, `malformed-file` and `unsupported` if it is none,
+   * `wrong-dtype` and `detached` for what are no bytes, `out-of-memory` and `disposed`.
+   */
   deserializeState(bytes: ArrayBufferLike | ArrayBufferView): Cache {
     this.checkUsable();
     return this.wrap(decodeState(bytes, this.#prepared.layout, this.#owner()));

@@ -10,6 +10,7 @@ import {
   mergeConjugates,
   toFloat32,
   toLruParams,
+  writeModel,
 } from "../src/index.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 
@@ -29,11 +30,13 @@ const batch = 50;
 
 let engine: Engine;
 let lru: Lru;
+let ofDoubles: Lru;
 let cache: LruCache;
 beforeAll(async () => {
   engine = await createEngine({ backend: "wasm", threads: 0 });
   lru = await engine.lru(params);
   await engine.lru(nested); // its reader is loaded
+  ofDoubles = await engine.lru(doubles);
   cache = lru.allocateInferenceCache(batch);
 });
 afterAll(() => engine.dispose());
@@ -74,6 +77,8 @@ test.each<[string, () => unknown]>([
   ["forward", () => lru.forward(x)],
   ["allocateInferenceCache", () => lru.allocateInferenceCache(50 * batch)],
   ["discretize", () => lru.discretize()],
+  ["errorBound", () => lru.errorBound(x)],
+  ["writeModel of doubles", () => writeModel(ofDoubles)],
 ])("%s", async (_, call) => {
   withoutMemory();
   const error = await errorOf(call).finally(() => vi.unstubAllGlobals());

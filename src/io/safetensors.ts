@@ -38,7 +38,8 @@ export interface SafetensorsFile {
  * Throws `malformed-file`, naming the fault, the tensor and the byte, for anything that breaks the format: a header that
  * is truncated, too long, not UTF-8 or not the format's JSON (also: duplicate keys, a leading space), and tensors that
  * overlap, leave gaps or trailing bytes, or whose bytes do not fit their shape. Throws `unsupported` for a tensor of a
- * dtype that the format knows and linrec does not (F8_*, F6_*, F4, C64), `detached` and `wrong-dtype` for the argument.
+ * dtype that the format knows and linrec does not (F8_*, F6_*, F4, C64), `detached` and `wrong-dtype` for the argument, and
+ * `out-of-memory`.
  */
 export function readSafetensors(source: ArrayBufferLike | ArrayBufferView): SafetensorsFile {
   const bytes = bytesOf(source);

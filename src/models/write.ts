@@ -1,6 +1,6 @@
 /** From a layer or model back to a checkpoint. */
 import type { BidirectionalLru } from "../bidirectional.js";
-import { LinrecError } from "../errors.js";
+import { allocating, LinrecError } from "../errors.js";
 import { writeSafetensors } from "../io/safetensors.js";
 import { fromFloat32, permute, type Tensor, typeName } from "../io/tensor.js";
 import type { Lru } from "../lru.js";
@@ -20,7 +20,8 @@ export interface WriteModelOptions {
  * metadata entry `linrec` holds the spec: `engine.model` reads the file without one. A bidirectional layer's tensors go by
  * "forward." and "backward.", and `engine.bidirectional` reads the file.
  *
- * Throws `invalid-argument` for what is no layer or model, and what `writeSafetensors` throws for metadata.
+ * Throws `invalid-argument` for what is no layer or model and for options, what `writeSafetensors` throws for metadata, and
+ * `out-of-memory`.
  */
 export function writeModel(
   model: Lru | Model | BidirectionalLru,
@@ -61,5 +62,6 @@ function restore({ dtype, shape, data, axes }: Origin): Tensor {
       inverse,
     );
   }
-  return { dtype, shape, data: fromFloat32(dtype, values) } as Tensor;
+  const own = allocating("a tensor's values", () => fromFloat32(dtype, values));
+  return { dtype, shape, data: own } as Tensor;
 }
