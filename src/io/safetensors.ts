@@ -178,7 +178,8 @@ function orderedTensors(tensors: TensorsToWrite): [string, Tensor][] {
   return [...unique].sort(([a, x], [b, y]) => rank(x) - rank(y) || (a < b ? -1 : 1));
 }
 
-function checkTensor(name: string, tensor: Tensor): void {
+/** Throws `invalid-argument`, `wrong-dtype`, `shape-mismatch` and `detached` for what is no tensor. */
+export function checkTensor(name: string, tensor: Tensor): void {
   const { dtype, shape, data } = (tensor ?? {}) as { dtype?: Dtype; shape?: unknown; data?: unknown };
   const info = dtypes.get(dtype as string);
   if (!info) {

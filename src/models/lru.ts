@@ -1,6 +1,7 @@
 /** A bare LRU layer as a program, and its parameters under a checkpoint's names. */
 import { exp } from "../elementary.js";
 import { allocating, LinrecError } from "../errors.js";
+import { checkTensor } from "../io/safetensors.js";
 import { elementCount, type Tensor, typeName } from "../io/tensor.js";
 import type { LruParams, Program } from "../program.js";
 import { checkFinite, checkFloat32, checkObject, show } from "../validate.js";
@@ -129,8 +130,9 @@ export const tensorNames: readonly string[] = [...paramShapes.keys()].map(toSnak
 /**
  * A layer's parameters from the tensors named `prefix` + nu_log, theta_log (or theta), gamma_log, B_re, B_im, C_re,
  * C_im, D; others are left alone. {@link fromLruParams} is the way back.
- * Throws `unknown-model` naming all that is missing or misshapen, `non-finite` for a NaN or an infinity in a tensor or in what
- * it is the logarithm of, and `unstable` for |lambda| >= 1.
+ * Throws `invalid-argument` for what is no Map of tensors, `wrong-dtype`, `shape-mismatch` and `detached` for one whose data is not
+ * what it says, `unknown-model` naming all that is missing or misshapen, `non-finite` for a NaN or an infinity in a tensor or in what
+ * it is the logarithm of, `unstable` for |lambda| >= 1, and `out-of-memory`.
  */
 export function toLruParams(tensors: ReadonlyMap<string, Tensor>, prefix = ""): LruParams {
   if (typeName(tensors) !== "Map") {
@@ -140,7 +142,9 @@ export function toLruParams(tensors: ReadonlyMap<string, Tensor>, prefix = ""): 
     );
   }
   const names = new Set(tensorNames.map((name) => prefix + name));
-  const reader = new TensorReader(new Map([...tensors].filter(([name]) => names.has(name))));
+  const own = [...tensors].filter(([name]) => names.has(name));
+  for (const entry of own) checkTensor(...entry);
+  const reader = new TensorReader(new Map(own));
   const params = takeLru(reader, prefix);
   reader.finish("an LRU");
   checkLruParams(params, prefix);
