@@ -26,7 +26,10 @@ export interface EngineOptions {
   gpu?: unknown;
   /** "auto" (the default): relaxed where the runtime has it. "baseline": the same bits on every machine. Of linrec's own kernels: not with `wasm`. */
   simd?: Simd | "auto" | undefined;
-  /** Where the worker script is served, for a Content-Security-Policy that forbids blob: workers. It is `linrec/worker`. */
+  /**
+   * Where the worker script is served, for a Content-Security-Policy that forbids blob: workers. It is `linrec/worker`. A
+   * TrustedScriptURL, for one that asks for Trusted Types, is cast to a URL, as `new Worker` has it in TypeScript.
+   */
   workerUrl?: string | URL | undefined;
   /** The kernels, where compiling inlined bytes is forbidden. They are `linrec/kernels.wasm`. */
   wasm?: WasmSource | undefined;

@@ -149,6 +149,14 @@ describe("a layer", () => {
     expect(lru.deserializeState(exact.serializeState(cache)).get()).toEqual(cache.get());
   });
 
+  test("flat doubles under camelCase names are no parameters, as their type says", async () => {
+    const doubles = Float64Array.from(params.nuLog);
+    // @ts-expect-error: a Float32Array, as of LruParams, or nested
+    await expect(engine.lru({ ...params, nuLog: doubles })).rejects.toMatchObject({ code: "wrong-dtype" });
+    await engine.lru({ ...params, nuLog: [...doubles] });
+    await engine.lru({ ...params, nuLog: { shape: [4], data: doubles } });
+  });
+
   const plain = (part: object) => ({ ...map((name, values) => [name, rows(name, values)]), ...part });
   const refused: [string, object, string, RegExp][] = [
     [

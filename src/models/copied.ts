@@ -2,7 +2,7 @@
 import { allocating } from "../errors.js";
 import { arrayClass, isDetached, typeName } from "../io/tensor.js";
 import type { LruParams } from "../program.js";
-import type { PlainLru, PlainTensors } from "./plain.js";
+import type { PlainLru } from "./plain.js";
 
 /** Maps in objects in ...: more would hold themselves. */
 const MOST_LEVELS = 12;
@@ -24,7 +24,7 @@ function copy(value: unknown, level: number): unknown {
 }
 
 /** Whether a layer's parameters are of other kinds, or under other names, than {@link LruParams} has. */
-export function isPlain(source: LruParams | PlainLru): source is PlainTensors {
+export function isPlain(source: LruParams | PlainLru): source is PlainLru {
   const type = typeName(source);
   const isArray = (value: unknown) => Array.isArray(value) || arrayClass(value) !== undefined;
   return (

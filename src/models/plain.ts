@@ -39,8 +39,13 @@ export type PlainTensors =
   | ReadonlyMap<string, PlainTensor>
   | { readonly [name: string]: PlainTensor | undefined };
 
-/** An LRU's arrays: camelCase (`nuLog`) or snake_case (`nu_log`), nested or flat; a Map may have a prefix to its names. */
-export type PlainLru = { readonly [K in keyof LruParams]: PlainTensor } | PlainTensors;
+/**
+ * An LRU's arrays: camelCase (`nuLog`) or snake_case (`nu_log`), nested or flat; a Map may have a prefix to its names. Flat ones
+ * under camelCase names are those of {@link LruParams}: no doubles.
+ */
+export type PlainLru = PlainTensors & {
+  readonly [Name in Exclude<keyof LruParams, "D" | "theta">]?: Exclude<PlainTensor, Float64Array> | undefined;
+};
 
 /** Of a tensor: more would be an array that holds itself. */
 const MOST_AXES = 8;
