@@ -190,6 +190,8 @@ export interface Checkpoint {
   /** The file's own, and in `linrec` the spec with every option. */
   readonly metadata: Readonly<Record<string, string>>;
   readonly tensors: readonly Origin[];
+  /** Arrays of stages that are no parameters of their own: a tied head, a locked gamma. */
+  readonly derived: readonly Float32Array[];
 }
 
 /**
@@ -274,13 +276,13 @@ export function lruStages(program: Network): LruStage[] {
   return program.stages.filter((stage) => stage.kind === "lru");
 }
 
-/** How many float32 parameters the program holds. */
-export function countParameters(program: Network): number {
+/** How many float32 parameters the program has: of what follows from others none. */
+export function countParameters({ stages, checkpoint }: Network): number {
   let count = 0;
-  for (const stage of program.stages) {
+  for (const stage of stages) {
     const source = stage.kind === "lru" ? stage.params : stage;
-    for (const value of Object.values(source))
-      if (ArrayBuffer.isView(value)) count += (value as Float32Array).length;
+    for (const value of Object.values(source) as Float32Array[])
+      if (ArrayBuffer.isView(value) && !checkpoint?.derived.includes(value)) count += value.length;
   }
   return count;
 }

@@ -35,14 +35,24 @@ test("a model: a line for each of its stages", async () => {
   await engine.dispose();
 });
 
-test.each(checkpointNames.filter((name) => name.startsWith("unet")))(
-  "parameters are those of the checkpoint, each counted once: %s",
-  async (name) => {
-    const { checkpoint, spec } = await loadCheckpoint(name);
-    const held = [...checkpoint.values()].reduce((sum, { data }) => sum + data.length, 0);
-    expect(countParameters(buildProgram(checkpoint, {}, spec))).toBe(held);
-  },
-);
+test.each(checkpointNames)("parameters are those of the checkpoint, each counted once: %s", async (name) => {
+  const { checkpoint, spec } = await loadCheckpoint(name);
+  const held = [...checkpoint.values()].reduce((sum, { data }) => sum + data.length, 0);
+  expect(countParameters(buildProgram(checkpoint, {}, spec))).toBe(held);
+});
+
+test.each([
+  ["a tied head", "lm_01_tied_rms_1layer", "lm_head.weight"],
+  ["a locked gamma", "tf_res_01_default", "lru.gamma_log"],
+])("%s follows from other parameters, and is none", async (_, name, left) => {
+  const { checkpoint, spec } = await loadCheckpoint(name);
+  const tensors = new Map([...checkpoint].filter(([tensor]) => tensor !== left));
+  expect(tensors.size).toBe(checkpoint.size - 1);
+  const held = [...tensors.values()].reduce((sum, { data }) => sum + data.length, 0);
+  const program = buildProgram(tensors, {}, spec);
+  expect(countParameters(program)).toBe(held);
+  expect(describeProgram(program)).toContain(`  ${held.toLocaleString("en")}  `);
+});
 
 test("a bidirectional layer: a line for either direction", async () => {
   const engine = await createEngine({ threads: 0 });

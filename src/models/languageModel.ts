@@ -98,7 +98,7 @@ export const languageModel: Architecture = {
     norm("backbone.norm_f");
     const head = reader.has("lm_head.weight")
       ? reader.take("lm_head.weight", [vocabulary, size], [1, 0])
-      : permute(table, [vocabulary ?? 0, width], [1, 0]);
+      : reader.derive(permute(table, [vocabulary ?? 0, width], [1, 0]));
     const output = slots.push(vocabulary ?? 0) - 1;
     dense("lm_head", work, output, head, width, vocabulary ?? 0);
     return finished(reader, { architecture: this.name, slots, stages, output });

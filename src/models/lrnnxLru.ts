@@ -68,5 +68,6 @@ export function fromCheckpoint(
   options: Readonly<Record<string, unknown>>,
 ): Network {
   const linrec = JSON.stringify({ architecture: program.architecture, ...options });
-  return { ...program, checkpoint: { metadata: { ...metadata, linrec }, tensors: reader.origins } };
+  const { origins: tensors, derived } = reader;
+  return { ...program, checkpoint: { metadata: { ...metadata, linrec }, tensors, derived } };
 }

@@ -81,7 +81,7 @@ function lruStage(reader: TensorReader, prefix: string, src: number, dst: number
   const params: LruParams = {
     nuLog,
     theta,
-    gammaLog: reader.has(`${prefix}gamma_log`) ? take("gamma_log", dState) : gammaLogOf(nuLog),
+    gammaLog: reader.has(`${prefix}gamma_log`) ? take("gamma_log", dState) : reader.derive(gammaLogOf(nuLog)),
     BRe: take("B_re", dModel, dState),
     BIm: take("B_im", dModel, dState),
     CRe: take("C_re", dState, dModel),

@@ -26,6 +26,8 @@ export class TensorReader {
   readonly #wrong: string[] = [];
   /** What became of each tensor that was taken: `writeModel` goes the way back from here. */
   readonly origins: Origin[] = [];
+  /** What was made of tensors that were taken, in place of one that the checkpoint may leave out. */
+  readonly derived: Float32Array[] = [];
 
   constructor(tensors: ReadonlyMap<string, Tensor>) {
     this.#tensors = new Map([...tensors].map(([name, tensor]) => [name, { name, tensor }]));
@@ -98,6 +100,12 @@ export class TensorReader {
       return values;
     }
     return new Float32Array(0);
+  }
+
+  /** Notes values as {@link derived}. */
+  derive(values: Float32Array): Float32Array {
+    this.derived.push(values);
+    return values;
   }
 
   /** Throws `unknown-model` if anything was missing or misshapen, or if tensors are left that nobody took. */
