@@ -9,9 +9,9 @@ import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { LinrecError } from "./errors.js";
 import { breathing } from "./macrotask.js";
 import {
-  type Network as AnyNetwork,
   flopsPerToken,
   inputWidth,
+  type Network,
   outputWidth,
   type Program,
   vocabularyOf,
@@ -49,7 +49,7 @@ export interface ReferenceResult {
  * is no program.
  * Past a row's length y is 0; a row of length 0 keeps its state, and its row of a pooled y is 0.
  */
-export function runReference(given: AnyNetwork, input: ReferenceInput): ReferenceResult {
+export function runReference(given: Network, input: ReferenceInput): ReferenceResult {
   const program = given as Program;
   const { x, batch, seqLen } = input;
   const expected = batch * seqLen * inputWidth(program);
@@ -61,15 +61,15 @@ export function runReference(given: AnyNetwork, input: ReferenceInput): Referenc
   }
   const lengths = input.lengths ?? new Int32Array(batch).fill(seqLen);
   const state = input.state?.clone() ?? new State(stateLayout(program), batch);
-  const network = new Network(program);
+  const oracle = new Oracle(program);
   const { timesteps, resets, every = 1 } = input;
-  let outputs = network.pooled ? 1 : 0;
-  if (!network.pooled) {
+  let outputs = oracle.pooled ? 1 : 0;
+  if (!oracle.pooled) {
     for (const count of state.count)
       outputs = Math.max(outputs, Math.floor(((count % every) + seqLen) / every));
   }
   const y = new Float64Array(batch * outputs * outputWidth(program));
-  for (const _done of network.run({ x, y, batch, seqLen, lengths, timesteps, state, resets, every }));
+  for (const _done of oracle.run({ x, y, batch, seqLen, lengths, timesteps, state, resets, every }));
   return { y, state };
 }
 
@@ -79,7 +79,7 @@ export class ReferenceBackend implements Backend {
   #disposed = false;
 
   prepare(program: Program): Runner {
-    return new ReferenceRunner(new Network(program), () => this.#disposed);
+    return new ReferenceRunner(new Oracle(program), () => this.#disposed);
   }
 
   dispose(): void {
@@ -88,14 +88,14 @@ export class ReferenceBackend implements Backend {
 }
 
 class ReferenceRunner implements Runner {
-  readonly #network: Network;
+  readonly #oracle: Oracle;
   readonly #backendDisposed: () => boolean;
   #disposed = false;
-  /** A network runs one job at a time. */
+  /** It runs one job at a time. */
   readonly #queue = new Queue();
 
-  constructor(network: Network, backendDisposed: () => boolean) {
-    this.#network = network;
+  constructor(oracle: Oracle, backendDisposed: () => boolean) {
+    this.#oracle = oracle;
     this.#backendDisposed = backendDisposed;
   }
 
@@ -106,7 +106,7 @@ class ReferenceRunner implements Runner {
   async #drive(job: ForwardJob): Promise<void> {
     this.#check(job);
     const breathe = breathing();
-    for (const done of this.#network.run(job)) {
+    for (const done of this.#oracle.run(job)) {
       const turn = breathe();
       if (!turn) continue;
       job.onProgress?.(done);
@@ -143,7 +143,7 @@ interface Sweep extends Pick<ForwardJob, "resets" | "every"> {
 }
 
 /** A program with its own float64 copy of everything, holding one token at a time. */
-class Network {
+class Oracle {
   /** y has one row for each sequence. */
   readonly pooled: boolean;
   readonly #readsIds: boolean;
