@@ -11,6 +11,7 @@ import { findHalves, halvesOf, waysOf } from "./hidden.js";
 import type { Asked, Host, Prepared, Stepper } from "./host.js";
 import type { Machine } from "./machine.js";
 import { breathing } from "./macrotask.js";
+import type { NonFinite } from "./options.js";
 import { parts } from "./parts.js";
 import type { BackendName, Network } from "./program.js";
 import type { runReference } from "./reference.js";
@@ -20,14 +21,14 @@ import { stateLayout } from "./state.js";
 import { runAtOnce, workOf } from "./work.js";
 
 export class EngineHost implements Host {
-  readonly nonFinite: "propagate" | "reject";
+  readonly nonFinite: NonFinite;
   readonly #machine: Machine;
   readonly #preference: Preference;
   readonly #tell: Tell;
   /** One for each forward under way. */
   readonly #stops = new Set<Stop>();
 
-  constructor(machine: Machine, preference: Preference, nonFinite: "propagate" | "reject", tell: Tell) {
+  constructor(machine: Machine, preference: Preference, nonFinite: NonFinite, tell: Tell) {
     this.#machine = machine;
     this.#preference = preference;
     this.nonFinite = nonFinite;

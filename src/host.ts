@@ -4,6 +4,7 @@ import type { AnyCache } from "./cache.js";
 import type { Chain } from "./chain.js";
 import type { BackendOption } from "./forwardOptions.js";
 import type { CacheOwner, GpuCache } from "./gpuCache.js";
+import type { NonFinite } from "./options.js";
 import type { Network } from "./program.js";
 import type { Candidate, Hardware, Plan, Preference, Verb, Work } from "./scheduler.js";
 import type { Stop } from "./signal.js";
@@ -42,7 +43,7 @@ export interface Stepper {
 
 /** The engine, as far as a layer needs it. */
 export interface Host {
-  readonly nonFinite: "propagate" | "reject";
+  readonly nonFinite: NonFinite;
   checkUsable(): void;
   plan(verb: Verb, program: Network, batch: number, seqLen: number, timed?: number): Plan;
   /**

@@ -1,6 +1,7 @@
 /** The checks of what a layer or model is given that need to know it: shapes, values. */
 import { allocating, LinrecError } from "./errors.js";
 import { countOf, type GpuBuffer, isGpuBuffer } from "./gpuBuffer.js";
+import type { NonFinite } from "./options.js";
 import { type Input, inputWidth, type Network, outputWidth } from "./program.js";
 import type { State } from "./state.js";
 import { outputsOf } from "./timeline.js";
@@ -13,9 +14,9 @@ export class Inputs {
   readonly outputWidth: number;
   /** Of a model that reads token ids. */
   readonly vocabulary: number | undefined = undefined;
-  readonly #nonFinite: "propagate" | "reject";
+  readonly #nonFinite: NonFinite;
 
-  constructor(network: Network, nonFinite: "propagate" | "reject") {
+  constructor(network: Network, nonFinite: NonFinite) {
     this.#nonFinite = nonFinite;
     this.inputWidth = inputWidth(network);
     this.outputWidth = outputWidth(network);

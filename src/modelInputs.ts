@@ -2,6 +2,7 @@
 import { LinrecError } from "./errors.js";
 import { Inputs } from "./inputs.js";
 import { isUntimed } from "./links.js";
+import type { NonFinite } from "./options.js";
 import { type Input, type Network, poolOf, vocabularyOf } from "./program.js";
 import { ratesOf, shortestOf } from "./rates.js";
 import type { State } from "./state.js";
@@ -11,7 +12,7 @@ export class ModelInputs extends Inputs {
   override readonly vocabulary: number | undefined;
   readonly #network: Network;
 
-  constructor(network: Network, nonFinite: "propagate" | "reject") {
+  constructor(network: Network, nonFinite: NonFinite) {
     super(network, nonFinite);
     this.#network = network;
     this.vocabulary = vocabularyOf(network);

@@ -39,6 +39,8 @@ export interface EngineOptions {
   onFallback?: FallbackListener | undefined;
 }
 
+export type NonFinite = NonNullable<EngineOptions["nonFinite"]>;
+
 /** More than any machine has cores to spare; each costs memory. */
 const MOST_THREADS = 256;
 

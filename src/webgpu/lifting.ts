@@ -29,6 +29,7 @@ export function liftingFlops(program: Program, P: number): number {
 export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: number) {
   const { BRe, BIm, CRe, CIm, D } = params;
   const eigen = eigenvalues(params);
+  const real = eigen.nuIm !== undefined;
   const width = P * H;
   const lifted = {
     B: new Float32Array(2 * width * N),
@@ -46,7 +47,6 @@ export function liftedWeights({ dModel: H, dState: N, params }: LruStage, P: num
       for (let j = 0; j < H; j++) {
         const [bRe, bIm] = [gamma * (BRe[n * H + j] as number), gamma * (BIm[n * H + j] as number)];
         const [cRe, cIm] = [CRe[j * N + n] as number, CIm[j * N + n] as number];
-        const real = eigen.nuIm !== undefined;
         const [liftedRe, liftedIm] = real ? [re * bRe, im * bIm] : [re * bRe - im * bIm, re * bIm + im * bRe];
         const b = 2 * (((P - 1 - i) * H + j) * N + n);
         [lifted.B[b], lifted.B[b + 1]] = [liftedRe, liftedIm];
