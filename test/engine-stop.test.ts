@@ -1,5 +1,6 @@
 /** Forwards that are stopped or overtaken: aborted, disposed of, many at once. Every promise settles, at once. */
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { WasmRunner } from "../src/cpu/runner.js";
 import {
   createEngine,
   type Engine,
@@ -188,4 +189,20 @@ describe.each(modes)("%s", (mode) => {
     clearInterval(timer);
     expect(longest).toBeLessThan(500); // tens of ms on an idle machine
   });
+});
+
+test("what a backend still reports after an abort is not passed on", async () => {
+  const { lru } = await open("calling thread");
+  const controller = new AbortController();
+  const slow = vi.spyOn(WasmRunner.prototype, "forward").mockImplementation(async ({ onProgress }) => {
+    onProgress?.(1);
+    controller.abort();
+    onProgress?.(2);
+  });
+  const reports: number[] = [];
+  const onProgress = ({ done }: { done: number }) => reports.push(done);
+  const error = await errorOf(() => lru.forward(long, { signal: controller.signal, onProgress }));
+  slow.mockRestore();
+  expectLinrecError(error, "aborted", /AbortSignal/);
+  expect(reports).toEqual([1]);
 });

@@ -1,6 +1,7 @@
 /** What an engine and its layers do beyond computing: states, outputs, progress, empty work, the self-test, disposal. */
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { kernelBytes } from "../src/cpu/kernels.js";
+import { PooledWorker } from "../src/cpu/pool.js";
 import {
   createEngine,
   type Engine,
@@ -250,18 +251,20 @@ describe("the self-test", () => {
       return bytes;
     }
 
-    async function openWrong() {
+    async function openWrong(threads = 0) {
       const gpu = { requestAdapter: async () => null };
       vi.spyOn(performance, "now").mockReturnValue(performance.now()); // another rate would be decided on anew
-      const engine = await createEngine({ wasm: await wrongKernels(), threads: 0, gpu });
+      const engine = await createEngine({ wasm: await wrongKernels(), threads, gpu });
       const before = await engine.lru(params);
       await before.forward(x, { batch: 2 }); // what was decided for it must not stand
       const report = await engine.selfTest();
       return { engine, before, report };
     }
 
-    test("and stops using them for forward", async () => {
-      const { engine, before, report } = await openWrong();
+    test("and stops using them for forward, and their workers", async () => {
+      const ended = vi.spyOn(PooledWorker.prototype, "terminate");
+      const { engine, before, report } = await openWrong(2);
+      expect(ended).toHaveBeenCalledTimes(2);
       expect(report.passed).toBe(false);
       expect(report.results.some(({ backend, passed }) => backend === "wasm" && !passed)).toBe(true);
       expect(report.results.every(({ backend, passed }) => backend !== "reference" || passed)).toBe(true);
