@@ -10,6 +10,7 @@ import {
   writeModel,
   writeSafetensors,
 } from "../src/index.js";
+import { macrotask } from "../src/macrotask.js";
 import { lruProgram } from "../src/models/lru.js";
 import { vocabularyOf } from "../src/program.js";
 import { runReference } from "../src/reference.js";
@@ -325,6 +326,26 @@ test("an array that is given back twice is given back once: what has its place b
   engine.free(third);
   for (let i = 0; i < 5000; i++) engine.allocate(32).fill(7);
   expectSameBits((await lru.forward(long)).y, before, "y");
+  await engine.dispose();
+});
+
+test("layers that come and go leave nothing in the engine's memory, nor in its workers", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 2 });
+  const calls = vi.spyOn(PooledWorker.prototype, "call");
+  const long = floats(20_000 * 64, 1);
+  const bytes: number[] = [];
+  for (let i = 0; i < 4; i++) {
+    const lru = await engine.lru(hardParams(64, 96, i));
+    await lru.step(long.subarray(0, 64), lru.allocateInferenceCache());
+    await lru.forward(long);
+    calls.mockClear();
+    lru.dispose();
+    await macrotask();
+    expect(calls, "each worker is told").toHaveBeenCalledTimes(2);
+    bytes.push(engine.allocate(1).buffer.byteLength);
+  }
+  calls.mockRestore();
+  expect(bytes.at(-1)).toBe(bytes[0]);
   await engine.dispose();
 });
 

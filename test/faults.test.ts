@@ -4,6 +4,7 @@
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { PooledWorker } from "../src/cpu/pool.js";
+import { Control } from "../src/cpu/protocol.js";
 import { createEngine, type Engine, type EngineOptions, type Lru, type LruParams } from "../src/index.js";
 import { parts } from "../src/parts.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
@@ -137,18 +138,25 @@ test("an unusable workerUrl is an error at once, or the calling thread: never a 
   }
 });
 
-test("an error of the caller's own onProgress is not taken for a worker's", async () => {
-  const { engine, lru, told } = await open("shared memory", {});
-  const thrown = new Error("the caller's own");
-  const onProgress = () => {
-    throw thrown;
-  };
-  const error = await errorOf(() => lru.forward(x, { batch, onProgress }));
-  expect([error, (error as Error).cause]).toContain(thrown);
-  expect(told).toEqual([]);
-  expect(engine.backends.wasm.available).toBe(true);
-  await expectRight(lru, "afterwards");
-});
+test.each(memories)(
+  "an error of the caller's own onProgress is not taken for a worker's (%s)",
+  async (memory) => {
+    const { engine, lru, told } = await open(memory, {});
+    const thrown = new Error("the caller's own");
+    const onProgress = vi.fn(() => {
+      throw thrown;
+    });
+    const out = new Float32Array(x.length);
+    const error = await errorOf(() => lru.forward(x, { batch, onProgress, out }));
+    const left = out.slice();
+    expect([error, (error as Error).cause]).toContain(thrown);
+    expect(told).toEqual([]);
+    expect(engine.backends.wasm.available).toBe(true);
+    await expectRight(lru, "afterwards");
+    expect(onProgress, "what is still under way is told no more").toHaveBeenCalledTimes(1);
+    expectSameBits(out, left, "out, after the rejection");
+  },
+);
 
 test("an error of the caller's own onProgress does not end a backend", async () => {
   const engine = await createEngine({ threads: 0, gpu: { requestAdapter: async () => null } });
@@ -190,6 +198,28 @@ test("a worker that dies at the second block of rows: those of the first begin a
   expect([...windows]).toEqual([64, 2]);
   expect(told.length).toBe(1);
   expect([...taken].filter((at) => lost.has(at))).toEqual([]);
+  expectSameBits(y, right.y, "y");
+  expectSameState([lru, state], [alone.lru, right.state], "state");
+});
+
+test("a worker that dies within a tile of a short forward: the calling thread does not wait for that tile", async () => {
+  const { engine, lru, told } = await open("shared memory", {});
+  const short = x.subarray(0, 2000 * dModel);
+  const right = await alone.lru.forward(short);
+  await expectRight(lru, "the workers are there");
+  const memory = engine.allocate(1);
+  const { run } = PooledWorker.prototype;
+  const dying = vi.spyOn(PooledWorker.prototype, "run").mockImplementationOnce(function (
+    this: PooledWorker,
+    ...args
+  ) {
+    Atomics.add(new Int32Array(memory.buffer, args[0].window.control), Control.next, 1); // it has taken the first tile
+    setTimeout(() => this.terminate(), 20);
+    return run.apply(this, args);
+  });
+  const { y, state } = await lru.forward(short);
+  dying.mockRestore();
+  expect(told).toEqual([expect.stringMatching(/terminated.*run again/)]);
   expectSameBits(y, right.y, "y");
   expectSameState([lru, state], [alone.lru, right.state], "state");
 });

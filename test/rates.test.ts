@@ -186,16 +186,19 @@ describe.each(candidates)("$name", ({ name: title, backend, options, limit }) =>
     model.dispose();
   });
 
-  test.for([1, 2, 3, 4])("a U-Net at random, ragged, into an array that was used before (%i)", async (seed, context) => {
-    needBackend(context, engine, backend);
-    const { checkpoint, spec, lengths, batch, seqLen, x } = randomUnet(seed);
-    const model = await engine.model(writeSafetensors(checkpoint), spec);
-    const out = new Float32Array(batch * seqLen * model.outputWidth).fill(7);
-    const { y } = await model.forward(x, { batch, lengths, backend, out });
-    const expected = runNetwork(buildProgram(checkpoint, {}, spec), { x, batch, seqLen, lengths });
-    check(relativeError(y, expected.y), JSON.stringify(spec));
-    model.dispose();
-  });
+  test.for([1, 2, 3, 4])(
+    "a U-Net at random, ragged, into an array that was used before (%i)",
+    async (seed, context) => {
+      needBackend(context, engine, backend);
+      const { checkpoint, spec, lengths, batch, seqLen, x } = randomUnet(seed);
+      const model = await engine.model(writeSafetensors(checkpoint), spec);
+      const out = new Float32Array(batch * seqLen * model.outputWidth).fill(7);
+      const { y } = await model.forward(x, { batch, lengths, backend, out });
+      const expected = runNetwork(buildProgram(checkpoint, {}, spec), { x, batch, seqLen, lengths });
+      check(relativeError(y, expected.y), JSON.stringify(spec));
+      model.dispose();
+    },
+  );
 });
 
 test("two channels: what is lost of x by rounding it is more than the gate, whoever computes", async () => {
