@@ -8,7 +8,7 @@ import { builds, createEngines } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
 import { randomClassifier, randomUnet } from "./support/lrnnx.js";
 import { floats } from "./support/problems.js";
-import { runNetwork } from "./support/rates.js";
+import { runNetwork, shortenSegments } from "./support/rates.js";
 import { cut, rows, stepThrough } from "./support/sequences.js";
 
 describe.each(builds)("bit for bit, %s SIMD", (build) => {
@@ -65,13 +65,16 @@ describe.each(builds)("bit for bit, %s SIMD", (build) => {
       }
     });
 
-    test("any threads, shared memory or not", async () => {
+    test("any threads, shared memory or not, any segments", async () => {
       const whole = await model.forward(x, { batch, lengths });
       for (const { name, engine } of engines) {
         const other = await engine.model(bytes, spec);
-        const { y, state } = await other.forward(x, { batch, lengths });
-        expectSameBits(y, whole.y, name);
-        expectSameState([other, state], [model, whole.state], name);
+        for (const what of [name, `${name}, in many segments`]) {
+          const { y, state } = await other.forward(x, { batch, lengths });
+          expectSameBits(y, whole.y, what);
+          expectSameState([other, state], [model, whole.state], what);
+          shortenSegments(other.program);
+        }
         other.dispose();
       }
     });

@@ -21,7 +21,7 @@ import { relativeError } from "./support/golden.js";
 import { randomClassifier, randomUnet } from "./support/lrnnx.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, random } from "./support/problems.js";
-import { runNetwork } from "./support/rates.js";
+import { runNetwork, shortenSegments } from "./support/rates.js";
 import { cut, rows } from "./support/sequences.js";
 
 type Made = ReturnType<typeof randomClassifier>;
@@ -129,6 +129,8 @@ describe.each(builds)("bit for bit, %s SIMD", (build) => {
         const other = await engine.model(bytes, spec);
         const options = { batch, lengths, reset, every, integrationTimesteps: times };
         expectSameBits((await other.forward(x, options)).y, expected, name);
+        shortenSegments(other.program);
+        expectSameBits((await other.forward(x, options)).y, expected, `${name}, in many segments`);
         other.dispose();
       }
     });

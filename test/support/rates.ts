@@ -10,7 +10,14 @@ import {
   slotWidth,
   type WindowStage,
 } from "../../src/program.js";
+import { type Rates, ratesOf } from "../../src/rates.js";
 import { runReference } from "../../src/reference.js";
+
+/** Has a network whose rate changes read a few tokens at a time, as one of many features does. */
+export function shortenSegments(network: Network): void {
+  const rates = ratesOf(network);
+  if (rates) Object.assign(rates, { segmentTokens: () => 3 * rates.padding } satisfies Partial<Rates>);
+}
 
 /** One row's values: `rows` of [width], of which `length` are real; those of the longest row of the batch are all of them. */
 export interface Sequence {
