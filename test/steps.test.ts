@@ -122,6 +122,23 @@ test.each<[BackendName, number]>([
   await cpu.dispose();
 });
 
+test("many steps of what gives a row of y for each are one forward: threads and the GPU take part", async () => {
+  const engine = await createEngine({ backend: "wasm", threads: 0 });
+  const step = vi.spyOn(WasmRunner.prototype, "step");
+  for (const [name, isOne] of [
+    ["lru_01_basic", true],
+    ["ml_seq_01_prenorm", true],
+    ["ml_cls_01_mean_prenorm", false],
+  ] as const) {
+    const layer = await loadLayer(engine, name);
+    await layer.stepMany(floats(5 * layer.inputWidth, 1), layer.allocateInferenceCache());
+    expect(step, name).toHaveBeenCalledTimes(isOne ? 0 : 5);
+    step.mockClear();
+  }
+  step.mockRestore();
+  await engine.dispose();
+});
+
 test("many steps of a model that pools let others be heard: disposed of in their midst, the cache is as it was", async () => {
   const engine = await createEngine({ backend: "wasm", threads: 0 });
   const layer = await loadLayer(engine, "ml_cls_01_mean_prenorm");
