@@ -47,8 +47,7 @@ export class Failover {
       job.intact?.(); // or no backend is to blame
       // An error of the caller's own callback stops the work as its signal does.
       if (isLinrecError(error) && error.code === "aborted") throw error;
-      await this.#leave(backend, name, error);
-      if (job.ports) throw error; // they were that GPU's
+      await this.#leave(backend, name, error, job.ports !== undefined);
     }
     // Work that is stopped meanwhile is stopped by the next backend, before it begins.
     if (ratesOf(network)) {
@@ -65,11 +64,21 @@ export class Failover {
     job.state.copyFrom(state);
   }
 
-  /** Goes on: on the GPU, if it failed and could be opened anew, else on the next candidate. Throws if there is none. */
-  async #leave(backend: Backend | undefined, name: BackendName, error: unknown): Promise<void> {
+  /**
+   * Goes on: on the GPU, if it failed and could be opened anew, else on the next candidate. Throws if there is none, or if x or y
+   * was on that GPU.
+   */
+  async #leave(
+    backend: Backend | undefined,
+    name: BackendName,
+    error: unknown,
+    isPort: boolean,
+  ): Promise<void> {
     const reason = messageOf(error);
     if (backend && name === "webgpu" && isFault(error) && (await this.#machine.renew(backend, error))) {
-      this.#tell(name, name, `${reason} The GPU was opened anew, and the forward goes on there.`);
+      const rest = isPort ? "its GPUBuffers are gone" : "the forward goes on there";
+      this.#tell(name, name, `${reason} The GPU was opened anew, and ${rest}.`);
+      if (isPort) throw error;
       return;
     }
     const { preference, work } = this.#asked;

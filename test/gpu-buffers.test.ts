@@ -145,6 +145,7 @@ describe("a layer", () => {
     const pending = layer.forward(upload(own.device, x), { batch });
     own.device.destroy();
     await expect(pending).rejects.toMatchObject({ code: "gpu-failed" });
+    expect(own.told).toEqual([expect.stringMatching(/opened anew, and its GPUBuffers are gone/)]);
     const { device } = { device: own.engine.gpuDevice as GPUDevice };
     expect(device).not.toBe(own.device);
     const { y } = await layer.forward(upload(device, x), { batch });

@@ -19,6 +19,8 @@ export interface Watched {
   readonly engine: Engine;
   readonly device: GPUDevice;
   readonly traffic: Traffic;
+  /** What its `onFallback` was told. */
+  readonly told: readonly string[];
 }
 
 /** The engine, and what crosses between it and its GPU; or why there is no GPU. @param poisoned see {@link poison} */
@@ -29,8 +31,10 @@ export async function watchedEngine(poisoned = false): Promise<Watched | { reaso
     watch(device, traffic);
   });
   if ("reason" in changed) return changed;
-  const engine = await createEngine({ backend: "webgpu", gpu: changed.gpu });
-  return { engine, device: engine.gpuDevice as GPUDevice, traffic };
+  const told: string[] = [];
+  const onFallback = ({ reason }: { reason: string }) => told.push(reason);
+  const engine = await createEngine({ backend: "webgpu", gpu: changed.gpu, onFallback });
+  return { engine, device: engine.gpuDevice as GPUDevice, traffic, told };
 }
 
 /**
