@@ -1,5 +1,7 @@
 /** Forwards that are stopped or overtaken: aborted, disposed of, many at once. Every promise settles, at once. */
 import { afterEach, describe, expect, test, vi } from "vitest";
+import { PooledWorker } from "../src/cpu/pool.js";
+import { Control } from "../src/cpu/protocol.js";
 import { WasmRunner } from "../src/cpu/runner.js";
 import {
   createEngine,
@@ -192,6 +194,28 @@ describe.each(modes)("%s", (mode) => {
     clearInterval(timer);
     expect(longest).toBeLessThan(500); // tens of ms on an idle machine
   });
+});
+
+test("an abort is heard by workers within a window: they take hardly a tile of it", async () => {
+  const { engine, lru } = await open("2 threads, shared memory");
+  const controller = new AbortController();
+  const { run } = PooledWorker.prototype;
+  let [taken, tiles] = [0, 0];
+  const running = vi.spyOn(PooledWorker.prototype, "run").mockImplementationOnce(async function (
+    this: PooledWorker,
+    ...args
+  ) {
+    controller.abort();
+    await run.apply(this, args);
+    const { control, rows, tilesPerRow } = args[0].window;
+    tiles = rows * tilesPerRow;
+    taken = new Int32Array(engine.allocate(1).buffer, control)[Control.next] as number;
+  });
+  expectLinrecError(await errorOf(() => lru.forward(long, { signal: controller.signal })), "aborted", /./);
+  await lru.forward(long); // after what was stopped
+  running.mockRestore();
+  expect(tiles).toBeGreaterThan(20);
+  expect(taken).toBeLessThan(10);
 });
 
 test("what a backend still reports after an abort is not passed on", async () => {
