@@ -1,5 +1,6 @@
 /** What an engine and its layers do beyond computing: states, outputs, progress, empty work, the self-test, disposal. */
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { Arena } from "../src/cpu/arena.js";
 import { kernelBytes } from "../src/cpu/kernels.js";
 import { PooledWorker } from "../src/cpu/pool.js";
 import {
@@ -329,25 +330,32 @@ test("an array that is given back twice is given back once: what has its place b
   await engine.dispose();
 });
 
-test("layers that come and go leave nothing in the engine's memory, nor in its workers", async () => {
-  const engine = await createEngine({ backend: "wasm", threads: 2 });
-  const calls = vi.spyOn(PooledWorker.prototype, "call");
-  const long = floats(20_000 * 64, 1);
-  const bytes: number[] = [];
-  for (let i = 0; i < 4; i++) {
-    const lru = await engine.lru(hardParams(64, 96, i));
-    await lru.step(long.subarray(0, 64), lru.allocateInferenceCache());
-    await lru.forward(long);
-    calls.mockClear();
-    lru.dispose();
-    await macrotask();
-    expect(calls, "each worker is told").toHaveBeenCalledTimes(2);
-    bytes.push(engine.allocate(1).buffer.byteLength);
-  }
-  calls.mockRestore();
-  expect(bytes.at(-1)).toBe(bytes[0]);
-  await engine.dispose();
-});
+test.each([
+  ["shared", () => createEngine({ backend: "wasm", threads: 2 })],
+  ["private", () => createPrivateEngine("baseline", { threads: 2 })],
+])(
+  "layers that come and go leave nothing in the engine's memory, nor in its workers (%s)",
+  async (_, open) => {
+    const allocations = vi.spyOn(Arena.prototype, "allocate");
+    const engine = await open();
+    const calls = vi.spyOn(PooledWorker.prototype, "call");
+    const long = floats(20_000 * 64, 1);
+    const used: number[] = [];
+    for (let i = 0; i < 3; i++) {
+      const lru = await engine.lru(hardParams(64, 96, i));
+      await lru.step(long.subarray(0, 64), lru.allocateInferenceCache());
+      await lru.forward(long);
+      calls.mockClear();
+      lru.dispose();
+      await macrotask();
+      expect(calls, "each worker is told").toHaveBeenCalledTimes(2);
+      used.push((allocations.mock.contexts[0] as Arena).used);
+    }
+    for (const spy of [allocations, calls]) spy.mockRestore();
+    expect(used).toEqual([used[0], used[0], used[0]]);
+    await engine.dispose();
+  },
+);
 
 test("a checkpoint is the same layer wherever its bytes are", async () => {
   const engine = await createEngine({ backend: "wasm", threads: 0 });
