@@ -23,7 +23,10 @@ const optionNames = [
 ] as const;
 
 /** Those of a layer's forward that mean something from either end. */
-export type BidirectionalOptions = Pick<ForwardOptions<never>, (typeof optionNames)[number]>;
+export type BidirectionalOptions<Y = Float32Array> = Pick<
+  ForwardOptions<never, Y>,
+  (typeof optionNames)[number]
+>;
 
 /**
  * y[t] = Re(Cf hf[t] + Cb hb[t]) + (Df + Db) x[t], with hf[t] = lambda_f hf[t-1] + Bf x[t] from each row's first token on and
@@ -92,7 +95,10 @@ export class BidirectionalLru {
    * Reads whole sequences, as a layer's `forward` does and with its errors; `unsupported` for `state` and `every`. A token's
    * timestep is its own in both directions; a reset parts what is before it from what is after it, for both.
    */
-  async forward(x: Float32Array, options: BidirectionalOptions = {}): Promise<{ readonly y: Float32Array }> {
+  async forward<Y extends Float32Array = Float32Array<ArrayBuffer>>(
+    x: Float32Array,
+    options: BidirectionalOptions<Y> = {},
+  ): Promise<{ readonly y: Y }> {
     for (const name of ["state", "every"]) if (name in Object(options)) throw unsupported(name);
     checkOptions("forward's options", options, optionNames);
     if (portsOf(x, options.out)) throw unsupported("way to reverse a GPUBuffer");

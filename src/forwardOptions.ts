@@ -91,8 +91,8 @@ export interface StepOptions<Y = Float32Array> {
   reset?: ArrayLike<number | boolean> | undefined;
 }
 
-/** What `forward` resolves to, and each piece of a stream. */
-export interface ForwardResult<Cache, Y = Float32Array> {
+/** What `forward` resolves to, and each piece of a stream. Y is the type of `out`; without one, y is in ordinary memory. */
+export interface ForwardResult<Cache, Y = Float32Array<ArrayBuffer>> {
   /** [batch, seqLen, outputWidth] (`every`: [batch, outputs, outputWidth]), or [batch, outputWidth] of a model that pools */
   readonly y: Y;
   /** The state after each row's last token, for `forward` or `step` to go on from. */

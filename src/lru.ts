@@ -66,13 +66,13 @@ export class Lru extends Recurrent<LruCache> {
    * dModel], x0 not among them. Throws `invalid-argument` for steps, and for an x0 that is no whole number of rows, and what
    * `stepSync` throws.
    */
-  generate(x0: Float32Array, steps: number): Float32Array {
+  generate(x0: Float32Array, steps: number): Float32Array<ArrayBuffer> {
     checkFloat32("x0", x0);
     checkCount("steps", steps, 0);
     const { dModel } = this;
     const cache = this.allocateInferenceCache(x0.length / dModel);
     const y = allocating("y", () => new Float32Array(steps * x0.length));
-    for (let t = 0, x = x0; t < steps && y.length > 0; t++) {
+    for (let t = 0, x: Float32Array = x0; t < steps && y.length > 0; t++) {
       x = this.stepSync(x, cache);
       for (let row = 0; row < cache.batch; row++)
         y.set(x.subarray(row * dModel, (row + 1) * dModel), (row * steps + t) * dModel);

@@ -119,7 +119,10 @@ export abstract class Recurrent<Cache extends AnyCache> {
     x: Input | GpuBuffer,
     options: ForwardOptions<Cache, GpuBuffer> & { out: GpuBuffer },
   ): Promise<ForwardResult<Cache, GpuBuffer>>;
-  forward(x: Input | GpuBuffer, options?: ForwardOptions<Cache>): Promise<ForwardResult<Cache>>;
+  forward<Y extends Float32Array = Float32Array<ArrayBuffer>>(
+    x: Input | GpuBuffer,
+    options?: ForwardOptions<Cache, Y>,
+  ): Promise<ForwardResult<Cache, Y>>;
   forward(
     x: Input | GpuBuffer,
     options: ForwardOptions<Cache, Float32Array | GpuBuffer> = {},
@@ -197,10 +200,14 @@ export abstract class Recurrent<Cache extends AnyCache> {
    * `cache-busy` for the cache, `unsupported` for a model that cannot be stepped, for it reads tokens ahead, `disposed` and
    * `out-of-memory`.
    */
-  stepSync(xt: Input, cache: Cache, options: StepOptions = {}): Float32Array {
+  stepSync<Y extends Float32Array = Float32Array<ArrayBuffer>>(
+    xt: Input,
+    cache: Cache,
+    options: StepOptions<Y> = {},
+  ): Y {
     checkCache<Cache>("cache", cache, this);
     const step = this.#checkSteps(xt, cache, options, false);
-    return stepHere(this.#prepared, step, cache.state);
+    return stepHere(this.#prepared, step, cache.state) as Y;
   }
 
   /**
@@ -213,7 +220,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
     cache: GpuCache<Cache>,
     options: StepOptions<GpuBuffer> & { out: GpuBuffer },
   ): Promise<GpuBuffer>;
-  step(xt: Input | GpuBuffer, cache: Cache | GpuCache<Cache>, options?: StepOptions): Promise<Float32Array>;
+  step<Y extends Float32Array = Float32Array<ArrayBuffer>>(
+    xt: Input | GpuBuffer,
+    cache: Cache | GpuCache<Cache>,
+    options?: StepOptions<Y>,
+  ): Promise<Y>;
   async step(
     xt: Input | GpuBuffer,
     cache: Cache | GpuCache<Cache>,
@@ -235,11 +246,11 @@ export abstract class Recurrent<Cache extends AnyCache> {
     cache: GpuCache<Cache>,
     options: StepOptions<GpuBuffer> & { out: GpuBuffer },
   ): Promise<GpuBuffer>;
-  stepMany(
+  stepMany<Y extends Float32Array = Float32Array<ArrayBuffer>>(
     x: Input | GpuBuffer,
     cache: Cache | GpuCache<Cache>,
-    options?: StepOptions,
-  ): Promise<Float32Array>;
+    options?: StepOptions<Y>,
+  ): Promise<Y>;
   async stepMany(
     x: Input | GpuBuffer,
     cache: Cache | GpuCache<Cache>,

@@ -43,6 +43,27 @@ describe.each(modes)("%s", (name, open) => {
   });
   afterAll(() => engine.dispose());
 
+  test("what is not written to out is in ordinary memory, and its type says so", async () => {
+    const { y, state } = await lru.forward(x, { batch: 2 });
+    const xt = x.subarray(0, 2 * dModel);
+    const steps = [
+      lru.stepSync(xt, state),
+      await lru.step(xt, state, { reset: [1, 0] }),
+      await lru.stepMany(xt, state),
+    ];
+    for await (const piece of lru.forwardStream(x)) steps.push(piece.y);
+    const plain: Float32Array<ArrayBuffer>[] = [y, ...steps, lru.generate(xt, 2)]; // what Blob and fetch want
+    expect(plain.map(({ buffer }) => Object.prototype.toString.call(buffer))).toEqual(
+      plain.map(() => "[object ArrayBuffer]"),
+    );
+    const out = engine.allocate(x.length);
+    const { y: lent } = await lru.forward(x, { batch: 2, out });
+    // @ts-expect-error: the engine's own memory may be shared
+    const kept: Float32Array<ArrayBuffer> = lent;
+    expect(kept).toBe(out);
+    engine.free(out);
+  });
+
   const onBackend = (title: string, body: () => Promise<void>) =>
     test(title, async (context) => {
       const { available, reason } = engine.backends.webgpu;

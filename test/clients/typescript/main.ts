@@ -1,5 +1,5 @@
 import * as linrec from "linrec";
-import { createEngine, type Engine, initLru, type LinrecError, type LruCache } from "linrec";
+import { createEngine, type Engine, initLru, type LinrecError, type Lru, type LruCache } from "linrec";
 // @ts-expect-error: written in JavaScript
 import { forward } from "./forward.mjs";
 
@@ -17,6 +17,12 @@ export async function typed(): Promise<Float32Array> {
   lru.stepSync(new Float32Array(8), 1);
   await engine.dispose();
   return lru.stepSync(new Float32Array(8), cache);
+}
+
+/** What is not written to `out` is in ordinary memory, as a Blob wants it. */
+export async function kept(lru: Lru, x: Float32Array): Promise<Blob> {
+  const { y, state } = await lru.forward(x);
+  return new Blob([y, lru.stepSync(x, state), await lru.step(x, state), await lru.stepMany(x, state)]);
 }
 
 export const code = (error: LinrecError): string => error.code;
