@@ -183,6 +183,11 @@ describe("refuses", () => {
     ["a header longer than the file", withLength(1000n), /1000 bytes.*truncated/],
     ["a header over the limit", withLength(100_000_001n), /100000001 bytes.*100000000/],
     ["a header length of 2^64 - 1", withLength(2n ** 64n - 1n), /18446744073709551615/],
+    [
+      "a page that stands for whatever the server lacks",
+      new TextEncoder().encode("<!doctype html>\n<title>Not here</title>"),
+      /begins with "<!doctype html>": .*look at what its path or URL gives/,
+    ],
     ["an empty header", fileOf("", []), /start with/],
     ["a leading space", fileOf(" {}", []), /start with/],
     ["a byte order mark", fileOf("\ufeff{}", []), /start with/],

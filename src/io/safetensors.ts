@@ -58,8 +58,13 @@ function headerLength(bytes: Uint8Array): number {
     fail(`it has ${bytes.length} bytes; a header length alone takes ${LENGTH_BYTES}`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, LENGTH_BYTES);
   const length = view.getBigUint64(0, true);
-  if (length > MAX_HEADER_BYTES)
-    fail(`its header would have ${length} bytes; the format allows ${MAX_HEADER_BYTES}`);
+  if (length > MAX_HEADER_BYTES) {
+    const start = quote(String.fromCharCode(...bytes.subarray(0, 15))); // "<!doctype html>" of a server's page
+    fail(
+      `its header would have ${length} bytes; the format allows ${MAX_HEADER_BYTES}. It begins with ${start}: ` +
+        "if that is another file or a page, look at what its path or URL gives",
+    );
+  }
   if (Number(length) > bytes.length - LENGTH_BYTES) {
     fail(
       `its header would have ${length} bytes, and ${bytes.length - LENGTH_BYTES} follow: the file is truncated`,
