@@ -22,7 +22,9 @@ export async function typed(): Promise<Float32Array> {
 /** What is not written to `out` is in ordinary memory, as a Blob wants it. */
 export async function kept(lru: Lru, x: Float32Array): Promise<Blob> {
   const { y, state } = await lru.forward(x);
-  return new Blob([y, lru.stepSync(x, state), await lru.step(x, state), await lru.stepMany(x, state)]);
+  const yt = lru.stepSync(x, state);
+  const many = await lru.stepMany(x, state);
+  return new Blob([y, yt, many]);
 }
 
 export const code = (error: LinrecError): string => error.code;
