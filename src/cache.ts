@@ -1,8 +1,9 @@
-/** Inference caches: the state of a layer or model, in the hands of its user. */
+/** Inference caches: the state of a layer or model, in the hands of its user; whose a cache is, and where its state is. */
 import { allocating, LinrecError } from "./errors.js";
+import type { GpuCache } from "./gpuCache.js";
 import { type Hidden, hiddenSlots, readHidden, writeHidden } from "./hidden.js";
 import type { State } from "./state.js";
-import { checkCount, checkFloat32, show, viewOf } from "./validate.js";
+import { checkCount, checkFloat32, checkInt32, show, viewOf } from "./validate.js";
 
 /** h of one LRU, for every row of a batch. */
 export interface HiddenState {
@@ -21,7 +22,7 @@ interface LayerSlot extends Hidden {
  * The state of `batch` streams: what `step` advances, and what `forward` starts from and ends with. It belongs to the
  * layer or model that made it; nothing of it lives outside JavaScript's memory, so there is nothing to dispose of.
  */
-export abstract class InferenceCache {
+export abstract class InferenceCache<Own = unknown> {
   /** The layer or model that it belongs to. */
   readonly owner: object;
   /** @internal */
@@ -69,6 +70,38 @@ export abstract class InferenceCache {
     for (const row of list) this.state.resetRow(row);
   }
 
+  protected abstract of(state: State): Own;
+
+  /** A copy that goes its own way. Throws `cache-busy` while a step is advancing this one, and `out-of-memory`. */
+  clone(): Own {
+    this.checkFree();
+    return this.of(this.state.clone());
+  }
+
+  /**
+   * A copy of the streams in `rows`, in this order, or of all: to save one of many, or to step it elsewhere, with the same bits.
+   * Throws `wrong-dtype`, `detached` and `invalid-argument` for what are no rows of it, `cache-busy` while a step is advancing
+   * it, and `out-of-memory`.
+   */
+  read(rows?: Int32Array): Own {
+    this.checkFree();
+    return this.of(this.state.pick(rowsOf(rows, this.batch)));
+  }
+
+  /**
+   * Makes the streams in `rows`, or all, what those of a cache of the same layer or model are, to the bit.
+   * Throws `invalid-argument`, `foreign-cache` and `cache-busy` for the cache, `shape-mismatch` if it has not as many streams as
+   * there are rows, and what {@link read} throws.
+   */
+  write(cache: AnyCache, rows?: Int32Array): void {
+    checkCache("cache", cache, this.owner);
+    this.checkFree();
+    cache.checkFree();
+    const wanted = rowsOf(rows, this.batch);
+    checkAsMany(cache, wanted);
+    this.state.put(wanted, cache.state === this.state ? cache.state.clone() : cache.state);
+  }
+
   /** @internal Whether it is one itself, and no proxy or copy. */
   static is(cache: unknown): cache is InferenceCache {
     return #locked in Object(cache);
@@ -101,7 +134,7 @@ export abstract class InferenceCache {
     );
   }
 
-  protected read(layer: LayerSlot): HiddenState {
+  protected hidden(layer: LayerSlot): HiddenState {
     const { size, state } = layer;
     const values = () => allocating("a copy of the state", () => new Float32Array(this.batch * size));
     const [re, im] = [values(), values()];
@@ -151,10 +184,10 @@ function checkPart(name: string, values: unknown, batch: number, size: number): 
 }
 
 /** The state of a bare LRU layer. */
-export class LruCache extends InferenceCache {
+export class LruCache extends InferenceCache<LruCache> {
   /** The current h of every stream: re, im [batch, dState] float32, copies. Throws `out-of-memory`. */
   get(): HiddenState {
-    return this.read(this.lruSlots()[0] as LayerSlot);
+    return this.hidden(this.lruSlots()[0] as LayerSlot);
   }
 
   /**
@@ -165,18 +198,16 @@ export class LruCache extends InferenceCache {
     this.restart([{ re, im }]);
   }
 
-  /** A copy that goes its own way. Throws `cache-busy` while a step is advancing this one, and `out-of-memory`. */
-  clone(): LruCache {
-    this.checkFree();
-    return new LruCache(this.owner, this.state.clone());
+  protected of(state: State): LruCache {
+    return new LruCache(this.owner, state);
   }
 }
 
 /** The state of a model: that of each of its LRU layers, and of a mean pool if it has one. */
-export class ModelCache extends InferenceCache {
+export class ModelCache extends InferenceCache<ModelCache> {
   /** The current h of every layer, first to last: re, im [batch, dState] float32 each, copies. Throws `out-of-memory`. */
   get(): HiddenState[] {
-    return this.lruSlots().map((slot) => this.read(slot));
+    return this.lruSlots().map((slot) => this.hidden(slot));
   }
 
   /**
@@ -205,12 +236,80 @@ export class ModelCache extends InferenceCache {
     this.restart(layers as HiddenState[]);
   }
 
-  /** A copy that goes its own way. Throws `cache-busy` while a step is advancing this one, and `out-of-memory`. */
-  clone(): ModelCache {
-    this.checkFree();
-    return new ModelCache(this.owner, this.state.clone());
+  protected of(state: State): ModelCache {
+    return new ModelCache(this.owner, state);
   }
 }
 
 /** The state of a layer, or of a model. */
 export type AnyCache = LruCache | ModelCache;
+
+/** Those that there are: their class is in a file that is loaded later. */
+export const gpuCaches = new WeakSet<object>();
+
+export function isGpuCache<Cache extends AnyCache>(cache: unknown): cache is GpuCache<Cache> {
+  return gpuCaches.has(cache as object);
+}
+
+/** Throws unless `cache` is one of `owner`'s, in JavaScript's memory. */
+export function checkCache<Cache extends AnyCache>(
+  name: string,
+  cache: unknown,
+  owner: object,
+): asserts cache is Cache {
+  if (isGpuCache(cache) && cache.owner === owner) {
+    throw new LinrecError(
+      "invalid-argument",
+      `${name} is on the GPU: await step or stepMany with it, or pass a copy, \`await cache.read()\`.`,
+    );
+  }
+  if (!InferenceCache.is(cache) && !isGpuCache(cache)) {
+    throw new LinrecError(
+      "invalid-argument",
+      `${name} must come from allocateInferenceCache or a forward; got ${show(cache)}. Pass the cache itself, not a copy or a ` +
+        "proxy of it (Vue: markRaw).",
+    );
+  }
+  if (cache.owner !== owner) {
+    throw new LinrecError(
+      "foreign-cache",
+      `${name} belongs to another layer or model. Use one of this model's own.`,
+    );
+  }
+}
+
+/** Each row at most once: a stream cannot be in two places. */
+export function checkRows(rows: Int32Array, batch: number): void {
+  checkInt32("rows", rows, "an Int32Array");
+  const seen = new Uint8Array(batch);
+  rows.forEach((row, i) => {
+    const what = `rows[${i}] is ${row}`;
+    if (!(row >= 0 && row < batch)) {
+      const all = batch > 0 ? `its rows are 0 to ${batch - 1}` : "it has no rows";
+      throw new LinrecError("invalid-argument", `${what}; the cache has ${batch}: ${all}.`);
+    }
+    if (seen[row]) {
+      throw new LinrecError(
+        "invalid-argument",
+        `${what}, as rows[${rows.indexOf(row)}] is: each row may be given once. Leave it out; stepMany reads many tokens of a row.`,
+      );
+    }
+    seen[row] = 1;
+  });
+}
+
+/** A copy of `rows`, checked, or all of them. */
+export function rowsOf(rows: Int32Array | undefined, batch: number): Int32Array {
+  if (rows === undefined) return Int32Array.from({ length: batch }, (_, row) => row);
+  checkRows(rows, batch);
+  return rows.slice();
+}
+
+/** Throws unless a cache that is to be written has a stream for each row. */
+export function checkAsMany({ batch }: { readonly batch: number }, rows: Int32Array): void {
+  if (batch === rows.length) return;
+  throw new LinrecError(
+    "shape-mismatch",
+    `the cache to write has ${batch} streams, to ${rows.length} rows. They must be as many.`,
+  );
+}

@@ -1,6 +1,6 @@
 /** A forward as it is asked for: what it is given, checked before any side effect, and each option read once. */
 import type { ForwardJob } from "./backend.js";
-import type { AnyCache } from "./cache.js";
+import { type AnyCache, checkCache } from "./cache.js";
 import { LinrecError } from "./errors.js";
 import {
   type BackendOption,
@@ -16,7 +16,6 @@ import {
 import { checkPortBackend, countOf, type GpuBuffer, portsOf } from "./gpuBuffer.js";
 import type { Prepared } from "./host.js";
 import type { Inputs } from "./inputs.js";
-import { checkCache } from "./ownCache.js";
 import { type Input, poolOf } from "./program.js";
 import { State } from "./state.js";
 import { Timeline } from "./timeline.js";

@@ -1,11 +1,10 @@
 /** The states of many streams on the GPU: a cache whose numbers only come to JavaScript when they are asked for. */
 import type { Resident } from "./backend.js";
-import type { AnyCache } from "./cache.js";
-import { allocating, LinrecError } from "./errors.js";
+import { type AnyCache, checkAsMany, gpuCaches, rowsOf } from "./cache.js";
+import { allocating } from "./errors.js";
 import type { GpuBuffer } from "./gpuBuffer.js";
-import { gpuCaches } from "./ownCache.js";
 import type { State } from "./state.js";
-import { checkRows, type Steps } from "./steps.js";
+import type { Steps } from "./steps.js";
 import { holding } from "./validate.js";
 
 /** What a cache wants of its layer or model. */
@@ -55,7 +54,7 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
    * Throws `wrong-dtype`, `detached` and `invalid-argument` for what are no rows of it.
    */
   reset(rows?: Int32Array): void {
-    for (const row of this.#rows(rows)) [this.#tokens[row], this.#fresh[row]] = [0, 1];
+    for (const row of rowsOf(rows, this.batch)) [this.#tokens[row], this.#fresh[row]] = [0, 1];
   }
 
   /**
@@ -64,7 +63,7 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
    * `gpu-failed`, `timeout` and `out-of-memory`.
    */
   async read(rows?: Int32Array): Promise<Cache> {
-    const wanted = this.#rows(rows);
+    const wanted = rowsOf(rows, this.batch);
     const [fresh, tokens] = [this.#fresh.slice(), this.tokens]; // as they are now
     const state = await this.#resident.read(wanted);
     for (const [i, row] of wanted.entries()) {
@@ -80,13 +79,8 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
    * streams as there are rows, and with what {@link read} rejects with.
    */
   async write(cache: Cache, rows?: Int32Array): Promise<void> {
-    const [state, wanted] = [this.#own.unwrap(cache), this.#rows(rows)];
-    if (state.batch !== wanted.length) {
-      throw new LinrecError(
-        "shape-mismatch",
-        `the cache to write has ${state.batch} streams, to ${wanted.length} rows. They must be as many.`,
-      );
-    }
+    const [state, wanted] = [this.#own.unwrap(cache), rowsOf(rows, this.batch)];
+    checkAsMany(state, wanted);
     const done = allocating("a cache's states", () => this.#resident.write(wanted, state));
     for (const [i, row] of wanted.entries())
       [this.#tokens[row], this.#fresh[row]] = [state.count[i] as number, 0];
@@ -113,7 +107,7 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
     timesteps,
     reset,
   }: Steps): Promise<Float32Array | GpuBuffer> {
-    const all = this.#rows(rows);
+    const all = rowsOf(rows, this.batch);
     if (steps * streams === 0) return ports?.y ?? y;
     const intact = holding(y, y);
     const { values, done } = allocating("steps of a cache", () => {
@@ -142,12 +136,5 @@ export class GpuCache<Cache extends AnyCache = AnyCache> {
     intact();
     y.set(values);
     return y;
-  }
-
-  /** A copy. */
-  #rows(rows: Int32Array | undefined): Int32Array {
-    if (rows === undefined) return Int32Array.from({ length: this.batch }, (_, row) => row);
-    checkRows(rows, this.batch);
-    return rows.slice();
   }
 }

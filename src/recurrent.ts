@@ -3,7 +3,7 @@
  * Arguments are checked before any side effect (`forwards.ts`, `steps.ts`); the engine behind decides where the work runs.
  */
 import { type Memory, memoryOf } from "./analysis.js";
-import type { AnyCache } from "./cache.js";
+import { type AnyCache, checkCache, isGpuCache } from "./cache.js";
 import { describeProgram } from "./describe.js";
 import { allocating, asOutOfMemory, LinrecError } from "./errors.js";
 import {
@@ -25,7 +25,6 @@ import type { Host, Prepared } from "./host.js";
 import { Inputs } from "./inputs.js";
 import { fingerprint } from "./io/fingerprint.js";
 import { decodeState, encodeState } from "./io/state.js";
-import { checkCache, isGpuCache } from "./ownCache.js";
 import { parts } from "./parts.js";
 import { type BackendName, type Input, lruStages, type Network } from "./program.js";
 import type { Plan, Verb } from "./scheduler.js";

@@ -1,5 +1,6 @@
 /** Steps of a cache's streams, or of some of them: what a step is given, checked; and how it is run. */
-import { allocating, LinrecError } from "./errors.js";
+import { checkRows } from "./cache.js";
+import { allocating } from "./errors.js";
 import { checkReset, checkTimesteps, resetRows, type StepOptions } from "./forwardOptions.js";
 import { type GpuBuffer, type Ports, portsOf } from "./gpuBuffer.js";
 import type { Host, Prepared } from "./host.js";
@@ -7,7 +8,7 @@ import type { Inputs } from "./inputs.js";
 import { parts } from "./parts.js";
 import type { Input } from "./program.js";
 import type { State } from "./state.js";
-import { checkInt32, checkOptions, holding } from "./validate.js";
+import { checkOptions, holding } from "./validate.js";
 
 /** Checked: x [steps, streams, inputWidth] -> y [steps, streams, outputWidth] of the cache's `rows`, or of all. */
 export interface Steps {
@@ -46,26 +47,6 @@ export function checkSteps(
   const own = () => allocating("y", () => new Float32Array(size));
   const y = ports?.y ? new Float32Array(0) : ((out as Float32Array | undefined) ?? own());
   return { x: values, y, ports, steps, streams, rows, timesteps, reset };
-}
-
-/** Each row at most once: a stream cannot be in two places of one step. */
-export function checkRows(rows: Int32Array, batch: number): void {
-  checkInt32("rows", rows, "an Int32Array");
-  const seen = new Uint8Array(batch);
-  rows.forEach((row, i) => {
-    const what = `rows[${i}] is ${row}`;
-    if (!(row >= 0 && row < batch)) {
-      const all = batch > 0 ? `its rows are 0 to ${batch - 1}` : "it has no rows";
-      throw new LinrecError("invalid-argument", `${what}; the cache has ${batch}: ${all}.`);
-    }
-    if (seen[row]) {
-      throw new LinrecError(
-        "invalid-argument",
-        `${what}, as rows[${rows.indexOf(row)}] is: a step advances a row once. Leave it out, or use stepMany.`,
-      );
-    }
-    seen[row] = 1;
-  });
 }
 
 /** Whether it is the GPU that steps. */

@@ -6,11 +6,19 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { AnyCache } from "../src/cache.js";
 import { Arena } from "../src/cpu/arena.js";
 import { WasmRunner } from "../src/cpu/runner.js";
-import { type BackendName, createEngine, type Engine, initLru, LinrecError } from "../src/index.js";
+import {
+  type BackendName,
+  createEngine,
+  type Engine,
+  initLru,
+  LinrecError,
+  type LinrecErrorCode,
+} from "../src/index.js";
 import { macrotask } from "../src/macrotask.js";
 import { expectSameBits } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
+import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats } from "./support/problems.js";
 import {
   alone,
@@ -67,6 +75,37 @@ describe.each(builds)("%s SIMD", (build) => {
       layer.dispose();
     }
   });
+
+  test.each(names)(
+    "%s: a stream is read out, saved, and goes on in another's place, bit for bit",
+    async (name) => {
+      for (const engine of engines) {
+        const layer = await loadLayer(engine, name);
+        const [first, ...later] = callsOf(layer, 2, isOneRate(name)).filter(({ options }) => !options.rows);
+        const cache = layer.allocateInferenceCache(SLOTS);
+        await layer.stepMany(first?.x as Float32Array, cache, first?.options);
+        const rows = Int32Array.of(2, 0);
+        const saved = layer.serializeState(cache.read(rows));
+        const moved = layer.allocateInferenceCache(SLOTS);
+        moved.write(
+          cache,
+          Int32Array.from({ length: SLOTS }, (_, row) => SLOTS - 1 - row),
+        );
+        moved.write(
+          moved,
+          Int32Array.from({ length: SLOTS }, (_, row) => SLOTS - 1 - row),
+        ); // and back again
+        moved.reset(rows);
+        moved.write(layer.deserializeState(saved), rows);
+        for (const { x, options } of later) {
+          const expected = await layer.stepMany(x, cache, options);
+          expectSameBits(await layer.stepMany(x, moved, options), expected, "y");
+        }
+        expect(moved.tokens).toEqual(cache.tokens);
+        layer.dispose();
+      }
+    },
+  );
 
   test.each([6, 150])(
     "dState %i: caches stepped in turns keep their states, also past the layer's end",
@@ -230,6 +269,35 @@ test("steps and copies of a state for which there is no memory: an error of the 
     }
     cache = lru.deserializeState(before);
   }
+  await engine.dispose();
+});
+
+test("what cannot be read of a cache, or written to it, is said, and nothing is written", async () => {
+  const engine = await createEngine({ backend: "wasm" });
+  const [layer, foreign] = [
+    await loadLayer(engine, names[0] as string),
+    await loadLayer(engine, names[0] as string),
+  ];
+  const cache = layer.allocateInferenceCache(3);
+  await layer.stepMany(floats(3 * layer.inputWidth, 1), cache);
+  const before = layer.serializeState(cache);
+  const [one, two] = [Int32Array.of(1), Int32Array.of(0, 1)];
+  const wrong: [() => unknown, LinrecErrorCode, RegExp][] = [
+    [() => cache.read(Int32Array.of(3)), "invalid-argument", /rows\[0\] is 3; the cache has 3/],
+    [() => cache.read(Int32Array.of(1, 1)), "invalid-argument", /each row may be given once/],
+    [() => cache.read([1] as never), "wrong-dtype", /Int32Array/],
+    [() => cache.write(layer.allocateInferenceCache(1), two), "shape-mismatch", /1 streams, to 2 rows/],
+    [() => cache.write(layer.allocateInferenceCache(1)), "shape-mismatch", /1 streams, to 3 rows/],
+    [() => cache.write(foreign.allocateInferenceCache(1), one), "foreign-cache", /another layer/],
+    [() => cache.write({} as never, one), "invalid-argument", /must come from/],
+  ];
+  for (const [call, code, message] of wrong) expectLinrecError(await errorOf(call), code, message);
+  expectSameBits(layer.serializeState(cache), before, "the cache");
+  const pending = layer.stepMany(floats(100 * 3 * layer.inputWidth, 3), cache);
+  const other = layer.allocateInferenceCache(3);
+  for (const call of [() => cache.read(one), () => cache.write(other), () => other.write(cache)])
+    expectLinrecError(await errorOf(call), "cache-busy", /Await it first/);
+  await pending;
   await engine.dispose();
 });
 

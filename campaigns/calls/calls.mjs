@@ -241,25 +241,45 @@ export class World {
     };
   }
 
-  /** clone, reset or set. */
+  /** clone, read, write, reset or set. */
   change() {
     const { next } = this;
     const { where, cache, streams } = this.#some();
-    const kind = pick(next, ["clone", "reset", "set"]);
+    const kind = pick(next, ["clone", "read", "write", "reset", "set"]);
     const what = `${kind} on ${where}`;
-    const check = () => {
-      if (kind === "clone") {
+    const changes = {
+      clone: () => {
         const copies = streams.map((stream) => stream.clone());
         this.#keep(where, cache.clone(), copies);
-      } else if (kind === "reset") {
+      },
+      read: () => {
+        const rows = this.#rowsOf(streams);
+        const copies = Array.from(rows, (row) => streams[row].clone());
+        if (copies.length > 0) this.#keep(where, cache.read(rows), copies);
+      },
+      write: () => {
+        const fitting = this.#caches.filter(
+          (other) => other.where === where && other.streams.length <= streams.length,
+        );
+        const other = fitting.length > 0 ? pick(next, fitting) : { cache, streams };
+        const rows = Int32Array.from(streams.keys()).reverse().slice(0, other.streams.length);
+        cache.write(other.cache, rows);
+        const copies = other.streams.map((stream) => stream.clone());
+        for (const [i, row] of rows.entries()) streams[row] = copies[i];
+      },
+      reset: () => {
         const rows = this.#rowsOf(streams);
         cache.reset(rows);
         for (const row of rows) streams[row].reset();
-      } else {
+      },
+      set: () => {
         const h = cache.get();
         setTo(cache, h);
         for (const [row, stream] of streams.entries()) stream.set(rowOf(h, row, streams.length));
-      }
+      },
+    };
+    const check = () => {
+      changes[kind]();
       this.judge.cache(what, cache, streams);
     };
     return { what, touches: streams, run: async () => {}, check };

@@ -21,6 +21,8 @@ export interface Layer {
   step(xt: Input, cache: AnyCache, options?: Options): Promise<Float32Array>;
   stepMany(x: Input, cache: AnyCache, options?: Options): Promise<Float32Array>;
   allocateInferenceCache(batch?: number): AnyCache;
+  serializeState(state: AnyCache): Uint8Array;
+  deserializeState(bytes: Uint8Array): AnyCache;
   dispose(): void;
 }
 
