@@ -42,7 +42,7 @@ interface Checked {
 const arenas = new Set<Checked>();
 /** Memories that other threads may be writing to. */
 const sharedWithWorkers = new WeakSet<WebAssembly.Memory>();
-/** Scratch blocks by their size, which no two share. */
+/** Scratch blocks by their size, which nothing else has. */
 const scratches = new Map<number, readonly number[]>();
 let serial = 0;
 /** Calls of kernels that were looked at after. */
@@ -138,7 +138,7 @@ export function checkedPacked<Module extends Packing>(module: Module) {
 function withGuards({ slots, h, carries, fresh, lambdas, bytes }: Scratch): Scratch {
   const starts = [...new Set([...slots, h, carries, fresh, lambdas])].sort((a, b) => a - b);
   const moved = (at: number) => at + GUARD * starts.indexOf(at);
-  const size = bytes + GUARD * starts.length + GUARD * ++serial;
+  const size = bytes + GUARD * starts.length + GUARD * ++serial + 1; // odd: no array is of that size
   scratches.set(
     size,
     starts.slice(1).map((at) => moved(at) - GUARD),
