@@ -53,7 +53,7 @@ export default {
     },
   ],
   async run({ linrec, isFull, fail }) {
-    const networks = isFull ? 2000 : 80;
+    const networks = isFull ? 1500 : 80;
     const engines = await openEngines(linrec);
     const oracleEngines = [
       await linrec.createEngine({ backend: "wasm", threads: 0 }),

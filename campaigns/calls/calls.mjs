@@ -247,6 +247,10 @@ export class World {
     const { where, cache, streams } = this.#some();
     const kind = pick(next, ["clone", "read", "write", "reset", "set"]);
     const what = `${kind} on ${where}`;
+    const fitting = this.#caches.filter(
+      (other) => other.where === where && other.streams.length <= streams.length,
+    );
+    const other = pick(next, [...fitting, { cache, streams }]);
     const changes = {
       clone: () => {
         const copies = streams.map((stream) => stream.clone());
@@ -258,10 +262,6 @@ export class World {
         if (copies.length > 0) this.#keep(where, cache.read(rows), copies);
       },
       write: () => {
-        const fitting = this.#caches.filter(
-          (other) => other.where === where && other.streams.length <= streams.length,
-        );
-        const other = fitting.length > 0 ? pick(next, fitting) : { cache, streams };
         const rows = Int32Array.from(streams.keys()).reverse().slice(0, other.streams.length);
         cache.write(other.cache, rows);
         const copies = other.streams.map((stream) => stream.clone());
@@ -282,7 +282,7 @@ export class World {
       changes[kind]();
       this.judge.cache(what, cache, streams);
     };
-    return { what, touches: streams, run: async () => {}, check };
+    return { what, touches: [...streams, ...other.streams], run: async () => {}, check };
   }
 
   /** Steps of a cache that stays on the GPU; they do not wait for each other. */
