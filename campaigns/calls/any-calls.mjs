@@ -31,7 +31,7 @@ async function openEngines(linrec) {
 export default {
   promise:
     "Whatever the calls, and whatever their order: each stream gives what it gives when its tokens are stepped one by one, on the CPU bit for bit, and what the float64 reference gives.",
-  how: "Layers and models at random, of seven kinds, each on the calling thread, on workers with shared memory and by messages, and every fourth on a GPU (in software, where there is no other). On each some thirty calls at random, up to three at once: forward, step, stepSync, stepMany, forwardStream, clone, read, write, reset, set, states saved and moved between engines, steps of a cache that stays on the GPU; with rows, lengths, timesteps, resets, `every`. Each token of each stream is also stepped by itself, by a network that was written to a file and read again; of networks that cannot step (U-Nets, bidirectional layers) each row is read by itself.",
+  how: "Layers and models at random, of seven kinds, each on the calling thread, on workers with shared memory and by messages, and every fourth on a GPU (in software, where there is no other). On each some twenty calls at random, up to three at once: forward, step, stepSync, stepMany, forwardStream, clone, read, write, reset, set, states saved and moved between engines, steps of a cache that stays on the GPU; with rows, lengths, timesteps, resets, `every`. Each token of each stream is also stepped by itself, by a network that was written to a file and read again; of networks that cannot step (U-Nets, bidirectional layers) each row is read by itself.",
   plants: [
     {
       says: "a row that has no token, among others with timesteps, ends its chunk",
@@ -84,7 +84,7 @@ export default {
       networks: `${networks}, on ${Object.keys(engines).join(", ")}`,
       "calls, of them refused": `${calls}, ${refusals}`,
       "outputs and caches compared": compared,
-      "furthest from the reference, of max|y|: CPU, GPU": `${furthest.cpu.toExponential(1)}, ${furthest.gpu.toExponential(1)}`,
+      "furthest from the reference, of max|y| so far: CPU, GPU": `${furthest.cpu.toExponential(1)}, ${furthest.gpu.toExponential(1)}`,
     };
   },
 };
