@@ -1,6 +1,9 @@
-// Numbers at random, the same for the same seed: without anything of Node's, for pages too.
+// Numbers at random, the same for the same seed: without anything of Node's, for pages and tests too.
 
-/** mulberry32: numbers in [0, 1), the same for the same seed. */
+/**
+ * mulberry32: numbers in [0, 1), the same for the same seed.
+ * @param {number} seed
+ */
 export function random(seed) {
   let a = seed | 0;
   return () => {
@@ -11,7 +14,11 @@ export function random(seed) {
   };
 }
 
-/** `length` float32 numbers in [-magnitude, magnitude). */
+/**
+ * `length` float32 numbers in [-magnitude, magnitude).
+ * @param {number} length
+ * @param {number} seed
+ */
 export function floats(length, seed, magnitude = 1) {
   const next = random(seed);
   return Float32Array.from({ length }, () => magnitude * (2 * next() - 1));

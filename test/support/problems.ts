@@ -1,7 +1,10 @@
 /** Layers and inputs that are built to hurt, from a few numbers that a failing test can print. */
 import fc from "fast-check";
+import { floats, random } from "../../campaigns/random.mjs";
 import type { LruParams } from "../../src/program.js";
 import { CHUNK } from "../../src/state.js";
+
+export { floats, random };
 
 export interface Sizes {
   readonly dModel: number;
@@ -27,23 +30,6 @@ export const sizes: fc.Arbitrary<Sizes> = fc.record({
   seed: fc.integer({ min: 0, max: 0xffff }),
   magnitude: fc.constantFrom(1, 1, 1, 1e-38, 1e30),
 });
-
-/** mulberry32: numbers in [0, 1) */
-export function random(seed: number): () => number {
-  let a = seed | 0;
-  return () => {
-    a = (a + 0x6d2b79f5) | 0;
-    let t = Math.imul(a ^ (a >>> 15), 1 | a);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-/** `length` numbers in [-magnitude, magnitude) */
-export function floats(length: number, seed: number, magnitude = 1): Float32Array {
-  const next = random(seed);
-  return Float32Array.from({ length }, () => magnitude * (2 * next() - 1));
-}
 
 /** |lambda| = 0: exp(-exp(nuLog)) is no float32, nor a float64. */
 const NU_LOG_OF_ZERO = 10;
