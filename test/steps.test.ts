@@ -87,14 +87,9 @@ describe.each(builds)("%s SIMD", (build) => {
         const rows = Int32Array.of(2, 0);
         const saved = layer.serializeState(cache.read(rows));
         const moved = layer.allocateInferenceCache(SLOTS);
-        moved.write(
-          cache,
-          Int32Array.from({ length: SLOTS }, (_, row) => SLOTS - 1 - row),
-        );
-        moved.write(
-          moved,
-          Int32Array.from({ length: SLOTS }, (_, row) => SLOTS - 1 - row),
-        ); // and back again
+        const reversed = Int32Array.from({ length: SLOTS }, (_, row) => SLOTS - 1 - row);
+        moved.write(cache, reversed);
+        moved.write(moved, reversed); // and back again
         moved.reset(rows);
         moved.write(layer.deserializeState(saved), rows);
         for (const { x, options } of later) {
