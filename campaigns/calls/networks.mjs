@@ -9,10 +9,14 @@ class Checkpoint {
     this.next = next;
   }
 
+  put(name, shape, data) {
+    this.tensors.set(name, { dtype: "F32", shape, data });
+  }
+
   add(name, shape, magnitude, offset = 0) {
     const length = shape.reduce((a, b) => a * b, 1);
     const data = floats(length, between(this.next, 0, 2 ** 30), magnitude).map((value) => value + offset);
-    this.tensors.set(name, { dtype: "F32", shape, data });
+    this.put(name, shape, data);
   }
 
   /** [out, inputs] as PyTorch has it, or [inputs, out] as Flax and Keras do. */
@@ -32,7 +36,7 @@ class Checkpoint {
     for (const [name, data] of Object.entries(params)) {
       const shape = { B: [dState, dModel], C: [dModel, dState] }[name[0]] ?? [data.length];
       const snake = name.replace(/(Log|Re|Im)$/, (part) => `_${part.toLowerCase()}`);
-      this.tensors.set(prefix + snake, { dtype: "F32", shape, data });
+      this.put(prefix + snake, shape, data);
     }
   }
 }
@@ -163,12 +167,11 @@ const makers = {
     made.norm("norm", h, ["gamma", "beta"]);
     const { nuLog, gammaLog, thetaLog, theta = thetaLog, BRe, BIm, CRe, CIm, D } = layer(next, h, n);
     const vectors = { lambda_nu: nuLog, lambda_theta: theta, gamma_log: gammaLog, D };
-    for (const [name, data] of Object.entries(vectors))
-      made.tensors.set(`lru.${name}`, { dtype: "F32", shape: [data.length], data });
+    for (const [name, data] of Object.entries(vectors)) made.put(`lru.${name}`, [data.length], data);
     for (const [name, data] of Object.entries({ B_re: BRe, B_im: BIm }))
-      made.tensors.set(`lru.${name}`, { dtype: "F32", shape: [h, n], data });
+      made.put(`lru.${name}`, [h, n], data);
     for (const [name, data] of Object.entries({ C_re: CRe, C_im: CIm }))
-      made.tensors.set(`lru.${name}`, { dtype: "F32", shape: [n, h], data });
+      made.put(`lru.${name}`, [n, h], data);
     for (const name of ["glu.w_1", "glu.w_3"]) made.dense(name, h, h);
     return { tensors: made.tensors, spec: { architecture: "lruun/res-lru" } };
   },
