@@ -2,10 +2,11 @@
  * What a backend is: something that runs programs. It holds no policy (the scheduler has that), checks no user input
  * (done before), and never decides to fall back (the engine does): it gives the right numbers or throws a LinrecError.
  */
-import type { Ports } from "./gpuBuffer.js";
-import type { Rows } from "./links.js";
+
+import type { Rows } from "./networks/links.js";
 import type { BackendName, Network, Program } from "./program.js";
-import type { StopSignal } from "./signal.js";
+import type { Ports } from "./runtime/gpuBuffer.js";
+import type { StopSignal } from "./runtime/signal.js";
 import type { State } from "./state.js";
 
 /** A forward whose arguments have been checked. */
@@ -115,7 +116,7 @@ export interface Linked {
     state: State,
     signal: StopSignal | undefined,
     land: (segment: Segment, end: Rows) => void,
-    links: Pick<typeof import("./links.js"), "legsOf" | "hold">,
+    links: Pick<typeof import("./networks/links.js"), "legsOf" | "hold">,
   ): Promise<void>;
   /** As a {@link Runner}'s. */
   dispose(): void;

@@ -1,27 +1,28 @@
 /** The engine, as its user has it: what finds out what this machine has, and makes layers and models. */
-import { awake } from "./awake.js";
-import type { BidirectionalLru } from "./bidirectional.js";
-import { EngineHost } from "./engineHost.js";
+
+import { EngineHost } from "./engine/engineHost.js";
+import type { Tell } from "./engine/failover.js";
+import { type BackendStatus, Machine } from "./engine/machine.js";
+import { checkEngineOptions, type EngineOptions } from "./engine/options.js";
+import type { Run, SelfTestReport } from "./engine/selfTest.js";
 import { allocating, LinrecError } from "./errors.js";
-import type { Tell } from "./failover.js";
-import { callBack, type ProblemSize, readSize, sizeNames, toPreference } from "./forwardOptions.js";
 import { isBytes } from "./io/bytes.js";
 import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
 import { arrayClass, typeName } from "./io/tensor.js";
+import type { BidirectionalLru } from "./layers/bidirectional.js";
+import { callBack, type ProblemSize, readSize, sizeNames, toPreference } from "./layers/forwardOptions.js";
 import { Lru } from "./lru.js";
-import { type BackendStatus, Machine } from "./machine.js";
 import type { ModelSpec } from "./models/architecture.js";
 import { copied, isPlain } from "./models/copied.js";
 import { readLru } from "./models/lrnnxLru.js";
 import { lruProgram } from "./models/lru.js";
 import type { Model } from "./models/model.js";
 import type { PlainLru, PlainTensors } from "./models/plain.js";
-import { checkEngineOptions, type EngineOptions } from "./options.js";
 import { parts } from "./parts.js";
 import { type BackendName, type LruParams, lruFlops, type Network } from "./program.js";
+import { awake } from "./runtime/awake.js";
 import type { Plan, Verb } from "./scheduler.js";
-import type { Run, SelfTestReport } from "./selfTest.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
 
 /** One LRU: its own parameters, arrays of other kinds, or a checkpoint. */

@@ -1,4 +1,6 @@
 /** A bare LRU layer, ready to run. */
+
+import { allocating } from "./errors.js";
 import {
   type Complex,
   type Discretized,
@@ -6,14 +8,13 @@ import {
   impulseResponse,
   type Memory,
   vandermonde,
-} from "./analysis.js";
-import { LruCache } from "./cache.js";
-import { errorBound } from "./errorBound.js";
-import { allocating } from "./errors.js";
-import { checkInput, startOf } from "./forwards.js";
-import { type Hidden, hiddenSlots, readHidden } from "./hidden.js";
+} from "./layers/analysis.js";
+import { LruCache } from "./layers/cache.js";
+import { errorBound } from "./layers/errorBound.js";
+import { checkInput, startOf } from "./layers/forwards.js";
+import { Recurrent } from "./layers/recurrent.js";
+import { type Hidden, hiddenSlots, readHidden } from "./networks/hidden.js";
 import type { LruStage } from "./program.js";
-import { Recurrent } from "./recurrent.js";
 import type { State } from "./state.js";
 import { checkCount, checkFloat32, checkOptions } from "./validate.js";
 

@@ -7,7 +7,6 @@
  */
 import type { Backend, ForwardJob, Runner } from "./backend.js";
 import { LinrecError } from "./errors.js";
-import { breathing } from "./macrotask.js";
 import {
   flopsPerToken,
   inputWidth,
@@ -16,9 +15,10 @@ import {
   type Program,
   vocabularyOf,
 } from "./program.js";
-import { Queue } from "./queue.js";
 import { type Cell, makeCell, type PoolCell, poolCell, slotOf } from "./referenceCells.js";
-import { throwIfAborted } from "./signal.js";
+import { breathing } from "./runtime/macrotask.js";
+import { Queue } from "./runtime/queue.js";
+import { throwIfAborted } from "./runtime/signal.js";
 import { State, stateLayout } from "./state.js";
 
 /** Work between two looks at the clock, the abort signal and `disposed`: 1-2 ms of it. */

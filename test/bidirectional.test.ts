@@ -1,8 +1,7 @@
 /** A layer that reads from both ends: against the float64 reference reversed by hand, and bit for bit however it is run. */
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { BothWays } from "../src/bothWays.js";
+import { linearLimit } from "../src/engine/selfTest.js";
 import { LinrecError } from "../src/errors.js";
-import { halvesOf } from "../src/hidden.js";
 import {
   createEngine,
   type Engine,
@@ -15,9 +14,10 @@ import {
 } from "../src/index.js";
 import { joined } from "../src/models/directions.js";
 import { programOf } from "../src/models/lru.js";
+import { BothWays } from "../src/networks/bothWays.js";
+import { halvesOf } from "../src/networks/hidden.js";
 import type { LruParams, Network, Program } from "../src/program.js";
 import { ReferenceBackend, runReference } from "../src/reference.js";
-import { linearLimit } from "../src/selfTest.js";
 import { State, stateLayout } from "../src/state.js";
 import { expectSameBits } from "./support/bits.js";
 import { paired, real } from "./support/conjugates.js";

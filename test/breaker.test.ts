@@ -1,8 +1,8 @@
 /** What makes every promise settle: a breaker's watched promises, a stop's listeners, a queue's tasks. */
 import { expect, test } from "vitest";
-import { Breaker, untilAborted } from "../src/breaker.js";
-import { Queue } from "../src/queue.js";
-import { Stop } from "../src/signal.js";
+import { Breaker, untilAborted } from "../src/runtime/breaker.js";
+import { Queue } from "../src/runtime/queue.js";
+import { Stop } from "../src/runtime/signal.js";
 
 const never = new Promise<never>(() => {});
 const outcome = (promise: Promise<unknown>) =>

@@ -1,11 +1,11 @@
 // mergeConjugates: half the states where they come in mirrored pairs, the same layer otherwise; on every backend.
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { linearLimit } from "../src/engine/selfTest.js";
 import { createEngine, type Engine, initLru, type LruParams, mergeConjugates } from "../src/index.js";
 import { pairUp } from "../src/models/conjugates.js";
 import { lruProgram, toLruParams } from "../src/models/lru.js";
 import type { BackendName } from "../src/program.js";
 import { runReference } from "../src/reference.js";
-import { linearLimit } from "../src/selfTest.js";
 import { State, stateLayout } from "../src/state.js";
 import { expectSameBits } from "./support/bits.js";
 import { apart, paired } from "./support/conjugates.js";

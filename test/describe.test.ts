@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { describeProgram } from "../src/describe.js";
 import { createEngine, initLru, type LruParams, writeSafetensors } from "../src/index.js";
+import { describeProgram } from "../src/layers/describe.js";
 import { buildProgram } from "../src/models/build.js";
 import { countParameters, flopsPerToken } from "../src/program.js";
 import { checkpointNames, loadCheckpoint } from "./support/checkpoints.js";

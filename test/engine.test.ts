@@ -11,8 +11,8 @@ import {
   writeModel,
   writeSafetensors,
 } from "../src/index.js";
-import { macrotask } from "../src/macrotask.js";
 import { runReference } from "../src/reference.js";
+import { macrotask } from "../src/runtime/macrotask.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { createPrivateEngine } from "./support/engines.js";
 import { loadGolden, relativeError } from "./support/golden.js";

@@ -1,9 +1,9 @@
 /** What is said of runtimes other than the one that the tests run in: their threads, their cores, their GPU. */
 import { afterEach, expect, test, vi } from "vitest";
-import { sharedMemorySupport, threadCount } from "../src/environment.js";
-import { findGpu } from "../src/findGpu.js";
 import { createEngine, initLru } from "../src/index.js";
 import { parts } from "../src/parts.js";
+import { sharedMemorySupport, threadCount } from "../src/runtime/environment.js";
+import { findGpu } from "../src/runtime/findGpu.js";
 
 afterEach(() => {
   vi.unstubAllGlobals();

@@ -5,13 +5,13 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test, vi } from "vitest";
 import type { ForwardJob, Runner } from "../src/backend.js";
-import { Chain } from "../src/chain.js";
 import { openWasm } from "../src/cpu/backend.js";
 import { widen } from "../src/cpu/widen.js";
 import { createEngine, type Engine, type ForwardOptions, writeSafetensors } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
+import { Chain } from "../src/networks/chain.js";
+import { partsOf, type Rates, ratesOf, shortestOf } from "../src/networks/rates.js";
 import { inputWidth, outputWidth, poolOf } from "../src/program.js";
-import { partsOf, type Rates, ratesOf, shortestOf } from "../src/rates.js";
 import { State, stateLayout } from "../src/state.js";
 import { outputsOf } from "../src/timeline.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";

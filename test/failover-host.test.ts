@@ -1,12 +1,12 @@
 /** What a backend leaves undone, as the next one is given it: with backends that only say what they were asked for. */
 import { expect, test } from "vitest";
 import type { Backend, ForwardJob, Runner } from "../src/backend.js";
+import { Failover } from "../src/engine/failover.js";
+import type { Machine } from "../src/engine/machine.js";
 import { LinrecError } from "../src/errors.js";
-import { Failover } from "../src/failover.js";
-import type { Machine } from "../src/machine.js";
 import { buildProgram } from "../src/models/build.js";
 import { type BackendName, type Network, outputWidth } from "../src/program.js";
-import { Stop } from "../src/signal.js";
+import { Stop } from "../src/runtime/signal.js";
 import { State, stateLayout } from "../src/state.js";
 import { randomClassifier } from "./support/lrnnx.js";
 

@@ -8,8 +8,8 @@ import {
   type Model,
   writeSafetensors,
 } from "../src/index.js";
-import { macrotask } from "../src/macrotask.js";
 import type { DenseStage } from "../src/program.js";
+import { macrotask } from "../src/runtime/macrotask.js";
 import { show } from "../src/validate.js";
 import { expectSameBits } from "./support/bits.js";
 import { builds, createEngines, needBackend } from "./support/engines.js";

@@ -4,6 +4,7 @@
  * models within 1e-5 on the CPU and 5e-5 on the GPU. Prints the worst of each backend.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { linearLimit } from "../src/engine/selfTest.js";
 import {
   createEngine,
   type Engine,
@@ -14,7 +15,6 @@ import {
 } from "../src/index.js";
 import { toLruParams } from "../src/models/lru.js";
 import type { BackendName } from "../src/program.js";
-import { linearLimit } from "../src/selfTest.js";
 import { needBackend } from "./support/engines.js";
 import { type GoldenCase, goldenNames, initialState, loadGolden, relativeError } from "./support/golden.js";
 import { cut, join, stepThrough } from "./support/sequences.js";

@@ -1,9 +1,9 @@
 /** What is made on a GPU while it fails, or after its engine has ended; and what a cache of it has room and time for. */
 import { afterEach, expect, test, vi } from "vitest";
 import type { Resident } from "../src/backend.js";
-import { Gpu } from "../src/gpu.js";
+import { Gpu } from "../src/engine/gpu.js";
+import { Machine } from "../src/engine/machine.js";
 import { createEngine, type Engine } from "../src/index.js";
-import { Machine } from "../src/machine.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu, WebgpuBackend } from "../src/webgpu/backend.js";
 import { openDevice } from "../src/webgpu/device.js";

@@ -1,8 +1,6 @@
 /** What can be seen of layers whose states come in conjugate pairs, or are real: what they cost, and else nothing. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ForwardJob, Runner } from "../src/backend.js";
-import { Halved } from "../src/halves.js";
-import { findHalves, type Halves, halvesOf } from "../src/hidden.js";
 import {
   createEngine,
   type Engine,
@@ -16,6 +14,8 @@ import {
 import { fingerprint } from "../src/io/fingerprint.js";
 import { buildProgram } from "../src/models/build.js";
 import { fromLruParams, lruProgram } from "../src/models/lru.js";
+import { Halved } from "../src/networks/halves.js";
+import { findHalves, type Halves, halvesOf } from "../src/networks/hidden.js";
 import type { Program } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { State, type StateSlot, stateLayout } from "../src/state.js";

@@ -3,11 +3,11 @@
  * reference of the whole layer on every backend, and every promise to the bit, from states that are conjugate and others.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { linearLimit } from "../src/engine/selfTest.js";
 import { createEngine, type Engine, type Lru, type LruCache, type LruParams } from "../src/index.js";
 import { lruProgram } from "../src/models/lru.js";
 import type { BackendName } from "../src/program.js";
 import { runReference } from "../src/reference.js";
-import { linearLimit } from "../src/selfTest.js";
 import { State, type StateSlot, stateLayout } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { dState, kinds, layers, starts } from "./support/conjugates.js";

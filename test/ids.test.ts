@@ -1,6 +1,6 @@
 /** Token ids as input: an embedding in front, on every backend, against the same program fed with the table's rows. */
 import { describe, expect, type TestContext, test } from "vitest";
-import type { Host, Prepared } from "../src/host.js";
+import type { Host, Prepared } from "../src/engine/host.js";
 import { Model } from "../src/models/model.js";
 import type { Program, Stage } from "../src/program.js";
 import { runReference } from "../src/reference.js";

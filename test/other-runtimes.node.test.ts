@@ -8,16 +8,16 @@ import { Worker as NodeWorker } from "node:worker_threads";
 import { afterEach, expect, test, vi } from "vitest";
 import { createMemory } from "../src/cpu/instantiate.js";
 import { kernelBytes } from "../src/cpu/kernels.js";
-import { threadCount } from "../src/environment.js";
 import { messageOf } from "../src/errors.js";
 import { createEngine } from "../src/index.js";
 import { parts } from "../src/parts.js";
+import { threadCount } from "../src/runtime/environment.js";
 import { expectSameBits } from "./support/bits.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { floats, hardParams } from "./support/problems.js";
 
 const blocked = vi.hoisted(() => ({ names: new Set<string>() }));
-vi.mock("../src/importLater.js", () => ({
+vi.mock("../src/runtime/importLater.js", () => ({
   importLater: (name: string) =>
     blocked.names.has(name) ? Promise.reject(new Error(`no ${name}`)) : import(/* @vite-ignore */ name),
 }));
@@ -152,7 +152,7 @@ test("events are heard between turns also where there is no setImmediate, and no
 /** As it is where it is imported now. */
 async function macrotaskOf() {
   vi.resetModules();
-  return (await import("../src/macrotask.js")).macrotask;
+  return (await import("../src/runtime/macrotask.js")).macrotask;
 }
 
 test.each([["timers"], ["not even timers"]])(

@@ -3,9 +3,7 @@
  * (test/fixtures/lrnnx), and networks made at random against a float64 oracle that shares nothing with the chain.
  */
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { prepareParts } from "../src/assemble.js";
 import type { Linked } from "../src/backend.js";
-import { Chain } from "../src/chain.js";
 import {
   createEngine,
   type Engine,
@@ -15,8 +13,11 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { readSafetensors } from "../src/io/safetensors.js";
-import { macrotask } from "../src/macrotask.js";
 import { buildProgram } from "../src/models/build.js";
+import { prepareParts } from "../src/networks/assemble.js";
+import { Chain } from "../src/networks/chain.js";
+import { withRates } from "../src/networks/rateChanges.js";
+import { partsOf, type Rates, ratesOf } from "../src/networks/rates.js";
 import {
   type BackendName,
   flopsPerToken,
@@ -26,8 +27,7 @@ import {
   type Program,
   type Stage,
 } from "../src/program.js";
-import { withRates } from "../src/rateChanges.js";
-import { partsOf, type Rates, ratesOf } from "../src/rates.js";
+import { macrotask } from "../src/runtime/macrotask.js";
 import { plan } from "../src/scheduler.js";
 import { State, stateLayout } from "../src/state.js";
 import { togetherOf } from "../src/webgpu/passes.js";

@@ -1,7 +1,6 @@
 /** `reset` and `every`: one forward = the forwards of its pieces, bit for bit on the CPU, and the reference's on every backend. */
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { AnyCache } from "../src/cache.js";
 import {
   type BackendName,
   createEngine,
@@ -11,6 +10,7 @@ import {
   type Model,
   writeSafetensors,
 } from "../src/index.js";
+import type { AnyCache } from "../src/layers/cache.js";
 import { CHUNK } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createEngines, type NamedEngine } from "./support/engines.js";

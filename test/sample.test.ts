@@ -1,7 +1,7 @@
 /** The draw of a token from its logits. */
 import { expect, test } from "vitest";
 import { uniforms } from "../src/init.js";
-import { draw } from "../src/sample.js";
+import { draw } from "../src/layers/sample.js";
 import { errorOf, expectLinrecError } from "./support/misuse.js";
 import { random } from "./support/problems.js";
 

@@ -2,7 +2,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { GpuRates } from "../src/backend.js";
-import { gpuPrice } from "../src/gpuPrice.js";
+import { gpuPrice } from "../src/engine/gpuPrice.js";
 import type { Plan } from "../src/index.js";
 import { type BackendName, lruFlops } from "../src/program.js";
 import { type Hardware, type Preference, plan, type Work } from "../src/scheduler.js";

@@ -2,11 +2,11 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { kernelBytes } from "../src/cpu/kernels.js";
 import { PooledWorker } from "../src/cpu/pool.js";
+import { runSelfTest } from "../src/engine/selfTest.js";
 import { createEngine } from "../src/index.js";
 import { lruProgram } from "../src/models/lru.js";
 import { vocabularyOf } from "../src/program.js";
 import { runReference } from "../src/reference.js";
-import { runSelfTest } from "../src/selfTest.js";
 import { builds } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";
 import { floats, hardParams } from "./support/problems.js";

@@ -3,7 +3,6 @@
  * gives alone, token by token: on the CPU bit for bit.
  */
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import type { AnyCache } from "../src/cache.js";
 import { Arena } from "../src/cpu/arena.js";
 import { WasmRunner } from "../src/cpu/runner.js";
 import {
@@ -14,7 +13,8 @@ import {
   LinrecError,
   type LinrecErrorCode,
 } from "../src/index.js";
-import { macrotask } from "../src/macrotask.js";
+import type { AnyCache } from "../src/layers/cache.js";
+import { macrotask } from "../src/runtime/macrotask.js";
 import { expectSameBits } from "./support/bits.js";
 import { builds, createPrivateEngine } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";

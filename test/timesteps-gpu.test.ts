@@ -1,9 +1,9 @@
 /** integrationTimesteps where there is a GPU: within the limit, between backends, after a loss; and the tables it keeps of them. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { linearLimit } from "../src/engine/selfTest.js";
 import { createEngine, type Engine } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
 import { runReference } from "../src/reference.js";
-import { linearLimit } from "../src/selfTest.js";
 import { placeTimesteps } from "../src/webgpu/timesteps.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { needBackend } from "./support/engines.js";

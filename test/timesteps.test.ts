@@ -5,10 +5,10 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { TileRunner } from "../src/cpu/tiles.js";
+import { linearLimit } from "../src/engine/selfTest.js";
 import { createEngine, type Engine, type Lru, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
 import { runReference } from "../src/reference.js";
-import { linearLimit } from "../src/selfTest.js";
 import type { StateSlot } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createEngines, type NamedEngine } from "./support/engines.js";

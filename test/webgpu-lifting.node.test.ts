@@ -1,15 +1,15 @@
 /** Several timesteps as one on the GPU: the same numbers, fewer bytes. */
 import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
 import type { ForwardJob } from "../src/backend.js";
-import { halve } from "../src/halves.js";
-import type { Halves } from "../src/hidden.js";
+import { restsOf } from "../src/engine/rest.js";
+import { linearLimit } from "../src/engine/selfTest.js";
 import { buildProgram } from "../src/models/build.js";
 import { toLruParams } from "../src/models/lru.js";
+import { halve } from "../src/networks/halves.js";
+import type { Halves } from "../src/networks/hidden.js";
+import { ratesOf } from "../src/networks/rates.js";
 import type { LruParams, Program, Stage } from "../src/program.js";
-import { ratesOf } from "../src/rates.js";
 import { runReference } from "../src/reference.js";
-import { restsOf } from "../src/rest.js";
-import { linearLimit } from "../src/selfTest.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu, WebgpuBackend } from "../src/webgpu/backend.js";
 import { countOf, liftingOf } from "../src/webgpu/chooseLift.js";

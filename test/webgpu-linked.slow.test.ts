@@ -1,10 +1,10 @@
 /** A network whose rate changes on the GPU: a segment is one submit and one readback, whatever is between. */
 import { afterAll, expect, test, vi } from "vitest";
-import { Chain } from "../src/chain.js";
 import { createEngine, type Engine, writeSafetensors } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
+import { Chain } from "../src/networks/chain.js";
+import { type Rates, ratesOf } from "../src/networks/rates.js";
 import { inputWidth, outputWidth, poolOf } from "../src/program.js";
-import { type Rates, ratesOf } from "../src/rates.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu } from "../src/webgpu/backend.js";
 import { segmentOf } from "../src/webgpu/pipelines.js";

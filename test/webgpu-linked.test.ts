@@ -1,10 +1,10 @@
 /** Networks whose rate changes on a GPU that computes nothing: when it is asked for what, and what is left where it fails. */
 import { afterEach, describe, expect, test, vi } from "vitest";
 import type { ForwardJob, Linked } from "../src/backend.js";
-import { Chain } from "../src/chain.js";
 import { buildProgram } from "../src/models/build.js";
+import { Chain } from "../src/networks/chain.js";
 import { inputWidth, type Network, outputWidth } from "../src/program.js";
-import { Stop } from "../src/signal.js";
+import { Stop } from "../src/runtime/signal.js";
 import { State, stateLayout } from "../src/state.js";
 import { WebgpuBackend } from "../src/webgpu/backend.js";
 import { openDevice } from "../src/webgpu/device.js";

@@ -1,6 +1,6 @@
 /** What a plan's price is of: dispatches and round trips are those that the GPU is asked for, loads about those of the shaders. */
 import { afterAll, expect, test, vi } from "vitest";
-import { valuesOf } from "../src/gpuPrice.js";
+import { valuesOf } from "../src/engine/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
 import { programOf } from "../src/models/lru.js";
 import type { Program, Stage } from "../src/program.js";

@@ -1,10 +1,10 @@
 /** The WebGPU backend by itself: accuracy against the float64 reference, segments, and what happens when the GPU fails. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Resident } from "../src/backend.js";
-import { Chain } from "../src/chain.js";
+import { Chain } from "../src/networks/chain.js";
+import { withRates } from "../src/networks/rateChanges.js";
 import type { Program, Stage } from "../src/program.js";
 import { outputWidth } from "../src/program.js";
-import { withRates } from "../src/rateChanges.js";
 import { runReference } from "../src/reference.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu, type WebgpuBackend } from "../src/webgpu/backend.js";

@@ -252,7 +252,7 @@ function minified(/** @type {string} */ text) {
 }
 
 /**
- * What users' bundlers need of an import() and minifying drops: the comments of src/importLater.ts, without which they warn,
+ * What users' bundlers need of an import() and minifying drops: the comments of src/runtime/importLater.ts, without which they warn,
  * or follow it; and around a part's name the quotes by which they know that it is constant.
  */
 function forBundlers(/** @type {string} */ code) {

@@ -18,7 +18,7 @@ import { modelStages } from "../src/cpu/stages.js";
 import { chunksOf, noTile } from "../src/cpu/tile.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
 import { RowTableView, runWindow } from "../src/cpu/window.js";
-import { importLater } from "../src/importLater.js";
+import { importLater } from "../src/runtime/importLater.js";
 import { CHUNK } from "../src/state.js";
 
 interface Loaded {

@@ -3,9 +3,9 @@
  * bundles this file.
  */
 
-export { gpuPrice } from "../../src/gpuPrice.js";
+export { gpuPrice } from "../../src/engine/gpuPrice.js";
+export { linearLimit } from "../../src/engine/selfTest.js";
 export { toLruParams } from "../../src/models/lru.js";
-export { linearLimit } from "../../src/selfTest.js";
 export { openWebgpu } from "../../src/webgpu/backend.js";
 export { goldenNames, initialState, loadGolden, relativeError } from "../../test/support/golden.js";
 export { loadLrnnx } from "../../test/support/lrnnx.js";

@@ -47,7 +47,7 @@ export default {
     },
     {
       says: "a reset within one piece of a stream comes again in the next",
-      file: "src/stream.ts",
+      file: "src/layers/stream.ts",
       find: "this.#resets?.fill(0);",
       replace: "",
     },

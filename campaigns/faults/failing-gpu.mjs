@@ -56,13 +56,13 @@ export default {
   plants: [
     {
       says: "a GPU error does not fall back",
-      file: "src/failover.ts",
+      file: "src/engine/failover.ts",
       find: "this.#failed.add(name);",
       replace: "throw error;",
     },
     {
       says: "what is left goes on from the first state",
-      file: "src/rest.ts",
+      file: "src/engine/rest.ts",
       find: "start > 0 ? reached : job.state",
       replace: "job.state",
     },

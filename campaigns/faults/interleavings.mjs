@@ -294,7 +294,7 @@ export default {
     },
     {
       says: "forwards do not wait for each other",
-      file: "src/queue.ts",
+      file: "src/runtime/queue.ts",
       find: "const result = this.#tail.then(task);",
       replace: "const result = Promise.resolve().then(task);",
     },
@@ -306,7 +306,7 @@ export default {
     },
     {
       says: "a dead worker's calls stay pending",
-      file: "src/breaker.ts",
+      file: "src/runtime/breaker.ts",
       find: "for (const reject of this.#waiting) reject(error);",
       replace: "",
     },

@@ -71,13 +71,13 @@ export default {
   plants: [
     {
       says: "a forward works on the state that was passed in",
-      file: "src/forwards.ts",
+      file: "src/layers/forwards.ts",
       find: "return state.state.clone();",
       replace: "return state.state;",
     },
     {
       says: "after an aborted forward the next one is not run",
-      file: "src/queue.ts",
+      file: "src/runtime/queue.ts",
       find: "this.#tail = result.catch(() => {});",
       replace: "this.#tail = result;",
     },

@@ -105,7 +105,7 @@ export default {
     },
     {
       says: "a worker that loops is waited for",
-      file: "src/macrotask.ts",
+      file: "src/runtime/macrotask.ts",
       find: "Math.min(ms, MOST_MS)",
       replace: "1e9",
     },

@@ -14,7 +14,7 @@ export default {
     },
     {
       says: "a forward leaves its listener on the caller's signal",
-      file: "src/engineHost.ts",
+      file: "src/engine/engineHost.ts",
       find: 'job.signal?.removeEventListener("abort", abort);',
       replace: "",
     },

@@ -5,7 +5,7 @@ import { project } from "../plant.mjs";
 
 export const list = [
   {
-    file: "src/analysis.ts",
+    file: "src/layers/analysis.ts",
     says: "<= for <",
     line: "for (let t = 0, at = 0; t < length; t++) {",
     reason: "writes past the end of a typed array, which ignores them",
@@ -74,7 +74,7 @@ export const list = [
       "WebGPU reads some value of the array instead of one past its end, and of the last token none is used",
   },
   {
-    file: "src/selfTest.ts",
+    file: "src/engine/selfTest.ts",
     says: '"" for "decoder"',
     line: 'dense("decoder", 2, 5, width, classes, 50);',
     reason: "a stage's name that nobody is shown",

@@ -129,7 +129,7 @@ export default {
     },
     {
       says: "the error bound takes roundings for a sixteenth of what they are",
-      file: "src/errorBound.ts",
+      file: "src/layers/errorBound.ts",
       find: "const U = 2 ** -24;",
       replace: "const U = 2 ** -28;",
     },

@@ -3,13 +3,13 @@
  * running gives the same bits.
  */
 import type { Backend } from "../backend.js";
-import { now } from "../clock.js";
 import { LinrecError, messageOf } from "../errors.js";
 import { initLru } from "../init.js";
 import { programOf } from "../models/lru.js";
 import { parts } from "../parts.js";
 import { flopsPerToken, type Program } from "../program.js";
-import { Queue } from "../queue.js";
+import { now } from "../runtime/clock.js";
+import { Queue } from "../runtime/queue.js";
 import { State, stateLayout } from "../state.js";
 import { Arena } from "./arena.js";
 import { createMemory, instantiate, type Kernels } from "./instantiate.js";

@@ -2,7 +2,7 @@
  * A worker's desk, in shared memory: its next job is put there. A worker that has just finished one looks at its desk for a
  * moment before it goes back to its messages: waking a thread takes longer than a short job.
  */
-import { now } from "../clock.js";
+import { now } from "../runtime/clock.js";
 import type { SharedJob, Window } from "./protocol.js";
 
 /** For how long a worker looks for another job, in ms: a caller that forwards again and again comes back in less. */

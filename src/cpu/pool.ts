@@ -4,12 +4,12 @@
  */
 import * as Comlink from "comlink";
 import nodeEndpoint from "comlink/dist/esm/node-adapter.mjs";
-import { Breaker } from "../breaker.js";
-import { now } from "../clock.js";
-import { noWorkers } from "../environment.js";
 import { LinrecError, messageOf, unended } from "../errors.js";
-import { importLater } from "../importLater.js";
-import { deadline } from "../macrotask.js";
+import { Breaker } from "../runtime/breaker.js";
+import { now } from "../runtime/clock.js";
+import { noWorkers } from "../runtime/environment.js";
+import { importLater } from "../runtime/importLater.js";
+import { deadline } from "../runtime/macrotask.js";
 import { Desk } from "./desk.js";
 import { workerSource } from "./embedded.gen.js";
 import {

@@ -1,11 +1,11 @@
 /** A program on the CPU: its weights in the kernels' memory, and the ways to run it: in one thread, on workers, by steps. */
 import type { ForwardJob, PlainJob, Runner } from "../backend.js";
-import { now } from "../clock.js";
 import { messageOf } from "../errors.js";
-import { breathing } from "../macrotask.js";
 import { parts } from "../parts.js";
 import { flopsPerToken, type Program } from "../program.js";
-import type { Queue } from "../queue.js";
+import { now } from "../runtime/clock.js";
+import { breathing } from "../runtime/macrotask.js";
+import type { Queue } from "../runtime/queue.js";
 import { CHUNK, type State } from "../state.js";
 import type { Arena } from "./arena.js";
 import type { Kernels } from "./instantiate.js";

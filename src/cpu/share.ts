@@ -2,7 +2,7 @@
  * A window in shared memory, tile by tile, by many threads. Tiles are taken in order, so whoever waits for a carry waits for a
  * tile that some thread has taken and is running: there is no deadlock, and no barrier.
  */
-import { macrotask } from "../macrotask.js";
+import { macrotask } from "../runtime/macrotask.js";
 import type { PackedProgram } from "./packed.js";
 import { Control, type Window } from "./protocol.js";
 import { noTile } from "./tile.js";

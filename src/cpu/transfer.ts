@@ -6,7 +6,7 @@
  */
 import * as Comlink from "comlink";
 import type { ForwardJob } from "../backend.js";
-import { throwIfAborted } from "../signal.js";
+import { throwIfAborted } from "../runtime/signal.js";
 import { CHUNK } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { Arena } from "./arena.js";

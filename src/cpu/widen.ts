@@ -1,5 +1,5 @@
 /** What models want of the CPU beside what a layer wants: their stages, and the kernels of these where the first file lacks them. */
-import { awake } from "../awake.js";
+import { awake } from "../runtime/awake.js";
 import type { WasmBackend } from "./backend.js";
 import { wideKernels } from "./embedded.gen.js";
 import { instantiate } from "./instantiate.js";

@@ -4,7 +4,7 @@
  */
 import type { ForwardJob } from "../backend.js";
 import { isLinrecError } from "../errors.js";
-import { throwIfAborted } from "../signal.js";
+import { throwIfAborted } from "../runtime/signal.js";
 import { CHUNK } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { PackedProgram } from "./packed.js";

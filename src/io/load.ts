@@ -1,6 +1,6 @@
 /** Bytes from wherever they are. */
 import { LinrecError, messageOf } from "../errors.js";
-import { importLater } from "../importLater.js";
+import { importLater } from "../runtime/importLater.js";
 import { bytesOf } from "./bytes.js";
 import { typeName } from "./tensor.js";
 

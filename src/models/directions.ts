@@ -1,9 +1,10 @@
 /** A bidirectional layer: its checkpoint, and both directions as one. */
-import { BothWays } from "../bothWays.js";
+
 import { LinrecError } from "../errors.js";
-import { waysOf } from "../hidden.js";
 import type { SafetensorsFile } from "../io/safetensors.js";
 import type { Tensor } from "../io/tensor.js";
+import { BothWays } from "../networks/bothWays.js";
+import { waysOf } from "../networks/hidden.js";
 import { eigenvalues } from "../params.js";
 import { type LruParams, type LruStage, lruStages, type Network, type Program } from "../program.js";
 import { readLru } from "./lrnnxLru.js";

@@ -1,13 +1,14 @@
 /** A whole network, ready to run. */
-import type { Memory } from "../analysis.js";
-import { ModelCache } from "../cache.js";
+
+import type { Host, Prepared } from "../engine/host.js";
 import { LinrecError } from "../errors.js";
-import { checkInput, startOf } from "../forwards.js";
-import { checkGenerateOptions, type GenerateOptions, generate } from "../generate.js";
-import type { Host, Prepared } from "../host.js";
-import { ModelInputs } from "../modelInputs.js";
+import type { Memory } from "../layers/analysis.js";
+import { ModelCache } from "../layers/cache.js";
+import { checkInput, startOf } from "../layers/forwards.js";
+import { checkGenerateOptions, type GenerateOptions, generate } from "../layers/generate.js";
+import { ModelInputs } from "../layers/modelInputs.js";
+import { Recurrent } from "../layers/recurrent.js";
 import { poolOf, slotWidth } from "../program.js";
-import { Recurrent } from "../recurrent.js";
 import type { State } from "../state.js";
 
 /** One stage of a model, for people to read. */

@@ -1,8 +1,9 @@
 /** From a layer or model back to a checkpoint. */
-import type { BidirectionalLru } from "../bidirectional.js";
+
 import { allocating, LinrecError } from "../errors.js";
 import { writeSafetensors } from "../io/safetensors.js";
 import { fromFloat32, permute, type Tensor, typeName } from "../io/tensor.js";
+import type { BidirectionalLru } from "../layers/bidirectional.js";
 import type { Lru } from "../lru.js";
 import type { LruStage, Origin } from "../program.js";
 import { checkObject, checkOptions } from "../validate.js";

@@ -1,2 +1,2 @@
-export { BidirectionalLru } from "../bidirectional.js";
+export { BidirectionalLru } from "../layers/bidirectional.js";
 export { buildDirections, joined } from "../models/directions.js";

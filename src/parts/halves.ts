@@ -1,2 +1,2 @@
-export { halve } from "../halves.js";
-export { readShared, writeShared } from "../sharing.js";
+export { halve } from "../networks/halves.js";
+export { readShared, writeShared } from "../networks/sharing.js";

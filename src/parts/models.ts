@@ -1,3 +1,3 @@
-export { Chain } from "../chain.js";
 export { buildProgram } from "../models/build.js";
 export { Model } from "../models/model.js";
+export { Chain } from "../networks/chain.js";

@@ -1,2 +1,2 @@
+export { runSelfTest } from "../engine/selfTest.js";
 export { ReferenceBackend, runReference } from "../reference.js";
-export { runSelfTest } from "../selfTest.js";

@@ -1,1 +1,1 @@
-export { stepThrough } from "../manySteps.js";
+export { stepThrough } from "../layers/manySteps.js";

@@ -1,1 +1,1 @@
-export { readThrough, transformerOf } from "../stream.js";
+export { readThrough, transformerOf } from "../layers/stream.js";

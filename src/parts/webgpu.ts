@@ -1,3 +1,3 @@
-export { Gpu } from "../gpu.js";
-export { GpuCache } from "../gpuCache.js";
-export { restsOf } from "../rest.js";
+export { Gpu } from "../engine/gpu.js";
+export { restsOf } from "../engine/rest.js";
+export { GpuCache } from "../layers/gpuCache.js";

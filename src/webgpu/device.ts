@@ -3,9 +3,9 @@
  * that is not clean and a map that never comes into a LinrecError, so that no promise is left pending.
  */
 import { asOutOfMemory, LinrecError, messageOf } from "../errors.js";
-import { findGpu } from "../findGpu.js";
-import { deadline } from "../macrotask.js";
-import { Queue } from "../queue.js";
+import { findGpu } from "../runtime/findGpu.js";
+import { deadline } from "../runtime/macrotask.js";
+import { Queue } from "../runtime/queue.js";
 
 /** An adapter that takes longer is one that never comes: some browsers leave the promise pending for ever. */
 const ADAPTER_DEADLINE_MS = 5000;

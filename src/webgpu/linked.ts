@@ -5,9 +5,9 @@
  */
 import type { Linked } from "../backend.js";
 import { LinrecError } from "../errors.js";
-import type { Leg, Rows } from "../links.js";
+import type { Leg, Rows } from "../networks/links.js";
 import { inputWidth, type Network, outputWidth } from "../program.js";
-import { type StopSignal, throwIfAborted } from "../signal.js";
+import { type StopSignal, throwIfAborted } from "../runtime/signal.js";
 import type { State } from "../state.js";
 import { asGpuError, type Device } from "./device.js";
 import { type Hop, heldName, heldOf, hopOf, type Read, sumOf } from "./hops.js";

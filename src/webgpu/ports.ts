@@ -1,7 +1,7 @@
 /** x and y that are buffers of the caller's: bound as they are or copied, from area to buffer, and what it means if the GPU refuses them. */
 import type { ForwardJob } from "../backend.js";
 import { LinrecError } from "../errors.js";
-import type { GpuBuffer, Ports } from "../gpuBuffer.js";
+import type { GpuBuffer, Ports } from "../runtime/gpuBuffer.js";
 import type { Device } from "./device.js";
 import type { Part, Piece } from "./pieces.js";
 import { outputsOf, type Passage } from "./transfer.js";

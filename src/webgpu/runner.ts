@@ -2,7 +2,7 @@
 import type { ForwardJob, Runner } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import type { Program } from "../program.js";
-import { throwIfAborted } from "../signal.js";
+import { throwIfAborted } from "../runtime/signal.js";
 import { Timeline } from "../timeline.js";
 import { liftingOf } from "./chooseLift.js";
 import { asGpuError, type Device } from "./device.js";

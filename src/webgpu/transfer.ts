@@ -1,7 +1,7 @@
 /** What goes to the GPU before a piece of a job, and what comes back after it. */
 import type { ForwardJob } from "../backend.js";
-import { countOf } from "../gpuBuffer.js";
 import type { LruStage } from "../program.js";
+import { countOf } from "../runtime/gpuBuffer.js";
 import type { State, StateSlot } from "../state.js";
 import type { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";

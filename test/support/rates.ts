@@ -2,6 +2,8 @@
  * Networks whose rate changes, in float64 and as their source describes them: one row at a time, stage after stage over
  * the whole sequence. It shares nothing with the chain that runs them.
  */
+
+import { type Rates, ratesOf } from "../../src/networks/rates.js";
 import {
   type Network,
   outputWidth,
@@ -10,7 +12,6 @@ import {
   slotWidth,
   type WindowStage,
 } from "../../src/program.js";
-import { type Rates, ratesOf } from "../../src/rates.js";
 import { runReference } from "../../src/reference.js";
 
 /** Has a network whose rate changes read a few tokens at a time, as one of many features does. */
