@@ -47,7 +47,7 @@ await withFolder(async (folder) => {
 
 /** What the package does not export. */
 async function internals() {
-  const contents = `export { packProgram } from "../src/cpu/packed.js"; export { programOf } from "../src/models/lru.js";
+  const contents = `export { packProgram } from "../src/cpu/packed.js"; import { programOf } from "../src/lruParams.js";
     export { CHUNK } from "../src/state.js";`;
   const stdin = { contents, resolveDir: import.meta.dirname };
   const options = { bundle: true, format: "esm", platform: "node", write: false, logLevel: "error" };

@@ -9,20 +9,20 @@ import { allocating, LinrecError } from "./errors.js";
 import { isBytes } from "./io/bytes.js";
 import type { BytesSource } from "./io/load.js";
 import { readSafetensors, type SafetensorsFile } from "./io/safetensors.js";
-import { arrayClass, typeName } from "./io/tensor.js";
 import type { BidirectionalLru } from "./layers/bidirectional.js";
 import { callBack, type ProblemSize, readSize, sizeNames, toPreference } from "./layers/forwardOptions.js";
 import { Lru } from "./lru.js";
+import { lruProgram } from "./lruParams.js";
 import type { ModelSpec } from "./models/architecture.js";
 import { copied, isPlain } from "./models/copied.js";
 import { readLru } from "./models/lrnnxLru.js";
-import { lruProgram } from "./models/lru.js";
 import type { Model } from "./models/model.js";
 import type { PlainLru, PlainTensors } from "./models/plain.js";
 import { parts } from "./parts.js";
 import { type BackendName, type LruParams, lruFlops, type Network } from "./program.js";
 import { awake } from "./runtime/awake.js";
 import type { Plan, Verb } from "./scheduler.js";
+import { arrayClass, typeName } from "./tensor.js";
 import { checkChoice, checkCount, checkOptions } from "./validate.js";
 
 /** One LRU: its own parameters, arrays of other kinds, or a checkpoint. */

@@ -8,7 +8,7 @@
  *
  * A network is the same with stages that change how many rows there are to a token; `rates.ts` takes it apart into programs.
  */
-import type { Tensor } from "./io/tensor.js";
+import type { Tensor } from "./tensor.js";
 
 /** What a model reads: features, or token ids where its first stage is an embedding. */
 export type Input = Float32Array | Int32Array;

@@ -10,9 +10,9 @@
  * [re x 4 | im x 4], the last group padded with zeros.
  */
 import { allocating } from "./errors.js";
-import { type HoldStage, type RateLink, ratesOf } from "./networks/rates.js";
 import { eigenvalues, powerIm, powerRe } from "./params.js";
 import type { LruStage, Network, PoolStage, ShiftStage, Stage, WindowStage } from "./program.js";
+import { type HoldStage, type RateLink, ratesOf } from "./rates.js";
 
 /** T: tokens in a chunk of the fixed grid. Small, so that T powers of lambda stay in cache. */
 export const CHUNK = 48;

@@ -1,6 +1,6 @@
 /** The checks that stand before every side effect. Each error says what came, what was expected and what to do. */
 import { LinrecError } from "./errors.js";
-import { arrayClass, checkAttached, typeName } from "./io/tensor.js";
+import { arrayClass, checkAttached, typeName } from "./tensor.js";
 
 /** A Float32Array of any realm, not detached. */
 export function checkFloat32(

@@ -8,7 +8,7 @@ import { openWasm } from "../src/cpu/backend.js";
 import { WasmRunner } from "../src/cpu/runner.js";
 import { runAtOnce } from "../src/engine/work.js";
 import { createEngine, type Engine, type Lru } from "../src/index.js";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import { macrotask } from "../src/runtime/macrotask.js";
 import { State, stateLayout } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";

@@ -12,8 +12,8 @@ import {
   writeModel,
   writeSafetensors,
 } from "../src/index.js";
+import { programOf } from "../src/lruParams.js";
 import { joined } from "../src/models/directions.js";
-import { programOf } from "../src/models/lru.js";
 import { BothWays } from "../src/networks/bothWays.js";
 import { halvesOf } from "../src/networks/hidden.js";
 import type { LruParams, Network, Program } from "../src/program.js";

@@ -2,8 +2,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { linearLimit } from "../src/engine/selfTest.js";
 import { createEngine, type Engine, initLru, type LruParams, mergeConjugates } from "../src/index.js";
-import { pairUp } from "../src/models/conjugates.js";
-import { lruProgram, toLruParams } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
+import { toLruParams } from "../src/models/lru.js";
+import { pairUp } from "../src/networks/conjugates.js";
 import type { BackendName } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { State, stateLayout } from "../src/state.js";

@@ -4,7 +4,7 @@ import type { ForwardJob } from "../src/backend.js";
 import { openWasm, type WasmBackend } from "../src/cpu/backend.js";
 import { PooledWorker } from "../src/cpu/pool.js";
 import { DEADLINE_MS } from "../src/cpu/protocol.js";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import { State, stateLayout } from "../src/state.js";
 import { Device } from "../src/webgpu/device.js";
 import { floats, hardParams } from "./support/problems.js";

@@ -9,7 +9,7 @@ import {
   type Model,
   writeSafetensors,
 } from "../src/index.js";
-import { programOf } from "../src/models/lru.js";
+import { programOf } from "../src/lruParams.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu } from "../src/webgpu/backend.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";

@@ -12,8 +12,9 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { fingerprint } from "../src/io/fingerprint.js";
+import { lruProgram } from "../src/lruParams.js";
 import { buildProgram } from "../src/models/build.js";
-import { fromLruParams, lruProgram } from "../src/models/lru.js";
+import { fromLruParams } from "../src/models/lru.js";
 import { Halved } from "../src/networks/halves.js";
 import { findHalves, type Halves, halvesOf } from "../src/networks/hidden.js";
 import type { Program } from "../src/program.js";

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { linearLimit } from "../src/engine/selfTest.js";
 import { createEngine, type Engine, type Lru, type LruCache, type LruParams } from "../src/index.js";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import type { BackendName } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { State, type StateSlot, stateLayout } from "../src/state.js";

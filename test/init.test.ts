@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type InitLruOptions, initLru } from "../src/init.js";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import { runReference } from "../src/reference.js";
 
 const mean = (values: ArrayLike<number>) =>

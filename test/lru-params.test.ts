@@ -2,7 +2,8 @@
 import { describe, expect, test } from "vitest";
 import { initLru } from "../src/init.js";
 import { readSafetensors, type Tensor, toFloat32, writeSafetensors } from "../src/io/safetensors.js";
-import { fromLruParams, lruProgram, toLruParams } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
+import { fromLruParams, toLruParams } from "../src/models/lru.js";
 import type { LruParams } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { loadGolden, relativeError } from "./support/golden.js";

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Model, writeSafetensors } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
-import { shortestOf } from "../src/networks/rates.js";
+import { shortestOf } from "../src/rates.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createEngines } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";

@@ -13,8 +13,8 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { buildProgram } from "../src/models/build.js";
-import { shortestOf } from "../src/networks/rates.js";
 import type { BackendName } from "../src/program.js";
+import { shortestOf } from "../src/rates.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";
 import { builds, createEngines, type NamedEngine, needBackend } from "./support/engines.js";
 import { relativeError } from "./support/golden.js";

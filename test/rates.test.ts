@@ -17,7 +17,6 @@ import { buildProgram } from "../src/models/build.js";
 import { prepareParts } from "../src/networks/assemble.js";
 import { Chain } from "../src/networks/chain.js";
 import { withRates } from "../src/networks/rateChanges.js";
-import { partsOf, type Rates, ratesOf } from "../src/networks/rates.js";
 import {
   type BackendName,
   flopsPerToken,
@@ -27,6 +26,7 @@ import {
   type Program,
   type Stage,
 } from "../src/program.js";
+import { partsOf, type Rates, ratesOf } from "../src/rates.js";
 import { macrotask } from "../src/runtime/macrotask.js";
 import { plan } from "../src/scheduler.js";
 import { State, stateLayout } from "../src/state.js";

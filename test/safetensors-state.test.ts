@@ -3,7 +3,7 @@ import { initLru } from "../src/init.js";
 import { fingerprint } from "../src/io/fingerprint.js";
 import { readSafetensors, type Tensor, writeSafetensors } from "../src/io/safetensors.js";
 import { decodeState, encodeState } from "../src/io/state.js";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import type { LruStage, Program } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { CHUNK, groupIndex, State, stateLayout } from "../src/state.js";

@@ -3,7 +3,7 @@ import { describe, expect, test, vi } from "vitest";
 import { isLinrecError } from "../src/errors.js";
 import { decodeUtf8, encodeUtf8 } from "../src/io/bytes.js";
 import { type Dtype, readSafetensors, type Tensor, writeSafetensors } from "../src/io/safetensors.js";
-import { elementCount } from "../src/io/tensor.js";
+import { elementCount } from "../src/tensor.js";
 import { expectSameBits } from "./support/bits.js";
 import { goldenNames, loadGolden } from "./support/golden.js";
 import { thrownBy } from "./support/tensors.js";

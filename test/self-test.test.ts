@@ -4,7 +4,7 @@ import { kernelBytes } from "../src/cpu/kernels.js";
 import { PooledWorker } from "../src/cpu/pool.js";
 import { runSelfTest } from "../src/engine/selfTest.js";
 import { createEngine } from "../src/index.js";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import { vocabularyOf } from "../src/program.js";
 import { runReference } from "../src/reference.js";
 import { builds } from "./support/engines.js";

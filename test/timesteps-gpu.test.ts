@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { linearLimit } from "../src/engine/selfTest.js";
 import { createEngine, type Engine } from "../src/index.js";
-import { programOf } from "../src/models/lru.js";
+import { programOf } from "../src/lruParams.js";
 import { runReference } from "../src/reference.js";
 import { placeTimesteps } from "../src/webgpu/timesteps.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";

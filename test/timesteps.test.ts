@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { TileRunner } from "../src/cpu/tiles.js";
 import { linearLimit } from "../src/engine/selfTest.js";
 import { createEngine, type Engine, type Lru, writeSafetensors } from "../src/index.js";
-import { programOf } from "../src/models/lru.js";
+import { programOf } from "../src/lruParams.js";
 import { runReference } from "../src/reference.js";
 import type { StateSlot } from "../src/state.js";
 import { expectSameBits, expectSameState } from "./support/bits.js";

@@ -2,7 +2,7 @@
 import { afterAll, expect, test, vi } from "vitest";
 import { valuesOf } from "../src/engine/gpuPrice.js";
 import { createEngine, type Engine, initLru, type Plan, writeSafetensors } from "../src/index.js";
-import { programOf } from "../src/models/lru.js";
+import { programOf } from "../src/lruParams.js";
 import type { Program, Stage } from "../src/program.js";
 import { liftingOf } from "../src/webgpu/chooseLift.js";
 import { type Dispatch, noWeights, scheduled } from "../src/webgpu/dispatches.js";

@@ -1,7 +1,7 @@
 /** How a program is laid out in GPU memory and cut into segments: plain arithmetic, tested without a GPU. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import type { Program, Stage } from "../src/program.js";
 import { State } from "../src/state.js";
 import { Timeline } from "../src/timeline.js";

@@ -1,7 +1,7 @@
 /** Long sequences on the GPU: in constant memory, and without a pause between the pieces. */
 import { expect, test } from "vitest";
 import type { ForwardJob } from "../src/backend.js";
-import { programOf } from "../src/models/lru.js";
+import { programOf } from "../src/lruParams.js";
 import { State, stateLayout } from "../src/state.js";
 import { openWebgpu } from "../src/webgpu/backend.js";
 import { READBACKS } from "../src/webgpu/plan.js";

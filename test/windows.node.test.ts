@@ -10,7 +10,7 @@ import { noTile } from "../src/cpu/tile.js";
 import { locate, RowTableView } from "../src/cpu/window.js";
 import { forwardInWindows } from "../src/cpu/windows.js";
 import { LinrecError } from "../src/errors.js";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import { State, stateLayout } from "../src/state.js";
 import { floats, hardParams } from "./support/problems.js";
 

@@ -5,7 +5,7 @@ import { compileKernels } from "../src/cpu/kernels.js";
 import { packProgram } from "../src/cpu/packed.js";
 import { LANES, type Span, type WorkerApi } from "../src/cpu/protocol.js";
 import { withSpans } from "../src/cpu/spans.js";
-import { lruProgram } from "../src/models/lru.js";
+import { lruProgram } from "../src/lruParams.js";
 import { floats, hardParams } from "./support/problems.js";
 
 const { Memory } = WebAssembly;

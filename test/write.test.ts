@@ -11,9 +11,9 @@ import {
   writeSafetensors,
 } from "../src/index.js";
 import { fingerprint } from "../src/io/fingerprint.js";
-import { permute, toFloat32 } from "../src/io/tensor.js";
 import { buildProgram } from "../src/models/build.js";
 import { TensorReader } from "../src/models/tensors.js";
+import { permute, toFloat32 } from "../src/tensor.js";
 import { expectSameBits } from "./support/bits.js";
 import { checkpointNames, loadCheckpoint } from "./support/checkpoints.js";
 import { loadExample, loadGolden } from "./support/golden.js";

@@ -5,7 +5,7 @@
 import type { Backend } from "../backend.js";
 import { LinrecError, messageOf } from "../errors.js";
 import { initLru } from "../init.js";
-import { programOf } from "../models/lru.js";
+import { programOf } from "../lruParams.js";
 import { parts } from "../parts.js";
 import { flopsPerToken, type Program } from "../program.js";
 import { now } from "../runtime/clock.js";

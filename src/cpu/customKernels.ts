@@ -1,7 +1,7 @@
 /** Kernels that a user gives, where compiling bytes is forbidden. */
 import { LinrecError } from "../errors.js";
 import { bytesOfResponse, loadBytes } from "../io/load.js";
-import { typeName } from "../io/tensor.js";
+import { typeName } from "../tensor.js";
 import { createMemory, type Kernels } from "./instantiate.js";
 import type { CompiledKernels, WasmSource } from "./kernels.js";
 

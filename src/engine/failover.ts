@@ -1,9 +1,9 @@
 /** Running a forward where the scheduler says, and what a backend leaves undone on what is next: never in silence. */
 import type { Backend, ForwardJob, Runner } from "../backend.js";
 import { allocating, asOutOfMemory, isLinrecError, messageOf } from "../errors.js";
-import { ratesOf } from "../networks/rates.js";
 import { parts } from "../parts.js";
 import type { BackendName, Network } from "../program.js";
+import { ratesOf } from "../rates.js";
 import type { Stop } from "../runtime/signal.js";
 import { type Candidate, choose } from "../scheduler.js";
 import type { Asked } from "./host.js";

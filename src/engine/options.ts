@@ -2,8 +2,8 @@
 import type { Simd, WasmSource } from "../cpu/kernels.js";
 import { LinrecError } from "../errors.js";
 import { isBytes } from "../io/bytes.js";
-import { typeName } from "../io/tensor.js";
 import { type BackendOption, checkBackendOption } from "../layers/forwardOptions.js";
+import { typeName } from "../tensor.js";
 import { checkChoice, checkCount, checkFunction, checkObject, checkOptions, show } from "../validate.js";
 
 /** Told whenever work goes elsewhere than was wanted. */

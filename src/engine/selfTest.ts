@@ -2,7 +2,7 @@
 import type { ForwardJob } from "../backend.js";
 import { messageOf } from "../errors.js";
 import { initLru } from "../init.js";
-import { programOf } from "../models/lru.js";
+import { programOf } from "../lruParams.js";
 import { eigenvalues, normalizedB, powerIm, powerRe } from "../params.js";
 import {
   type BackendName,

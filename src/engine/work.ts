@@ -2,8 +2,8 @@
 import type { PlainJob } from "../backend.js";
 import { allocating } from "../errors.js";
 import { halvesOf, waysOf } from "../networks/hidden.js";
-import { partsOf, ratesOf } from "../networks/rates.js";
 import { flopsPerToken, inputWidth, type Network, outputWidth, poolOf, statesPerToken } from "../program.js";
+import { partsOf, ratesOf } from "../rates.js";
 import type { Work } from "../scheduler.js";
 import type { Stepper } from "./host.js";
 import type { Machine } from "./machine.js";

@@ -1,5 +1,5 @@
 import { LinrecError } from "../errors.js";
-import { checkAttached, typeName } from "./tensor.js";
+import { checkAttached, typeName } from "../tensor.js";
 
 /**
  * The bytes of an ArrayBuffer, a SharedArrayBuffer or a view of one, of any realm, without a copy.

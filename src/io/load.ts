@@ -1,8 +1,8 @@
 /** Bytes from wherever they are. */
 import { LinrecError, messageOf } from "../errors.js";
 import { importLater } from "../runtime/importLater.js";
+import { typeName } from "../tensor.js";
 import { bytesOf } from "./bytes.js";
-import { typeName } from "./tensor.js";
 
 /** A string is a URL, relative to the page where there is one; a Blob may be a File. */
 export type BytesSource = ArrayBufferLike | ArrayBufferView | Blob | URL | string;

@@ -4,9 +4,6 @@
  * refuses whatever breaks the format.
  */
 import { allocating, LinrecError } from "../errors.js";
-import { checkObject, show } from "../validate.js";
-import { bytesOf, decodeUtf8, encodeUtf8 } from "./bytes.js";
-import { fail, type Header, type HeaderEntry, parseHeader, quote } from "./header.js";
 import {
   arrayClass,
   checkAttached,
@@ -17,9 +14,12 @@ import {
   showShape,
   type Tensor,
   typeName,
-} from "./tensor.js";
+} from "../tensor.js";
+import { checkObject, show } from "../validate.js";
+import { bytesOf, decodeUtf8, encodeUtf8 } from "./bytes.js";
+import { fail, type Header, type HeaderEntry, parseHeader, quote } from "./header.js";
 
-export { type Dtype, type Tensor, toFloat32 } from "./tensor.js";
+export { type Dtype, type Tensor, toFloat32 } from "../tensor.js";
 
 /** The format's own limit. */
 const MAX_HEADER_BYTES = 100_000_000;

@@ -12,8 +12,8 @@
  */
 import { LinrecError } from "../errors.js";
 import { CHUNK, groupIndex, State, type StateLayout, type StateSlot } from "../state.js";
+import { elementCount, showShape } from "../tensor.js";
 import { readSafetensors, type Tensor, writeSafetensors } from "./safetensors.js";
-import { elementCount, showShape } from "./tensor.js";
 
 const VERSION = "1";
 

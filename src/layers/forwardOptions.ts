@@ -1,9 +1,9 @@
 /** The options of the verbs, and the checks of those that need no model: each error says what came and what to do. */
 import { allocating, LinrecError, messageOf } from "../errors.js";
-import { typeName } from "../io/tensor.js";
 import type { BackendName } from "../program.js";
 import type { Preference } from "../scheduler.js";
 import type { State } from "../state.js";
+import { typeName } from "../tensor.js";
 import { checkChoice, checkCount, checkFloat32, show, viewOf } from "../validate.js";
 
 /** "auto", the name of one backend (a demand), or names in order of preference. */

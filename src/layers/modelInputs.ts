@@ -3,8 +3,8 @@
 import type { NonFinite } from "../engine/options.js";
 import { LinrecError } from "../errors.js";
 import { isUntimed } from "../networks/links.js";
-import { ratesOf, shortestOf } from "../networks/rates.js";
 import { type Input, type Network, poolOf, vocabularyOf } from "../program.js";
+import { ratesOf, shortestOf } from "../rates.js";
 import type { State } from "../state.js";
 import { checkInt32, viewOf } from "../validate.js";
 import { Inputs } from "./inputs.js";

@@ -2,10 +2,10 @@
 
 import { LinrecError, messageOf } from "../errors.js";
 import { bytesOf } from "../io/bytes.js";
-import { typeName } from "../io/tensor.js";
 import type { Input } from "../program.js";
 import { untilAborted } from "../runtime/breaker.js";
 import { abortedError, throwIfAborted } from "../runtime/signal.js";
+import { typeName } from "../tensor.js";
 import { checkOptions } from "../validate.js";
 import { checkReset, checkTimesteps } from "./forwardOptions.js";
 

@@ -1,9 +1,9 @@
 /** What an architecture is: a name, its options, and a way from a checkpoint's tensors to a network. */
 import { LinrecError } from "../errors.js";
-import type { Tensor } from "../io/tensor.js";
+import { checkLruParams } from "../lruParams.js";
 import { lruStages, type Network } from "../program.js";
+import type { Tensor } from "../tensor.js";
 import { show } from "../validate.js";
-import { checkLruParams } from "./lru.js";
 import type { TensorReader } from "./tensors.js";
 
 /** How to read a checkpoint: an architecture's name and its options, each with a default. JSON in `__metadata__.linrec`. */

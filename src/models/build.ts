@@ -1,8 +1,8 @@
 /** From a checkpoint's tensors to a program: which architecture it is, and its options. */
 import { LinrecError, messageOf } from "../errors.js";
-import { type Tensor, typeName } from "../io/tensor.js";
 import { withRates } from "../networks/rateChanges.js";
 import type { Network } from "../program.js";
+import { type Tensor, typeName } from "../tensor.js";
 import { type Architecture, type ModelSpec, resolveOptions } from "./architecture.js";
 import { languageModel } from "./languageModel.js";
 import { lrnnxClassifier } from "./lrnnxClassifier.js";

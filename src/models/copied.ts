@@ -1,7 +1,7 @@
 /** Sources that are no files, as far as they are needed at once: `plain.ts`, which reads them, is loaded later. */
 import { allocating } from "../errors.js";
-import { arrayClass, isDetached, typeName } from "../io/tensor.js";
 import type { LruParams } from "../program.js";
+import { arrayClass, isDetached, typeName } from "../tensor.js";
 import type { PlainLru } from "./plain.js";
 
 /** Maps in objects in ...: more would hold themselves. */

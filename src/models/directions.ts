@@ -2,13 +2,13 @@
 
 import { LinrecError } from "../errors.js";
 import type { SafetensorsFile } from "../io/safetensors.js";
-import type { Tensor } from "../io/tensor.js";
+import { programOf } from "../lruParams.js";
 import { BothWays } from "../networks/bothWays.js";
 import { waysOf } from "../networks/hidden.js";
 import { eigenvalues } from "../params.js";
 import { type LruParams, type LruStage, lruStages, type Network, type Program } from "../program.js";
+import type { Tensor } from "../tensor.js";
 import { readLru } from "./lrnnxLru.js";
-import { programOf } from "./lru.js";
 
 /** Both directions of a bidirectional layer: all tensors are under "forward." or "backward.". Throws what {@link readLru} does. */
 export function buildDirections({

@@ -1,6 +1,7 @@
 /** lrnnx's language model, LRNNLMHeadModel with LRU mixers: a pre-norm residual network from token ids to logits. */
-import { permute } from "../io/tensor.js";
+
 import type { Stage } from "../program.js";
+import { permute } from "../tensor.js";
 import { type Architecture, finished } from "./architecture.js";
 import { takeLru } from "./lru.js";
 import type { Size, TensorReader } from "./tensors.js";

@@ -1,9 +1,10 @@
 /** One LRU of lrnnx: what `engine.lru` reads by itself, and `engine.model` among others. */
 import { LinrecError } from "../errors.js";
-import type { Tensor } from "../io/tensor.js";
+import { checkLruParams, programOf } from "../lruParams.js";
 import { lruStages, type Network } from "../program.js";
+import type { Tensor } from "../tensor.js";
 import type { Architecture, Options } from "./architecture.js";
-import { checkLruParams, programOf, takeLru, tensorNames } from "./lru.js";
+import { takeLru, tensorNames } from "./lru.js";
 import { TensorReader } from "./tensors.js";
 
 /** One layer, its eight tensors under any one prefix. */

@@ -1,7 +1,8 @@
 /** lruun, the LRU for TensorFlow: LinearRecurrentUnitCell and ResLRUCell, or ...FFN, which are the same functions. */
-import type { Tensor } from "../io/tensor.js";
+
 import { gammaLogOf } from "../params.js";
 import type { LruParams, Stage } from "../program.js";
+import type { Tensor } from "../tensor.js";
 import { type Architecture, finished } from "./architecture.js";
 import { denseStage } from "./dense.js";
 import type { Size, TensorReader } from "./tensors.js";

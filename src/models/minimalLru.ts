@@ -1,7 +1,7 @@
 /** minimal-LRU, the LRU authors' reference code (Flax): its three modules by their parameter trees. */
 import { LinrecError } from "../errors.js";
-import type { Tensor } from "../io/tensor.js";
 import type { Program, Stage } from "../program.js";
+import type { Tensor } from "../tensor.js";
 import { type Architecture, finished, type Options } from "./architecture.js";
 import { denseStage } from "./dense.js";
 import { takeLru } from "./lru.js";

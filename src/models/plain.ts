@@ -1,5 +1,6 @@
 /** Checkpoints that are no files: objects and Maps of arrays. */
 import { allocating, LinrecError } from "../errors.js";
+import type { LruParams, Network } from "../program.js";
 import {
   arrayClass,
   type Dtype,
@@ -9,8 +10,7 @@ import {
   showShape,
   type Tensor,
   typeName,
-} from "../io/tensor.js";
-import type { LruParams, Network } from "../program.js";
+} from "../tensor.js";
 import { show } from "../validate.js";
 import { readLru } from "./lrnnxLru.js";
 import { lruTensors } from "./lru.js";

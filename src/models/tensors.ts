@@ -1,7 +1,7 @@
 /** Reads a model's parameters out of a checkpoint, collecting every fault, so that one error can name them all. */
 import { allocating, LinrecError } from "../errors.js";
-import { elementCount, permute, showShape, type Tensor, toFloat32 } from "../io/tensor.js";
 import type { Origin } from "../program.js";
+import { elementCount, permute, showShape, type Tensor, toFloat32 } from "../tensor.js";
 import { checkFinite } from "../validate.js";
 
 /** Faults of one kind that a message spells out; it counts the rest. */

@@ -2,10 +2,10 @@
 
 import { allocating, LinrecError } from "../errors.js";
 import { writeSafetensors } from "../io/safetensors.js";
-import { fromFloat32, permute, type Tensor, typeName } from "../io/tensor.js";
 import type { BidirectionalLru } from "../layers/bidirectional.js";
 import type { Lru } from "../lru.js";
 import type { LruStage, Origin } from "../program.js";
+import { fromFloat32, permute, type Tensor, typeName } from "../tensor.js";
 import { checkObject, checkOptions } from "../validate.js";
 import { fromLruParams } from "./lru.js";
 import type { Model } from "./model.js";

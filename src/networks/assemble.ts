@@ -2,11 +2,11 @@
 import type { Backend, Runner } from "../backend.js";
 import type { Stepper } from "../engine/host.js";
 import type { Network, Program } from "../program.js";
+import { partsOf } from "../rates.js";
 import type { runReference } from "../reference.js";
 import type { Chain } from "./chain.js";
 import type { Halved } from "./halves.js";
 import { halvesOf, waysOf } from "./hidden.js";
-import { partsOf } from "./rates.js";
 
 /** @param exact keep what is between the programs in float64 */
 export function assemble<Part extends Partial<Runner & Stepper>>(

@@ -7,12 +7,12 @@
 import type { ForwardJob, Linked, Runner } from "../backend.js";
 import type { Stepper } from "../engine/host.js";
 import { inputWidth, type Network, outputWidth, slotWidth } from "../program.js";
+import { type Rates, ratesOf } from "../rates.js";
 import { breathing } from "../runtime/macrotask.js";
 import { throwIfAborted } from "../runtime/signal.js";
 import type { State } from "../state.js";
 import { Timeline } from "../timeline.js";
 import { hold, legsOf, pool, type Rows, shift } from "./links.js";
-import { type Rates, ratesOf } from "./rates.js";
 
 /** What the walk through the links asks its driver for: y of a part, whose place is taken, with its state advanced. */
 interface PartRun {

@@ -15,11 +15,11 @@
  */
 import type { ForwardJob, PlainJob, Resident, Runner } from "../backend.js";
 import type { Stepper } from "../engine/host.js";
-import { splitPairs, splitReals } from "../models/split.js";
 import type { LruStage, Network, Program, Share, Stage, StageParams } from "../program.js";
+import { ratesOf } from "../rates.js";
 import { State, type StateLayout, stateLayout } from "../state.js";
 import type { Halves } from "./hidden.js";
-import { ratesOf } from "./rates.js";
+import { splitPairs, splitReals } from "./split.js";
 
 /** Undefined for a network without such layers, or whose rate changes. */
 export function halve(network: Network): Halves | undefined {

@@ -3,8 +3,8 @@
  * loops what it makes: delays, pooled windows, and the time that their tokens take.
  */
 import type { Network, ShiftStage, WindowStage } from "../program.js";
+import { type HoldStage, type Link, partsOfWindow, type Rates, ratesOf } from "../rates.js";
 import { carryOf, type State, type StateSlot } from "../state.js";
-import { type HoldStage, type Link, partsOfWindow, type Rates, ratesOf } from "./rates.js";
 
 /** [batch, seqLen, width] values, of which the first counts[row] of each row are there. */
 export interface Rows extends Shape {

@@ -12,7 +12,7 @@ import {
   type Stage,
   slotWidth,
 } from "../program.js";
-import { type Link, noteRates, type PartLink } from "./rates.js";
+import { type Link, noteRates, type PartLink } from "../rates.js";
 
 /** The network, with what `rates.ts` tells of it where its rate changes. */
 export function withRates(network: Network): Network {

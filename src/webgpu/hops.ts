@@ -5,8 +5,8 @@
 import type { ForwardJob } from "../backend.js";
 import { LinrecError } from "../errors.js";
 import type { Leg } from "../networks/links.js";
-import { partsOfWindow } from "../networks/rates.js";
 import type { ShiftStage, WindowStage } from "../program.js";
+import { partsOfWindow } from "../rates.js";
 import { carryOf, type State, type StateSlot } from "../state.js";
 import { Timeline } from "../timeline.js";
 import type { Device } from "./device.js";

@@ -1,7 +1,7 @@
 /** What the scheduler's cost model wants to know of a GPU, from the kernels that forwards run. */
 import type { GpuRates, Runner } from "../backend.js";
 import { initLru } from "../init.js";
-import { programOf } from "../models/lru.js";
+import { programOf } from "../lruParams.js";
 import type { Program } from "../program.js";
 import { State, stateLayout } from "../state.js";
 import { Timeline } from "../timeline.js";

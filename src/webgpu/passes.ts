@@ -3,7 +3,6 @@
  * that the scheduler's price is of, counted from the plans that run, made without their weights.
  */
 import type { Passes } from "../backend.js";
-import { type Link, type Rates, ratesOf } from "../networks/rates.js";
 import {
   inputWidth,
   type LruStage,
@@ -13,6 +12,7 @@ import {
   slotWidth,
   statesPerToken,
 } from "../program.js";
+import { type Link, type Rates, ratesOf } from "../rates.js";
 import { liftingOf } from "./chooseLift.js";
 import type { Device } from "./device.js";
 import { type Dispatch, localDispatch, lruWeights, noWeights, windowDispatch } from "./dispatches.js";

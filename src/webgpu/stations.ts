@@ -1,7 +1,7 @@
 /** The links of a network whose rate changes, on the GPU: what each has there, from its weights to what it makes. */
 
-import { type Link, type Rates, ratesOf } from "../networks/rates.js";
 import type { Network } from "../program.js";
+import { type Link, type Rates, ratesOf } from "../rates.js";
 import type { Device } from "./device.js";
 import { betweenOf, makeLinkedPlan } from "./passes.js";
 import type { Pipelines } from "./pipelines.js";

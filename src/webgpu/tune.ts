@@ -1,6 +1,6 @@
 /** Which tiles are the fastest on a GPU, by trying: once in a process for each kind of GPU, never on a software adapter. */
 import { initLru } from "../init.js";
-import { programOf } from "../models/lru.js";
+import { programOf } from "../lruParams.js";
 import type { Program } from "../program.js";
 import type { Device } from "./device.js";
 import { type Pipelines, segmentOf, spread } from "./pipelines.js";

@@ -1,7 +1,7 @@
 /** Comparisons bit for bit: 0 is not -0, and a NaN is only the same NaN. */
 import { expect } from "vitest";
-import type { Tensor } from "../../src/io/tensor.js";
 import type { AnyCache } from "../../src/layers/cache.js";
+import type { Tensor } from "../../src/tensor.js";
 
 type Values = Tensor["data"];
 

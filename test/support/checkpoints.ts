@@ -1,6 +1,7 @@
 /** The checkpoints of every architecture's golden cases. */
-import type { Tensor } from "../../src/io/tensor.js";
+
 import type { ModelSpec } from "../../src/models/architecture.js";
+import type { Tensor } from "../../src/tensor.js";
 import cases from "../fixtures/lrnnx/cases.json" with { type: "json" };
 import { goldenNames, loadGolden } from "./golden.js";
 import { loadLrnnx } from "./lrnnx.js";

@@ -3,7 +3,6 @@
  * the whole sequence. It shares nothing with the chain that runs them.
  */
 
-import { type Rates, ratesOf } from "../../src/networks/rates.js";
 import {
   type Network,
   outputWidth,
@@ -12,6 +11,7 @@ import {
   slotWidth,
   type WindowStage,
 } from "../../src/program.js";
+import { type Rates, ratesOf } from "../../src/rates.js";
 import { runReference } from "../../src/reference.js";
 
 /** Has a network whose rate changes read a few tokens at a time, as one of many features does. */

@@ -1,5 +1,5 @@
 /** A tensor of a checkpoint: raw values with a dtype of the safetensors format and a shape, row-major. */
-import { allocating, LinrecError } from "../errors.js";
+import { allocating, LinrecError } from "./errors.js";
 
 /**
  * What holds each dtype's values. JavaScript has no 16-bit floats everywhere: F16 and BF16 stay raw bits, so that a

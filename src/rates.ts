@@ -1,5 +1,5 @@
 /** What is known of networks whose rate changes, once `rateChanges.ts` has taken them apart. */
-import type { Network, Program, RateStage, Stage, WindowStage } from "../program.js";
+import type { Network, Program, RateStage, Stage, WindowStage } from "./program.js";
 
 /** A run of stages as a program of its own: its x is the network's slot `src`, its y the slot `dst`. */
 export interface PartLink {

@@ -1,7 +1,7 @@
 /** States that are each other's mirror image: one of two is enough. */
 import { allocating } from "../errors.js";
+import { checkLruParams } from "../lruParams.js";
 import type { LruParams } from "../program.js";
-import { checkLruParams } from "./lru.js";
 
 /**
  * The same layer with fewer states. Where state m is the conjugate of state n, bit for bit (|lambda| and gamma equal, theta and
