@@ -206,15 +206,25 @@ export function pool(
   for (const [row, own] of windows.entries()) {
     const open = mode === "stride" ? new Float64Array(width) : carryOf(state, row);
     for (const { first, tokens, joins, gives } of own) {
-      for (let t = 0; t < tokens; t++) {
-        const from = (row * x.seqLen + first + t) * width;
-        for (let j = 0; j < width; j++) {
-          const [value, held] = [data[from + j] as number, open[j] as number];
-          open[j] = t === 0 && !joins ? value : mode === "max" ? Math.max(held, value) : held + value;
-        }
-      }
+      let from = (row * x.seqLen + first) * width;
+      const end = from + tokens * width;
+      if (!joins) for (let j = 0; j < width; j++, from++) open[j] = data[from] as number;
+      for (; from < end; from += width) foldInto(open, mode, data, from, width);
       const to = (row * y.seqLen + gives) * width;
       for (let j = 0; gives >= 0 && j < width; j++) into[to + j] = (open[j] as number) / parts;
     }
   }
+}
+
+/** Of its own, with a loop for each mode, which is how the engine compiles it well. */
+function foldInto(
+  open: Float64Array,
+  mode: WindowStage["mode"],
+  data: Float32Array,
+  from: number,
+  width: number,
+): void {
+  if (mode === "max")
+    for (let j = 0; j < width; j++) open[j] = Math.max(open[j] as number, data[from + j] as number);
+  else for (let j = 0; j < width; j++) open[j] = (open[j] as number) + (data[from + j] as number);
 }
