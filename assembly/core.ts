@@ -1,6 +1,7 @@
 // What a bare layer runs: these are in the first file that a page loads.
 export { add } from "./add";
 export { addCarry } from "./addCarry";
+export { addRows } from "./addRows";
 export { carryScan } from "./carryScan";
 export { copyRows } from "./copyRows";
 export { dense } from "./dense";

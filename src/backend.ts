@@ -32,9 +32,9 @@ export interface ForwardJob {
   readonly resets?: readonly Int32Array[] | undefined;
   /**
    * Each row is read from its last token back, and what a token gives is added to its place here: y = onto + that, rounded once,
-   * in the order of x; `timesteps` and `resets` are in the order of reading. Of layers alone, whose y is shaped as x. It is
-   * only read, and no row is `done` before all are: what is run again starts from it again. For "wasm"; `forwardReversed`
-   * runs it on other backends.
+   * in the order of x; `timesteps` and `resets` are in the order of reading. Of layers alone, whose y is shaped as x. It may be
+   * y itself where there are no `threads`; else it is only read, as what is run again starts from it again. No row is `done`
+   * before all are. For "wasm"; `forwardReversed` runs it on other backends.
    */
   readonly onto?: Float32Array | undefined;
   /** Only tokens every, 2 every, ... since the state's origin give an output (1). */

@@ -156,28 +156,37 @@ describe.each(builds)("%s SIMD", (build) => {
     },
   );
 
-  test("through many windows and tiles, in the engine's memory and in any other", async () => {
-    const [dModel, seqLen, lengths] = [16, 30_011, [30_011, 0, 20_000, 29_999]];
-    const [forward, backward] = [hardParams(dModel, 5, 1), hardParams(dModel, 4, 2)];
-    const batch = lengths.length;
-    const x = floats(batch * seqLen * dModel, 8);
-    const { engine } = engines[0] as NamedEngine;
-    const one = await (await engine.lru(forward)).forward(x, { batch, lengths });
-    const turned = Float32Array.from(reverse(x, lengths, seqLen, dModel));
-    const other = await (await engine.lru(backward)).forward(turned, { batch, lengths });
-    const back = reverse(other.y, lengths, seqLen, dModel);
-    const expected = one.y.map((value, i) => value + (back[i] as number));
-    for (const { name, engine } of engines) {
-      const layer = await engine.bidirectional({ forward, backward });
-      const [own, out] = [engine.allocate(x.length), engine.allocate(x.length)];
-      own.set(x);
-      expectSameBits((await layer.forward(x, { batch, lengths })).y, expected, name);
-      expect((await layer.forward(own, { batch, lengths, out })).y).toBe(out);
-      expectSameBits(out, expected, `${name}, in its memory`);
-      for (const array of [own, out]) engine.free(array);
-      layer.dispose();
-    }
-  });
+  test.each([
+    ["ragged", 30_011, [30_011, 0, 20_000, 29_999]],
+    ["whole", 20_011, [20_011, 20_011, 20_011]],
+  ])(
+    "through many windows and tiles, in the engine's memory and in any other: %s rows",
+    async (_, seqLen, lengths) => {
+      const dModel = 16;
+      const [forward, backward] = [hardParams(dModel, 5, 1), hardParams(dModel, 4, 2)];
+      const batch = lengths.length;
+      const x = floats(batch * seqLen * dModel, 8);
+      const { engine } = engines[0] as NamedEngine;
+      const one = await (await engine.lru(forward)).forward(x, { batch, lengths });
+      const turned = Float32Array.from(reverse(x, lengths, seqLen, dModel));
+      const other = await (await engine.lru(backward)).forward(turned, { batch, lengths });
+      const back = reverse(other.y, lengths, seqLen, dModel);
+      const expected = one.y.map((value, i) => value + (back[i] as number));
+      for (const { name, engine } of engines) {
+        const layer = await engine.bidirectional({ forward, backward });
+        const [own, out] = [engine.allocate(x.length), engine.allocate(x.length)];
+        own.set(x);
+        for (const [i, given] of [x, own].entries()) {
+          const what = `${name}, x ${i ? "" : "not "}in its memory, y`;
+          expectSameBits((await layer.forward(given, { batch, lengths })).y, expected, `${what} not`);
+          expect((await layer.forward(given, { batch, lengths, out: out.fill(7) })).y).toBe(out);
+          expectSameBits(out, expected, `${what} too`);
+        }
+        for (const array of [own, out]) engine.free(array);
+        layer.dispose();
+      }
+    },
+  );
 
   test("from pairs of conjugate states", async () => {
     const params = paired(hardParams(5, 4, 3), "another C");
@@ -281,13 +290,13 @@ describe("on a GPU", () => {
     const prepare = async (part: Network) =>
       part === program ? { forward: refuse, dispose() {} } : reference.prepare(part as Program);
     const runner = new BothWays({ name: "webgpu", prepare, dispose() {} }, program, prepare);
-    const y = x.slice(); // x and y in one memory
+    const y = new Float32Array(x.length).fill(7);
     const state = new State(stateLayout(program), lengths.length);
     const own = {
       batch: lengths.length,
       seqLen,
       lengths: Int32Array.from(lengths),
-      x: y,
+      x,
       y,
       state,
       threads: 0,

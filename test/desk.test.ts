@@ -14,7 +14,7 @@ const window = {
   ...{
     yRowBytes: 10,
     reversed: 11,
-    onto: 12,
+    adds: 12,
     states: 13,
     table: 14,
     control: 15,

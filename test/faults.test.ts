@@ -223,3 +223,30 @@ test("a worker that dies within a tile of a short forward: the calling thread do
   expectSameBits(y, right.y, "y");
   expectSameState([lru, state], [alone.lru, right.state], "state");
 });
+
+test.each(memories)("what the backward half of a layer has added is not added twice: %s", async (memory) => {
+  const ways = { forward: params, backward: hardParams(dModel, dState, 5) };
+  const { y } = await (await alone.engine.bidirectional(ways)).forward(x, { batch });
+  // In private memories the second piece of work is one of the backward half.
+  const { engine, told } = await open(
+    memory,
+    memory === "shared memory" ? {} : { workerUrl: faultyWorkerUrl("throw", 2) },
+  );
+  const layer = await engine.bidirectional(ways);
+  const { run } = PooledWorker.prototype;
+  const dying = vi.spyOn(PooledWorker.prototype, "run").mockImplementation(async function (
+    this: PooledWorker,
+    ...args
+  ) {
+    await run.apply(this, args);
+    if (args[0].window.adds === 0 || told.length > 0) return;
+    this.terminate(); // with all of it done
+    await run.apply(this, args);
+  });
+  const [own, out] = [engine.allocate(x.length), engine.allocate(x.length)];
+  own.set(x);
+  await layer.forward(own, { batch, out });
+  dying.mockRestore();
+  expect(told.join()).toMatch(/run again/);
+  expectSameBits(out, y, "y");
+});

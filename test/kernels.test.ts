@@ -22,6 +22,7 @@ const cpuOnly = [
   ...[
     "activate",
     "addCarry",
+    "addRows",
     "carry",
     "core",
     "index",

@@ -42,11 +42,10 @@ async function longest(extra: Partial<ForwardJob>, flopsPerToken: number, batch 
   return Math.max(...heard.slice(1).map((done, i) => done - (heard[i] as number)));
 }
 
-/** x and y, timesteps, what a sum is added to. */
 const copied: [string, number, Partial<ForwardJob>][] = [
   ["x and y", 40, {}],
   ["timesteps, too", 44, { timesteps: new Float32Array(250_000) }],
-  ["what y is added to, too", 60, { onto: new Float32Array(5 * 250_000) } as Partial<ForwardJob>],
+  ["and nothing for what y is added to", 40, { onto: new Float32Array(5 * 250_000) } as Partial<ForwardJob>],
 ];
 test.each(copied)("a window has all that fits into 8 MiB, and no more: %s", async (_, bytes, extra) => {
   const most = await longest(extra, 1);
@@ -161,7 +160,7 @@ test("tiles hold every token of a row once, wherever it ends and whatever is res
     table.write(0, { tokens, k0, last: true, phase: 0, count: tokens, resets, given: resets });
     const tail = Math.min(1, Math.floor((tokens + k0) / tileTokens));
     const tilesPerRow = tail + Math.ceil((tokens + k0 - tail * tileTokens) / tailTokens);
-    const places = { x: 0, y: 0, onto: 0, times: 0, states: 0, table: 0, control: 0, reversed: 0 };
+    const places = { x: 0, y: 0, adds: 0, times: 0, states: 0, table: 0, control: 0, reversed: 0 };
     const strides = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0 };
     const window: Window = {
       ...{ rows: 1, every: 1, tileTokens, tail, tailTokens, tilesPerRow },

@@ -128,7 +128,7 @@ class Worker implements WorkerApi {
     new RowTableView(memory, table, 1).write(0, span);
     const tilesPerRow = Math.ceil((k0 + tokens) / tileTokens);
     const tiles = { tileTokens, tail: tilesPerRow, tailTokens: tileTokens, tilesPerRow };
-    const rows = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0, reversed: Number(span.reversed), onto: 0 };
+    const rows = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0, reversed: Number(span.reversed), adds: 0 };
     const at = { x: xAt, y, times: times ? timesAt : 0, states, table, control: 0 };
     runWindow(runner, packed, memory, { rows: 1, every, ...tiles, ...rows, ...at });
     return this.#finish(current);

@@ -8,8 +8,8 @@ import type { CompiledKernels, WasmSource } from "./kernels.js";
 /** All of them: layers and models run with no others. */
 // biome-ignore format: a list
 const names = Object.keys({
-  add: 0, addCarry: 0, batchNorm: 0, carryScan: 0, copyRows: 0, dense: 0, embedding: 0, gelu: 0, glu: 0, layerNorm: 0, logSoftmax: 0,
-  output: 0, poolCarry: 0, poolLocal: 0, poolResult: 0, poolStep: 0, projectScan: 0, realScan: 0, stepScan: 0, tiles: 0, timedScan: 0,
+  add: 0, addCarry: 0, addRows: 0, batchNorm: 0, carryScan: 0, copyRows: 0, dense: 0, embedding: 0, gelu: 0, glu: 0, layerNorm: 0,
+  logSoftmax: 0, output: 0, poolCarry: 0, poolLocal: 0, poolResult: 0, poolStep: 0, projectScan: 0, realScan: 0, stepScan: 0, tiles: 0, timedScan: 0,
 } satisfies Record<keyof Kernels, 0>);
 
 export async function compileCustom(source: WasmSource, shared: boolean): Promise<CompiledKernels> {

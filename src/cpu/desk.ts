@@ -30,7 +30,7 @@ const fields = Object.keys({
   y: 0,
   yRowBytes: 0,
   reversed: 0,
-  onto: 0,
+  adds: 0,
   states: 0,
   table: 0,
   control: 0,

@@ -16,6 +16,7 @@ export interface Kernels {
     groups: number,
     real?: boolean,
   ): void;
+  addRows(y: Pointer, yStride: number, x: Pointer, xStride: number, rowBytes: number, tokens: number): void;
   batchNorm(
     y: Pointer,
     x: Pointer,

@@ -56,8 +56,8 @@ export interface Window {
   readonly yRowBytes: number;
   /** 1 where rows are read from their last token back, else 0. */
   readonly reversed: number;
-  /** What y is added to, laid out as y; 0 for nothing. */
-  readonly onto: number;
+  /** 1 where outputs are added to what stands in y, else 0. */
+  readonly adds: number;
   /** Each token's integration timestep, float32; 0 if there are none. */
   readonly times: number;
   readonly timesRowBytes: number;

@@ -96,18 +96,13 @@ export class Slots {
     this.kernels.copyRows(to, bytes, from, bytes, bytes, 1);
   }
 
-  writeOutput(y: number, reversed = false, onto = 0): void {
+  writeOutput(y: number, reversed = false, adds = false): void {
     const { output, outputWidth } = this.program;
     const from = this.at(output);
     if (from === y) return;
     const [bytes, own] = [4 * outputWidth, 4 * this.width(output)];
     const stride = reversed ? -bytes : bytes;
-    if (onto !== 0) {
-      // A layer's x, which is as wide as its y, has been read.
-      const other = this.#scratch[0] as number;
-      this.kernels.copyRows(other, own, onto, stride, bytes, this.rows);
-      this.kernels.add(from, other, from, (this.rows * own) / 4);
-    }
-    this.kernels.copyRows(y, stride, from, own, bytes, this.rows);
+    if (adds) this.kernels.addRows(y, stride, from, own, bytes, this.rows);
+    else this.kernels.copyRows(y, stride, from, own, bytes, this.rows);
   }
 }

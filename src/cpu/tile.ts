@@ -12,8 +12,8 @@ export interface Tile {
   tokens: number;
   /** Whether x and y are where the tile's first token is, and each further one lies before the last. */
   reversed: boolean;
-  /** What is added to y, in its order: 0 if there is nothing. */
-  onto: number;
+  /** Whether outputs are added to what stands in y. */
+  adds: boolean;
   /** Tokens of the first chunk that precede the tile. Only a row's first tile may start inside a chunk. */
   k0: number;
   /** The row's state block; `commit` advances it. */
@@ -39,7 +39,7 @@ export const noTile = (): Tile => {
     y: 0,
     tokens: 0,
     reversed: false,
-    onto: 0,
+    adds: false,
     k0: 0,
     state: 0,
     last: false,

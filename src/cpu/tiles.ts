@@ -107,8 +107,8 @@ export class TileRunner {
         this.#runLocal(stage);
       }
     }
-    const { y, reversed, onto } = this.#tile;
-    slots.writeOutput(y, reversed, onto);
+    const { y, reversed, adds } = this.#tile;
+    slots.writeOutput(y, reversed, adds);
     return FINISHED;
   }
 

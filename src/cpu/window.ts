@@ -119,10 +119,9 @@ export function locate(
   const outputs = Math.floor((start - origin) / every) + (given[reset] ?? 0);
   tile.reversed = window.reversed === 1;
   const [from, to] = tile.reversed ? [tokens - 1 - start, tokens - 1 - start] : [start, outputs];
-  const yBytes = row * window.yRowBytes + (program.pooled ? 0 : 4 * to * program.outputWidth);
   tile.x = window.x + row * window.xRowBytes + 4 * from * program.inputWidth;
-  tile.y = window.y + yBytes;
-  tile.onto = window.onto && window.onto + yBytes;
+  tile.y = window.y + row * window.yRowBytes + (program.pooled ? 0 : 4 * to * program.outputWidth);
+  tile.adds = window.adds === 1;
   tile.tokens = end - start;
   tile.k0 = index === 0 ? k0 : 0;
   tile.state = window.states + row * program.layout.rowBytes;

@@ -65,7 +65,6 @@ export async function forwardInWindows(host: WindowHost, job: ForwardJob): Promi
 interface Buffers {
   readonly x: number;
   readonly y: number;
-  readonly onto: number;
   readonly times: number;
   readonly table: number;
   readonly control: number;
@@ -99,14 +98,15 @@ class Block {
     this.#first = first;
     this.#rows = rows;
     const { program, backend } = host;
-    this.#x = job.onto ? undefined : backend.addressOf(job.x);
-    this.#y = timeline.every === 1 && !job.onto ? backend.addressOf(job.y) : undefined;
+    // Ragged rows that are read from their ends are at different places in a window.
+    const inPlace = !job.onto || job.lengths.every((length) => length === job.seqLen);
+    this.#x = inPlace ? backend.addressOf(job.x) : undefined;
+    this.#y = inPlace && timeline.every === 1 ? backend.addressOf(job.y) : undefined;
     const xBytes = this.#x === undefined ? 4 * program.inputWidth : 0;
     const yBytes = this.#y === undefined && !program.pooled ? 4 * program.outputWidth : 0;
     const timeBytes = job.timesteps ? 4 : 0;
-    const ontoBytes = job.onto ? yBytes : 0;
     const most = job.threads > 0 ? WORKERS_WINDOW_BYTES : WINDOW_BYTES;
-    const fitting = most / ((xBytes + yBytes + ontoBytes + timeBytes) * rows || 1);
+    const fitting = most / ((xBytes + yBytes + timeBytes) * rows || 1);
     const chunks = Math.max(1, Math.floor(Math.min(fitting, heard / rows) / CHUNK));
     this.#span = Math.max(1, Math.min(job.seqLen, chunks * CHUNK));
     const yRow = program.pooled ? 4 * program.outputWidth : yBytes * this.#span;
@@ -117,7 +117,6 @@ class Block {
     const buffers = (): Buffers => ({
       x: this.#allocate(rows * xBytes * this.#span),
       y: this.#allocate(rows * yRow),
-      onto: this.#allocate(rows * ontoBytes * this.#span),
       times: this.#allocate(rows * timeBytes * this.#span),
       table: this.#allocate(RowTableView.bytes(rows, resets)),
       control: this.#allocate(controlBytes(program.layout.carries, rows)),
@@ -209,7 +208,7 @@ class Block {
   #copyIn(start: number, end: number, buffers: Buffers): Window {
     const { program } = this.#host;
     const { memory } = this.#host.backend.arena;
-    const { x, onto, seqLen, lengths, timesteps } = this.#job;
+    const { x, y, onto, seqLen, lengths, timesteps } = this.#job;
     const timeline = this.#timeline;
     const { inputWidth, outputWidth, pooled } = program;
     const floats = new Float32Array(memory.buffer);
@@ -228,16 +227,13 @@ class Block {
         count: timeline.count(row, lengths[row] as number),
       });
       longest = Math.max(longest, tokens + k0);
-      if (this.#x === undefined) {
-        const from = row * seqLen + this.#firstOf(row, start, end);
-        const copy = (to: number, values: Float32Array, width: number) =>
-          floats.set(
-            values.subarray(from * width, (from + tokens) * width),
-            to / 4 + r * (end - start) * width,
-          );
-        copy(buffers.x, x, inputWidth);
-        if (onto) copy(buffers.onto, onto, outputWidth);
-      }
+      const from = row * seqLen + this.#firstOf(row, start, end);
+      const cut = (values: Float32Array, width: number) =>
+        values.subarray(from * width, (from + tokens) * width);
+      const to = r * (end - start);
+      if (this.#x === undefined) floats.set(cut(x, inputWidth), buffers.x / 4 + to * inputWidth);
+      if (onto && this.#y === undefined) floats.set(cut(onto, outputWidth), buffers.y / 4 + to * outputWidth);
+      else if (onto && onto !== y) y.set(cut(onto, outputWidth), from * outputWidth);
       if (timesteps) {
         const from = row * seqLen + start;
         floats.set(timesteps.subarray(from, from + tokens), buffers.times / 4 + r * (end - start));
@@ -247,19 +243,20 @@ class Block {
     control.fill(0, 0, controlBytes(program.layout.carries, this.#rows));
     const token = 4 * inputWidth;
     const yToken = 4 * outputWidth;
+    const first = onto ? seqLen - end : start;
     return {
       rows: this.#rows,
       ...this.#tiles(longest),
       every: timeline.every,
-      x: this.#x === undefined ? buffers.x : this.#x + (this.#first * seqLen + start) * token,
+      x: this.#x === undefined ? buffers.x : this.#x + (this.#first * seqLen + first) * token,
       xRowBytes: token * (this.#x === undefined ? end - start : seqLen),
       y:
         this.#y === undefined
           ? buffers.y
-          : this.#y + (pooled ? this.#first : this.#first * seqLen + start) * yToken,
+          : this.#y + (pooled ? this.#first : this.#first * seqLen + first) * yToken,
       yRowBytes: pooled ? yToken : yToken * (this.#y === undefined ? end - start : seqLen),
       reversed: Number(onto !== undefined),
-      onto: buffers.onto,
+      adds: Number(onto !== undefined),
       times: buffers.times,
       timesRowBytes: 4 * (end - start),
       states: this.#states,

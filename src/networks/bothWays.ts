@@ -46,7 +46,8 @@ export class BothWays implements Runner {
       return { runner, own: { ...job, state, done: undefined, onProgress: half } };
     };
     const there = await pass(forward, 0);
-    const onto = allocating("a forward", () => new Float32Array(y.length));
+    // Workers may fail, and what they did is then done again: what is added to has to be there still.
+    const onto = job.threads > 0 ? allocating("a forward", () => new Float32Array(y.length)) : y;
     await there.runner.forward({ ...there.own, y: onto });
     const { runner, own } = await pass(backward, 1);
     const turned = {

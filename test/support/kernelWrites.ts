@@ -22,6 +22,7 @@ export const kernelWrites: {
 } = {
   add: (at, _a, _b, count) => [{ at, bytes: 4 * count }],
   addCarry: (at, _powers, _carries, tokens, _k0, _chunk, groups) => [{ at, bytes: tokens * row(groups) }],
+  addRows: (at, stride, _x, _xStride, bytes, rows) => [{ at, bytes, rows, stride }],
   batchNorm: (at, _x, _mean, _factor, _bias, tokens, width) => [{ at, bytes: 4 * tokens * width }],
   carryScan: (carries, carry, stateLoc, _loc, _lambdaT, tokens, k0, chunk, groups) => [
     { at: carries, bytes: chunks(tokens, k0, chunk) * row(groups) },

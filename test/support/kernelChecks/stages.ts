@@ -17,6 +17,15 @@ export const stageChecks: Checks = {
       "y",
     );
   },
+  addRows: (bench) => {
+    const [a, b] = [floats(21, 1), floats(21, 2)];
+    const [y, from] = [bench.placeRows(a, 7, 36), bench.placeRows(b, 7, 32)];
+    // From the last row of y back.
+    const written = [{ at: y, bytes: 28, rows: 3, stride: 36 }];
+    bench.call(written, (k) => k.addRows(y + 72, -36, from, 32, 28, 3));
+    const sums = a.map((v, i) => v + (b[14 - 7 * Math.floor(i / 7) + (i % 7)] as number));
+    same(bench.rows(y, 3, 7, 36), sums, "y");
+  },
   copyRows: (bench) => {
     const x = floats(12, 1);
     const [from, y] = [bench.placeRows(x, 3, 28), bench.room(80)];
