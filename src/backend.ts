@@ -2,7 +2,6 @@
  * What a backend is: something that runs programs. It holds no policy (the scheduler has that), checks no user input
  * (done before), and never decides to fall back (the engine does): it gives the right numbers or throws a LinrecError.
  */
-
 import type { Rows } from "./networks/links.js";
 import type { BackendName, Network, Program } from "./program.js";
 import type { Ports } from "./runtime/gpuBuffer.js";

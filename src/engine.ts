@@ -1,5 +1,4 @@
 /** The engine, as its user has it: what finds out what this machine has, and makes layers and models. */
-
 import { EngineHost } from "./engine/engineHost.js";
 import type { Tell } from "./engine/failover.js";
 import { type BackendStatus, Machine } from "./engine/machine.js";

@@ -1,5 +1,4 @@
 /** A bare LRU layer, ready to run. */
-
 import { allocating } from "./errors.js";
 import {
   type Complex,

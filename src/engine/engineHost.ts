@@ -1,5 +1,4 @@
 /** What layers and models see of their engine: where programs are prepared, and work is run, and stopped. */
-
 import type { Backend, ForwardJob, Resident, Runner } from "../backend.js";
 import { allocating, LinrecError } from "../errors.js";
 import type { AnyCache } from "../layers/cache.js";

@@ -1,5 +1,4 @@
 /** An LRU that reads each row from both ends. */
-
 import { LinrecError } from "../errors.js";
 import type { Lru } from "../lru.js";
 import { type Ways, waysOf } from "../networks/hidden.js";

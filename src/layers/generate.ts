@@ -1,5 +1,4 @@
 /** From prompts to tokens, one after the other: what `Model.generate` does. */
-
 import { LinrecError } from "../errors.js";
 import { uniforms } from "../init.js";
 import { breathing } from "../runtime/macrotask.js";

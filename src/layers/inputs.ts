@@ -1,5 +1,4 @@
 /** The checks of what a layer or model is given that need to know it: shapes, values. */
-
 import type { NonFinite } from "../engine/options.js";
 import { allocating, LinrecError } from "../errors.js";
 import { type Input, inputWidth, type Network, outputWidth } from "../program.js";

@@ -1,5 +1,4 @@
 /** The checks of what a model is given beyond those of a layer: ids, pools, what it can and cannot do. */
-
 import type { NonFinite } from "../engine/options.js";
 import { LinrecError } from "../errors.js";
 import { isUntimed } from "../networks/links.js";

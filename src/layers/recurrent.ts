@@ -2,7 +2,6 @@
  * The verbs that a bare layer and a whole model share: forward, step, stepSync, allocateInferenceCache, and state files.
  * Arguments are checked before any side effect (`forwards.ts`, `steps.ts`); the engine behind decides where the work runs.
  */
-
 import type { Host, Prepared } from "../engine/host.js";
 import { allocating, asOutOfMemory, LinrecError } from "../errors.js";
 import { fingerprint } from "../io/fingerprint.js";

@@ -1,5 +1,4 @@
 /** Steps of a cache's streams, or of some of them: what a step is given, checked; and how it is run. */
-
 import type { Host, Prepared } from "../engine/host.js";
 import { allocating } from "../errors.js";
 import { parts } from "../parts.js";

@@ -1,5 +1,4 @@
 /** A forward over chunks as they come: of a file, a download, a microphone. */
-
 import { LinrecError, messageOf } from "../errors.js";
 import { bytesOf } from "../io/bytes.js";
 import type { Input } from "../program.js";

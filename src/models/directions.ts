@@ -1,5 +1,4 @@
 /** A bidirectional layer: its checkpoint, and both directions as one. */
-
 import { LinrecError } from "../errors.js";
 import type { SafetensorsFile } from "../io/safetensors.js";
 import { programOf } from "../lruParams.js";

@@ -1,5 +1,4 @@
 /** lrnnx's language model, LRNNLMHeadModel with LRU mixers: a pre-norm residual network from token ids to logits. */
-
 import type { Stage } from "../program.js";
 import { permute } from "../tensor.js";
 import { type Architecture, finished } from "./architecture.js";

@@ -1,5 +1,4 @@
 /** lruun, the LRU for TensorFlow: LinearRecurrentUnitCell and ResLRUCell, or ...FFN, which are the same functions. */
-
 import { gammaLogOf } from "../params.js";
 import type { LruParams, Stage } from "../program.js";
 import type { Tensor } from "../tensor.js";

@@ -1,5 +1,4 @@
 /** A whole network, ready to run. */
-
 import type { Host, Prepared } from "../engine/host.js";
 import { LinrecError } from "../errors.js";
 import type { Memory } from "../layers/analysis.js";

@@ -1,5 +1,4 @@
 /** From a layer or model back to a checkpoint. */
-
 import { allocating, LinrecError } from "../errors.js";
 import { writeSafetensors } from "../io/safetensors.js";
 import type { BidirectionalLru } from "../layers/bidirectional.js";

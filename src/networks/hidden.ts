@@ -1,5 +1,4 @@
 /** What is seen of layers that run in parts (`halves.ts`, loaded for the first of them): which they are, and their states. */
-
 import { parts } from "../parts.js";
 import { type LruStage, lruStages, type Network, type Program } from "../program.js";
 import type { State, StateSlot } from "../state.js";

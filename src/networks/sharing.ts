@@ -1,5 +1,4 @@
 /** The states of a layer that runs in parts (`halves.ts`), as its user sees them. */
-
 import type { LruStage, Share } from "../program.js";
 import type { State } from "../state.js";
 import type { Hidden } from "./hidden.js";

@@ -1,5 +1,4 @@
 /** The links of a network whose rate changes, on the GPU: what each has there, from its weights to what it makes. */
-
 import type { Network } from "../program.js";
 import { type Link, type Rates, ratesOf } from "../rates.js";
 import type { Device } from "./device.js";

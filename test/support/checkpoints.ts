@@ -1,5 +1,4 @@
 /** The checkpoints of every architecture's golden cases. */
-
 import type { ModelSpec } from "../../src/models/architecture.js";
 import type { Tensor } from "../../src/tensor.js";
 import cases from "../fixtures/lrnnx/cases.json" with { type: "json" };

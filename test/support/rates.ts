@@ -2,7 +2,6 @@
  * Networks whose rate changes, in float64 and as their source describes them: one row at a time, stage after stage over
  * the whole sequence. It shares nothing with the chain that runs them.
  */
-
 import {
   type Network,
   outputWidth,

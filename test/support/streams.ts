@@ -1,5 +1,4 @@
 /** Calls that advance some streams of many, and what each stream gives alone, token by token: what those must give. */
-
 import { type Engine, type Input, writeSafetensors } from "../../src/index.js";
 import type { AnyCache } from "../../src/layers/cache.js";
 import { CHUNK } from "../../src/state.js";
