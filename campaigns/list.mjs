@@ -16,6 +16,7 @@ const files = {
   messages: "input/messages.mjs",
   accuracy: "numbers/accuracy.mjs",
   "any-calls": "calls/any-calls.mjs",
+  "failing-calls": "calls/failing-calls.mjs",
   "not-finite": "numbers/not-finite.mjs",
   "same-bits": "numbers/same-bits.mjs",
 };

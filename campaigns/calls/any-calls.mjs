@@ -1,32 +1,9 @@
 // Calls at random on caches at random of networks at random: what came of each stream, beside the same stream stepped by itself.
-import { between, isTyped, random } from "../support.mjs";
+import { random } from "../support.mjs";
 import { World } from "./calls.mjs";
 import { openNetwork, randomNetwork } from "./networks.mjs";
+import { openOnCpu, openOracles, together } from "./play.mjs";
 import { Judge } from "./streams.mjs";
-
-const ways = {
-  "the calling thread": { threads: 0, shared: true },
-  "shared memory": { threads: 2, shared: true },
-  messages: { threads: 3, shared: false },
-};
-
-/** An engine for each way to run. */
-async function openEngines(linrec) {
-  const engines = {};
-  const Real = globalThis.SharedArrayBuffer;
-  for (const [name, { threads, shared }] of Object.entries(ways)) {
-    // So it is on a page that is not cross-origin isolated.
-    if (!shared) globalThis.SharedArrayBuffer = undefined;
-    engines[name] = await linrec.createEngine({ backend: "wasm", threads });
-    const lru = await engines[name].lru(linrec.initLru({ dModel: 2, dState: 2, seed: 1 }));
-    await lru.forward(new Float32Array(400)); // its workers have started
-    lru.dispose();
-    globalThis.SharedArrayBuffer = Real;
-  }
-  const { webgpu } = (await linrec.createEngine({ threads: 0 })).backends;
-  if (webgpu.available) engines.webgpu = await linrec.createEngine({ backend: "webgpu" });
-  return engines;
-}
 
 export default {
   promise:
@@ -54,11 +31,10 @@ export default {
   ],
   async run({ linrec, isFull, fail }) {
     const networks = isFull ? 1500 : 80;
-    const engines = await openEngines(linrec);
-    const oracleEngines = [
-      await linrec.createEngine({ backend: "wasm", threads: 0 }),
-      await linrec.createEngine({ backend: "reference" }),
-    ];
+    const engines = await openOnCpu(linrec);
+    const { webgpu } = (await linrec.createEngine({ threads: 0 })).backends;
+    if (webgpu.available) engines.webgpu = await linrec.createEngine({ backend: "webgpu" });
+    const oracleEngines = await openOracles(linrec);
     let [calls, refusals, compared] = [0, 0, 0];
     const furthest = { cpu: 0, gpu: 0 };
     for (let seed = 1; seed <= networks; seed++) {
@@ -88,21 +64,3 @@ export default {
     };
   },
 };
-
-/** Up to three calls at once, none of which changes what another one reads. Gives how many. */
-async function together(linrec, world) {
-  const calls = [];
-  for (let n = between(world.next, 1, 3); n > 0; n--) {
-    const call = world.call();
-    const taken = calls.flatMap(({ touches }) => touches);
-    if (!call.touches.some((stream) => taken.includes(stream))) calls.push(call);
-  }
-  const results = await Promise.allSettled(calls.map(({ run }) => run()));
-  for (const [i, { status, value, reason }] of results.entries()) {
-    const { what, check, refused } = calls[i];
-    if (status === "fulfilled") check(value);
-    else if (refused && isTyped(linrec, reason)) refused(reason);
-    else world.judge.wrong.push(`${what}: ${reason?.stack}`);
-  }
-  return calls.length;
-}

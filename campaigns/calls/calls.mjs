@@ -19,6 +19,10 @@ const longSeqLens = [700, 2500];
 /** One network on every engine, and some of the caches that calls have left. */
 export class World {
   refusals = 0;
+  /** Codes of what a cache on the GPU may be refused for: none, while nothing is wrong with the GPU. */
+  excuses = [];
+  /** Given to the forwards and streams that are thought out from now on: what stops them. */
+  signal;
   #caches = [];
 
   /**
@@ -90,14 +94,15 @@ export class World {
     const most = Math.max(...streams.map(({ tokens }) => Math.floor(((tokens % every) + seqLen) / every)));
     const outputs = pools ? 1 : most;
     const out = next() < 0.2 ? this.#out(where, batch * outputs) : undefined;
-    const options = { batch, state: from?.cache, every, ...(ragged && { lengths }), out, ...marks };
+    const { signal } = this;
+    const options = { batch, state: from?.cache, every, ...(ragged && { lengths }), out, signal, ...marks };
     const used = Object.keys(options).filter((name) => options[name] !== undefined);
     const what = `forward of ${batch} x ${seqLen} [${lengths}] on ${where} (${used}, every ${every})`;
     return {
       what,
       touches: from?.streams ?? [],
       run: () => models[where].forward(x, options),
-      refused: (error) => this.#refused(what, error, from),
+      refused: (error) => this.#refused(what, error, from, stopped(signal)),
       check: ({ y, state }) => {
         if (from) this.judge.cache(`${what}, where it started`, from.cache, from.streams);
         if (y.length !== batch * outputs * this.outputWidth || (out && y !== out))
@@ -131,11 +136,13 @@ export class World {
     const [x, marks] = this.#tokens(batch * seqLen, 3 / (seqLen + 1), where);
     const out = next() < 0.2 ? this.#out(where, batch * seqLen) : undefined;
     const what = `forward of ${batch} x ${seqLen} [${lengths}] on ${where} (${Object.keys(marks)})`;
+    const { signal } = this;
     return {
       what,
       touches: [],
+      refused: (error) => this.#refused(what, error, undefined, stopped(signal)),
       run: async () => {
-        const { y } = await models[where].forward(x, { batch, lengths, out, ...marks });
+        const { y } = await models[where].forward(x, { batch, lengths, out, signal, ...marks });
         const alone = lengths.map((length, row) => {
           const cut = (values, width = 1) =>
             values?.slice(row * seqLen * width, (row * seqLen + length) * width);
@@ -190,16 +197,17 @@ export class World {
     for (let end = tokens; end < total + tokens; end += tokens) ends.add(Math.min(end, total));
     ends.delete(0);
     const what = `forwardStream of ${total} in ${chunks.length} chunks on ${where} (tokens ${tokens}, every ${every}, ${Object.keys(marks)}${from ? ", state" : ""})`;
+    const { signal } = this;
     return {
       what,
       touches: from?.streams ?? [],
       run: async () => {
         const results = [];
-        const options = { tokens, every, state: from?.cache };
+        const options = { tokens, every, state: from?.cache, signal };
         for await (const result of models[where].forwardStream(chunks, options)) results.push(result);
         return results;
       },
-      refused: (error) => this.#refused(what, error, from),
+      refused: (error) => this.#refused(what, error, from, stopped(signal)),
       check: (results) => {
         if (from) this.judge.cache(`${what}, where it started`, from.cache, from.streams);
         if (results.length !== ends.size)
@@ -312,7 +320,10 @@ export class World {
         cache.dispose();
         return { all, state };
       },
-      refused: (error) => this.#refused(what, error, undefined, this.windows && "unsupported"),
+      refused: (error) => {
+        const codes = this.windows ? ["unsupported", ...this.excuses] : this.excuses;
+        this.#refused(what, error, undefined, codes);
+      },
       check: ({ all, state }) => {
         for (const [call, { rows, count, x, marks }] of calls.entries()) {
           for (let i = 0; i < count; i++) {
@@ -403,13 +414,17 @@ export class World {
     this.judge.output(what, given, expected, exact, where);
   }
 
-  /** A call may be refused for what models cannot pool; then nothing may have changed. */
-  #refused(what, error, { cache, streams } = {}, code = this.pools && "invalid-argument") {
-    if (error.code !== code) this.judge.wrong.push(`${what}: ${error.stack}`);
+  /** A call may be refused for what models cannot pool, and as its own `codes` say; then nothing may have changed. */
+  #refused(what, error, { cache, streams } = {}, codes = []) {
+    const allowed = this.pools ? ["invalid-argument", ...codes] : codes;
+    if (!allowed.includes(error.code)) this.judge.wrong.push(`${what}: ${error.stack}`);
     if (cache) this.judge.cache(`${what}, which was refused`, cache, streams);
     this.refusals++;
   }
 }
+
+/** What a call that was given a signal may be refused for. */
+const stopped = (signal) => (signal?.aborted ? ["aborted"] : []);
 
 /** One row of what `get` gave, as it gives it. */
 function rowOf(h, row, batch) {

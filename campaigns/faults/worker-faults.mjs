@@ -1,7 +1,7 @@
 // Worker threads that fail, from inside and from outside, at every kernel call and at every stage of starting up.
-import { readFileSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import { floats, lruParams, sameResult, settled, undisturbed, watchWorkers } from "../support.mjs";
+import { sabotaged } from "./sabotaged.mjs";
 
 /** A worker waits in its place until it has been terminated. */
 const END_ME = "end me";
@@ -29,31 +29,6 @@ const stages = {
   "as it is set up": "instantiated = fault;",
   at: (nth) => `called = (calls) => { if (calls === ${nth}) fault(); };`,
 };
-
-/** A worker with the fault at a moment. It counts the times that it came to it where all workers can see. */
-function sabotaged(library, act, moment) {
-  const worker = readFileSync(new URL("worker.js", library), "utf8");
-  const prelude = `{
-    const { parentPort: port, workerData: reached } = await import("node:worker_threads");
-    const shared = new SharedArrayBuffer(4);
-    const fault = () => { Atomics.add(reached, 0, 1); ${act} };
-    let calls = 0;
-    let [called, instantiated] = [() => {}, () => {}];
-    ${moment}
-    const real = WebAssembly.instantiate;
-    WebAssembly.instantiate = async (...args) => {
-      instantiated();
-      const result = await real(...args);
-      const instance = result.instance ?? result;
-      const exports = Object.fromEntries(Object.entries(instance.exports).map(([name, kernel]) => [
-        name,
-        typeof kernel !== "function" ? kernel : (...a) => { called(++calls); return kernel(...a); },
-      ]));
-      return result.instance ? { ...result, instance: { exports } } : { exports };
-    };
-  }`;
-  return `data:text/javascript,${encodeURIComponent(prelude + worker)}`;
-}
 
 /**
  * The `nth` message to a worker from now on cannot be posted; returns how many there were when it is undone. Comlink's own farewell

@@ -51,7 +51,7 @@ export default {
     },
   ],
   async run({ library, isFull, fail }) {
-    const nodes = [process.execPath, ...(process.env["LINREC_NODES"]?.split(",") ?? [])];
+    const nodes = [process.execPath, ...(process.env.LINREC_NODES?.split(",") ?? [])];
     const tiers = isFull ? [[], ["--no-wasm-tier-up", "--liftoff-only"], ["--no-liftoff"]] : [[]];
     const seqLens = isFull ? [1, 49, 1000, 20_000] : [49, 3000];
     const seen = new Map();
