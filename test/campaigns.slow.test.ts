@@ -32,6 +32,7 @@ test.each([
   "arguments",
   "checkpoints",
   "any-calls",
+  "failing-calls",
   "not-finite",
   "same-bits",
   "lifecycle",

@@ -1,5 +1,5 @@
 // Calls at random: each with what it is to have done to the streams of the caches that it touches.
-import { between, floats, pick } from "../support.mjs";
+import { between, floats, pick } from "../random.mjs";
 import { Stream, setTo } from "./streams.mjs";
 
 /** Around chunks (48 tokens), and long enough for several tiles. */

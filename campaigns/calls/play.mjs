@@ -1,5 +1,8 @@
-// What campaigns of calls have in common: engines for each way to run, and calls that are made at once.
-import { between, isTyped } from "../support.mjs";
+// What campaigns of calls have in common: engines for each way to run, and networks that calls are made to. Runs in pages, too.
+import { between, random } from "../random.mjs";
+import { World } from "./calls.mjs";
+import { openNetwork, randomNetwork } from "./networks.mjs";
+import { Judge } from "./streams.mjs";
 
 const ways = {
   "the calling thread": { threads: 0, shared: true },
@@ -29,6 +32,40 @@ export const openOracles = async (linrec) => [
   await linrec.createEngine({ backend: "reference" }),
 ];
 
+/**
+ * Calls at random to networks of so many seeds, each on every engine.
+ * @returns what was done, and what was `wrong`, in words
+ */
+export async function play(linrec, { from, networks }) {
+  const engines = await openOnCpu(linrec);
+  const { webgpu } = (await linrec.createEngine({ threads: 0 })).backends;
+  if (webgpu.available) engines.webgpu = await linrec.createEngine({ backend: "webgpu" });
+  const oracleEngines = await openOracles(linrec);
+  const furthest = { cpu: 0, gpu: 0 };
+  const done = { networks, ways: Object.keys(engines).join(", "), calls: 0, refusals: 0, compared: 0 };
+  const wrong = [];
+  for (let seed = from; seed < from + networks; seed++) {
+    const next = random(seed);
+    const network = randomNetwork(next);
+    const names = Object.keys(engines).filter((name) => name !== "webgpu" || seed % 4 === 0);
+    const models = {};
+    for (const name of names) models[name] = await openNetwork(engines[name], network);
+    const file = linrec.writeModel(models.messages);
+    const oracles = await Promise.all(oracleEngines.map((engine) => openNetwork(engine, network, file)));
+    const judge = new Judge();
+    const world = new World(next, network, engines, models, oracles, judge);
+    for (let round = 0; round < 12 && judge.wrong.length === 0; round++)
+      done.calls += await together(linrec, world);
+    for (const model of [...Object.values(models), ...oracles]) model.dispose();
+    done.refusals += world.refusals;
+    done.compared += judge.compared;
+    for (const kind of ["cpu", "gpu"]) furthest[kind] = Math.max(furthest[kind], judge.furthest[kind]);
+    if (judge.wrong.length > 0) wrong.push(`seed ${seed}, ${network.kind}: ${judge.wrong[0]}`);
+  }
+  for (const engine of [...Object.values(engines), ...oracleEngines]) await engine.dispose();
+  return { ...done, furthest, wrong };
+}
+
 /** Up to three calls at once, none of which changes what another one reads. Gives how many. */
 export async function together(linrec, world) {
   const calls = [];
@@ -41,7 +78,7 @@ export async function together(linrec, world) {
   for (const [i, { status, value, reason }] of results.entries()) {
     const { what, check, refused } = calls[i];
     if (status === "fulfilled") check(value);
-    else if (refused && isTyped(linrec, reason)) refused(reason);
+    else if (refused && linrec.isLinrecError(reason)) refused(reason);
     else world.judge.wrong.push(`${what}: ${reason?.stack}`);
   }
   return calls.length;
