@@ -314,8 +314,7 @@ export class World {
         const cache = await model.allocateGpuCache(streams.length);
         const written = cache.write(start);
         const outputs = calls.map(({ x, rows, marks }) => model.stepMany(x, cache, { rows, ...marks }));
-        await written;
-        const all = await Promise.all(outputs);
+        const [all] = await Promise.all([Promise.all(outputs), written]);
         const state = await cache.read();
         cache.dispose();
         return { all, state };
