@@ -1,5 +1,6 @@
 // Calls at random: each with what it is to have done to the streams of the caches that it touches.
 import { between, floats, pick } from "../random.mjs";
+import { cutUp } from "./cutUp.mjs";
 import { Stream, setTo } from "./streams.mjs";
 
 /** Around chunks (48 tokens), and long enough for several tiles. */
@@ -177,25 +178,7 @@ export class World {
     const every = !pools && next() < 0.4 ? between(next, 2, 7) : 1;
     const total = pick(next, seqLens);
     const [x, marks] = this.#tokens(total, 0.03);
-    const marked = Object.keys(marks).length > 0;
-    // What is marked comes in whole tokens.
-    const unit = marked ? inputWidth : 1;
-    const chunks = [];
-    /** Tokens at the end of each result. */
-    const ends = new Set();
-    for (let at = 0, to; at < x.length; at = to) {
-      to = Math.min(x.length, at + unit * between(next, 1, Math.ceil(x.length / unit)));
-      const part = x.subarray(at, to);
-      const [times, reset] = [marks.integrationTimesteps, marks.reset].map((values) =>
-        values?.slice(at / inputWidth, to / inputWidth),
-      );
-      // A chunk without any reset may say so by saying nothing.
-      const some = next() < 0.5 || reset?.some(Boolean) ? { reset } : {};
-      chunks.push(marked ? { x: part, integrationTimesteps: times, ...some } : part);
-      if (!tokens) ends.add(Math.floor(to / inputWidth));
-    }
-    for (let end = tokens; end < total + tokens; end += tokens) ends.add(Math.min(end, total));
-    ends.delete(0);
+    const { chunks, ends } = cutUp(next, x, marks, inputWidth, tokens);
     const what = `forwardStream of ${total} in ${chunks.length} chunks on ${where} (tokens ${tokens}, every ${every}, ${Object.keys(marks)}${from ? ", state" : ""})`;
     const { signal } = this;
     return {
