@@ -235,8 +235,8 @@ class Block {
       if (onto && this.#y === undefined) floats.set(cut(onto, outputWidth), buffers.y / 4 + to * outputWidth);
       else if (onto && onto !== y) y.set(cut(onto, outputWidth), from * outputWidth);
       if (timesteps) {
-        const from = row * seqLen + start;
-        floats.set(timesteps.subarray(from, from + tokens), buffers.times / 4 + r * (end - start));
+        const at = row * seqLen + start;
+        floats.set(timesteps.subarray(at, at + tokens), buffers.times / 4 + to);
       }
     }
     const control = new Uint8Array(memory.buffer, buffers.control);
