@@ -47,11 +47,9 @@ await withFolder(async (folder) => {
 
 /** What the package does not export. */
 async function internals() {
-  const contents = `export { packProgram } from "../src/cpu/packed.js"; import { programOf } from "../src/lruParams.js";
-    export { CHUNK } from "../src/state.js";`;
-  const stdin = { contents, resolveDir: import.meta.dirname };
+  const entryPoints = [join(import.meta.dirname, "native/internals.ts")];
   const options = { bundle: true, format: "esm", platform: "node", write: false, logLevel: "error" };
-  const { outputFiles } = await build({ stdin, ...options });
+  const { outputFiles } = await build({ entryPoints, ...options });
   return import(`data:text/javascript,${encodeURIComponent(outputFiles[0].text)}`);
 }
 
