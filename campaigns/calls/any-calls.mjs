@@ -45,8 +45,7 @@ export default {
     },
   ],
   async run({ linrec, library, isFull, fail }) {
-    const networks = isFull ? 1500 : 80;
-    const played = { Node: await play(linrec, { from: 1, networks }) };
+    const played = { Node: await play(linrec, { from: 1, networks: isFull ? 1500 : 80 }) };
     const absent = [];
     for (const [name, browser] of isFull ? Object.entries(browsers) : []) {
       const reason = browser.missing();
@@ -55,12 +54,15 @@ export default {
     }
     for (const [name, { wrong, error }] of Object.entries(played))
       for (const text of error ? [error] : wrong) fail(`${name}: ${text}`);
+    const networks = Object.values(played).map(
+      ({ version = `Node ${process.version}`, networks, ways }) => `${version}: ${networks}, on ${ways}`,
+    );
     const each = (say) =>
-      [...Object.entries(played).map(([name, result]) => `${name} ${say(result)}`), ...absent].join("; ");
+      Object.entries(played)
+        .map(([name, result]) => `${name} ${say(result)}`)
+        .join("; ");
     return {
-      networks: each(
-        ({ version = process.version, networks, ways }) => `${version}: ${networks}, on ${ways}`,
-      ),
+      networks: [...networks, ...absent].join("; "),
       "calls, of them refused": each(({ calls, refusals }) => `${calls}, ${refusals}`),
       "outputs and caches compared": each(({ compared }) => compared),
       "furthest from the reference, of max|y| so far: CPU, GPU": each(
