@@ -159,6 +159,7 @@ describe.each(builds)("%s SIMD", (build) => {
   test.each([
     ["ragged", 30_011, [30_011, 0, 20_000, 29_999]],
     ["whole", 20_011, [20_011, 20_011, 20_011]],
+    ["shorter", 20_011, [20_000, 7]],
   ])(
     "through many windows and tiles, in the engine's memory and in any other: %s rows",
     async (_, seqLen, lengths) => {
@@ -187,6 +188,20 @@ describe.each(builds)("%s SIMD", (build) => {
       }
     },
   );
+
+  test("what a layer took of the engine's memory is free when it is gone", async () => {
+    const { engine } = engines[0] as NamedEngine;
+    const sizes = [];
+    for (let i = 0; i < 4; i++) {
+      const params = hardParams(300, 300, 1); // a MiB and more for each direction
+      const layer = await engine.bidirectional({ forward: params, backward: params });
+      await layer.forward(floats(300 * 9, 1));
+      layer.dispose();
+      await new Promise((resolve) => setTimeout(resolve)); // in which runners are disposed of
+      sizes.push(engine.allocate(1).buffer.byteLength);
+    }
+    expect(new Set(sizes.slice(1)).size, String(sizes)).toBe(1);
+  });
 
   test("from pairs of conjugate states", async () => {
     const params = paired(hardParams(5, 4, 3), "another C");
