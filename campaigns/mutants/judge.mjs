@@ -54,7 +54,8 @@ process.on("message", async (request) => {
       request.survey ? await survey(request.survey) : { workerFiles, files: [...specifications.keys()] },
     );
 });
-process.on("disconnect", () => process.exit());
+// Whoever asked is gone. With the processes that vitest has started: one of them may be in an endless loop.
+process.on("disconnect", () => process.kill(-process.pid, "SIGKILL"));
 process.send({ ready: true });
 
 /** Runs a file's tests once. Which places the file comes to outside its tests and in each test, and how long they take. */
