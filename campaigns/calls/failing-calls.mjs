@@ -2,10 +2,8 @@
 import { setTimeout as wait } from "node:timers/promises";
 import { sabotaged } from "../faults/sabotaged.mjs";
 import { between, random, watchWorkers } from "../support.mjs";
-import { World } from "./calls.mjs";
-import { openNetwork, randomNetwork } from "./networks.mjs";
-import { openOnCpu, openOracles, together } from "./play.mjs";
-import { Judge } from "./streams.mjs";
+import { randomNetwork } from "./networks.mjs";
+import { openOnCpu, openOracles, openWorld, together } from "./play.mjs";
 
 /** Networks for which engines live on: what a worker that has died leaves behind is met by the next ones. */
 const LIFE = 10;
@@ -89,12 +87,7 @@ export default {
       const { devices, gpu } = await watchedGpu();
       if (seed % GPU_EVERY === 0)
         own.webgpu = await linrec.createEngine({ backend: ["webgpu", "wasm"], threads: 0, gpu, onFallback });
-      const models = {};
-      for (const [name, engine] of Object.entries(own)) models[name] = await openNetwork(engine, network);
-      const file = linrec.writeModel(models.messages);
-      const oracles = await Promise.all(oracleEngines.map((engine) => openNetwork(engine, network, file)));
-      const judge = new Judge();
-      const world = new World(next, network, own, models, oracles, judge);
+      const { world, judge, dispose } = await openWorld(linrec, next, network, own, oracleEngines);
       /** Something goes wrong, some moments from now. */
       const faults = {
         dying: () => Atomics.store(kernelCalls, 1, kernelCalls[0] + between(next, 1, 12)),
@@ -120,7 +113,7 @@ export default {
         done.calls += await going;
         await Promise.all(pending);
       }
-      for (const model of [...Object.values(models), ...oracles]) model.dispose();
+      dispose();
       await own.webgpu?.dispose();
       done.refusals += world.refusals;
       done.compared += judge.compared;

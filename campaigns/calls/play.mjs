@@ -32,14 +32,29 @@ export const openOracles = async (linrec) => [
   await linrec.createEngine({ backend: "reference" }),
 ];
 
+/** A network on engines and on the oracles, where it is read from a file that it was written to. */
+export async function openWorld(linrec, next, network, engines, oracleEngines) {
+  const models = {};
+  for (const [name, engine] of Object.entries(engines)) models[name] = await openNetwork(engine, network);
+  const file = linrec.writeModel(models.messages);
+  const oracles = await Promise.all(oracleEngines.map((engine) => openNetwork(engine, network, file)));
+  const judge = new Judge();
+  const world = new World(next, network, engines, models, oracles, judge);
+  const dispose = () => {
+    for (const model of [...Object.values(models), ...oracles]) model.dispose();
+  };
+  return { world, judge, dispose };
+}
+
 /**
  * Calls at random to networks of so many seeds, each on every engine.
  * @returns what was done, and what was `wrong`, in words
  */
 export async function play(linrec, { from, networks }) {
-  const engines = await openOnCpu(linrec);
+  const onCpu = await openOnCpu(linrec);
   const { webgpu } = (await linrec.createEngine({ threads: 0 })).backends;
-  if (webgpu.available) engines.webgpu = await linrec.createEngine({ backend: "webgpu" });
+  const gpu = webgpu.available && { webgpu: await linrec.createEngine({ backend: "webgpu" }) };
+  const engines = { ...onCpu, ...gpu };
   const oracleEngines = await openOracles(linrec);
   const furthest = { cpu: 0, gpu: 0 };
   const done = { networks, ways: Object.keys(engines).join(", "), calls: 0, refusals: 0, compared: 0 };
@@ -47,16 +62,11 @@ export async function play(linrec, { from, networks }) {
   for (let seed = from; seed < from + networks; seed++) {
     const next = random(seed);
     const network = randomNetwork(next);
-    const names = Object.keys(engines).filter((name) => name !== "webgpu" || seed % 4 === 0);
-    const models = {};
-    for (const name of names) models[name] = await openNetwork(engines[name], network);
-    const file = linrec.writeModel(models.messages);
-    const oracles = await Promise.all(oracleEngines.map((engine) => openNetwork(engine, network, file)));
-    const judge = new Judge();
-    const world = new World(next, network, engines, models, oracles, judge);
+    const own = seed % 4 === 0 ? engines : onCpu;
+    const { world, judge, dispose } = await openWorld(linrec, next, network, own, oracleEngines);
     for (let round = 0; round < 12 && judge.wrong.length === 0; round++)
       done.calls += await together(linrec, world);
-    for (const model of [...Object.values(models), ...oracles]) model.dispose();
+    dispose();
     done.refusals += world.refusals;
     done.compared += judge.compared;
     for (const kind of ["cpu", "gpu"]) furthest[kind] = Math.max(furthest[kind], judge.furthest[kind]);
