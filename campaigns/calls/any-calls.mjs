@@ -1,24 +1,9 @@
 // Calls at random on caches at random of networks at random: what came of each stream, beside the same stream stepped by itself.
-import { fileURLToPath } from "node:url";
-import { browsers } from "../../tools/drivers.mjs";
-import { isolated, serve } from "../../tools/serve.mjs";
+import { inBrowsers } from "../inBrowsers.mjs";
 import { play } from "./play.mjs";
 
-/** What a browser is given: other networks, as many as a page has the time for. */
-const inBrowsers = { from: 100_001, networks: 200 };
-
-async function playInBrowser({ start }, library) {
-  const site = await serve(fileURLToPath(new URL("../", library)), isolated);
-  const driven = await start();
-  try {
-    const { from, networks } = inBrowsers;
-    const page = `${site.url}test/pages/calls.html?library=/dist/index.js&from=${from}&networks=${networks}`;
-    return { version: driven.version, ...JSON.parse(await driven.show(page)) };
-  } finally {
-    await driven.close();
-    site.close();
-  }
-}
+/** For browsers: other networks, as many as a page has the time for. */
+const page = "calls.html?from=100001&networks=200";
 
 export default {
   promise:
@@ -45,13 +30,9 @@ export default {
     },
   ],
   async run({ linrec, library, isFull, fail }) {
-    const played = { Node: await play(linrec, { from: 1, networks: isFull ? 1500 : 80 }) };
-    const absent = [];
-    for (const [name, browser] of isFull ? Object.entries(browsers) : []) {
-      const reason = browser.missing();
-      if (reason) absent.push(reason);
-      else played[name] = await playInBrowser(browser, library);
-    }
+    const inNode = await play(linrec, { from: 1, networks: isFull ? 1500 : 80 });
+    const { shown, absent } = isFull ? await inBrowsers(library, page) : { shown: {}, absent: [] };
+    const played = { Node: inNode, ...shown };
     for (const [name, { wrong, error }] of Object.entries(played))
       for (const text of error ? [error] : wrong) fail(`${name}: ${text}`);
     const networks = Object.values(played).map(

@@ -21,24 +21,6 @@ const HAZARD = `
   if (isDue && Atomics.compareExchange(reached, 1, last, 0) === last) process.exit(9);
   Atomics.wait(new Int32Array(shared), 0, 0, 0.1);`;
 
-/** WebGPU that keeps the devices it has given. */
-async function watchedGpu() {
-  const { create } = await import("webgpu");
-  const real = create([]);
-  const devices = [];
-  const requestAdapter = async (options) => {
-    const adapter = await real.requestAdapter(options);
-    const request = adapter?.requestDevice.bind(adapter);
-    if (adapter)
-      adapter.requestDevice = async (descriptor) => {
-        devices.push(await request(descriptor));
-        return devices.at(-1);
-      };
-    return adapter;
-  };
-  return { devices, gpu: { requestAdapter, getPreferredCanvasFormat: () => "rgba8unorm" } };
-}
-
 export default {
   promise:
     "Whatever fails, and whenever: a call gives what it would have given, or an error from the list; and it has changed nothing then.",
@@ -84,26 +66,26 @@ export default {
         engines = await openOnCpu(linrec, { onFallback, workerUrl });
       }
       const own = { ...engines };
-      const { devices, gpu } = await watchedGpu();
       if (seed % GPU_EVERY === 0)
-        own.webgpu = await linrec.createEngine({ backend: ["webgpu", "wasm"], threads: 0, gpu, onFallback });
+        own.webgpu = await linrec.createEngine({ backend: ["webgpu", "wasm"], threads: 0, onFallback });
       const { world, judge, dispose } = await openWorld(linrec, next, network, own, oracleEngines);
+      let stop;
       /** Something goes wrong, some moments from now. */
       const faults = {
         dying: () => Atomics.store(kernelCalls, 1, kernelCalls[0] + between(next, 1, 12)),
         ended: () => workers[Math.floor(next() * workers.length)]?.terminate(),
         lost: () => {
           world.excuses = ["gpu-failed", "backend-unavailable"];
-          devices.at(-1)?.destroy();
+          own.webgpu.gpuDevice?.destroy();
         },
-        stopped: () => world.stop.abort(),
+        stopped: () => stop.abort(),
       };
       for (let round = 0; round < 12 && judge.wrong.length === 0; round++) {
-        world.stop = new AbortController();
-        world.signal = world.stop.signal;
+        stop = new AbortController();
+        world.signal = stop.signal;
         const going = together(linrec, world);
         const pending = Object.entries(faults)
-          .filter(([name]) => next() < 0.3 && (name !== "lost" || devices.length > 0))
+          .filter(([name]) => next() < 0.3 && (name !== "lost" || own.webgpu))
           .map(async ([name, act]) => {
             const moment = 3 * next() ** 2;
             await (moment < 1 ? undefined : wait(moment));

@@ -1,8 +1,6 @@
 // The same bits everywhere: a hash of what many ways of running give.
 import { spawnSync } from "node:child_process";
-import { fileURLToPath } from "node:url";
-import { browsers } from "../../tools/drivers.mjs";
-import { isolated, serve } from "../../tools/serve.mjs";
+import { inBrowsers } from "../inBrowsers.mjs";
 
 /** The ways of one Node, in a process of its own. */
 function ofNode(node, flags, library, seqLens) {
@@ -21,20 +19,6 @@ function ofNode(node, flags, library, seqLens) {
     return JSON.parse(stdout);
   } catch {
     return { error: stderr.slice(0, 300) };
-  }
-}
-
-/** The ways of a browser, on a page that is cross-origin isolated. */
-async function ofBrowser({ start }, library, seqLens) {
-  const root = fileURLToPath(new URL("../", library)); // of the project, or of the copy of it that has a bug
-  const site = await serve(root, isolated);
-  const driven = await start();
-  try {
-    const page = `${site.url}test/pages/bits.html?library=/dist/index.js&seqLens=${seqLens}`;
-    return { version: driven.version, ...JSON.parse(await driven.show(page)) };
-  } finally {
-    await driven.close();
-    site.close();
   }
 }
 
@@ -74,12 +58,8 @@ export default {
     for (const node of nodes) {
       for (const flags of tiers) note(`${node} ${flags}`, ofNode(node, flags, library, seqLens));
     }
-    const absent = [];
-    for (const [name, browser] of Object.entries(browsers)) {
-      const reason = browser.missing();
-      if (reason) absent.push(reason);
-      else note(name, await ofBrowser(browser, library, seqLens));
-    }
+    const { shown, absent } = await inBrowsers(library, `bits.html?seqLens=${seqLens}`);
+    for (const [name, result] of Object.entries(shown)) note(name, result);
     if (seen.size !== 1) fail(`${seen.size} different results: ${[...seen.values()].join("; ")}`);
     for (const hashes of relaxed.values()) {
       if (hashes.size !== 1)
