@@ -160,6 +160,7 @@ describe.each(builds)("%s SIMD", (build) => {
     ["ragged", 30_011, [30_011, 0, 20_000, 29_999]],
     ["whole", 20_011, [20_011, 20_011, 20_011]],
     ["shorter", 20_011, [20_000, 7]],
+    ["whole in one block, ragged in the other", 300, [...Array<number>(65).fill(300), 7]],
   ])(
     "through many windows and tiles, in the engine's memory and in any other: %s rows",
     async (_, seqLen, lengths) => {

@@ -99,7 +99,8 @@ class Block {
     this.#rows = rows;
     const { program, backend } = host;
     // Ragged rows that are read from their ends are at different places in a window.
-    const inPlace = !job.onto || job.lengths.every((length) => length === job.seqLen);
+    const lengths = job.lengths.subarray(first, first + rows);
+    const inPlace = !job.onto || lengths.every((length) => length === job.seqLen);
     this.#x = inPlace ? backend.addressOf(job.x) : undefined;
     this.#y = inPlace && timeline.every === 1 ? backend.addressOf(job.y) : undefined;
     const xBytes = this.#x === undefined ? 4 * program.inputWidth : 0;
