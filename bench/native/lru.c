@@ -58,6 +58,20 @@ INLINE void projectRows(int rows, float *out, const float *u, const float *B) {
   }
 }
 
+/** loc = lambda loc + bu */
+INLINE void nextLoc(v4 lr, v4 li, v4 *r, v4 *i, const float *bu) {
+  const v4 next = cmaddRe(lr, li, *r, *i, _mm_loadu_ps(bu));
+  *i = cmaddIm(lr, li, *r, *i, _mm_loadu_ps(bu + 4));
+  *r = next;
+}
+
+/** h = loc + power carry */
+INLINE void writeHidden(float *out, v4 r, v4 i, const float *power, v4 cr, v4 ci) {
+  const v4 pr = _mm_loadu_ps(power), pi = _mm_loadu_ps(power + 4);
+  _mm_storeu_ps(out, ONE_PART ? r : cmaddRe(pr, pi, cr, ci, r));
+  _mm_storeu_ps(out + 4, ONE_PART ? i : cmaddIm(pr, pi, cr, ci, i));
+}
+
 /** bu becomes h, of some tokens of a chunk and four states, or eight: each goes on while the other waits. */
 INLINE void scanRows(int groups, float *at, int tokens, const float *lambda, float *state, const float *power,
                      const double *carried) {
@@ -69,17 +83,15 @@ INLINE void scanRows(int groups, float *at, int tokens, const float *lambda, flo
     sr[g] = _mm_loadu_ps(state + 8 * g), si[g] = _mm_loadu_ps(state + 8 * g + 4);
     cr[g] = _mm_setr_ps(c[0], c[1], c[2], c[3]), ci[g] = _mm_setr_ps(c[4], c[5], c[6], c[7]);
   }
-  for (; tokens > 0; tokens--, at += stride, power += stride) {
+  for (int g = 0; g < groups; g++) nextLoc(lr[g], li[g], &sr[g], &si[g], at + 8 * g);
+  for (; --tokens > 0; at += stride, power += stride) {
     for (int g = 0; g < groups; g++) {
-      float *out = at + 8 * g;
-      const v4 next = cmaddRe(lr[g], li[g], sr[g], si[g], _mm_loadu_ps(out));
-      si[g] = cmaddIm(lr[g], li[g], sr[g], si[g], _mm_loadu_ps(out + 4));
-      sr[g] = next;
-      const v4 pr = _mm_loadu_ps(power + 8 * g), pi = _mm_loadu_ps(power + 8 * g + 4);
-      _mm_storeu_ps(out, ONE_PART ? sr[g] : cmaddRe(pr, pi, cr[g], ci[g], sr[g]));
-      _mm_storeu_ps(out + 4, ONE_PART ? si[g] : cmaddIm(pr, pi, cr[g], ci[g], si[g]));
+      const v4 r = sr[g], i = si[g];
+      nextLoc(lr[g], li[g], &sr[g], &si[g], at + stride + 8 * g);
+      writeHidden(at + 8 * g, r, i, power + 8 * g, cr[g], ci[g]);
     }
   }
+  for (int g = 0; g < groups; g++) writeHidden(at + 8 * g, sr[g], si[g], power + 8 * g, cr[g], ci[g]);
   for (int g = 0; g < groups; g++) {
     _mm_storeu_ps(state + 8 * g, sr[g]);
     _mm_storeu_ps(state + 8 * g + 4, si[g]);
