@@ -1,4 +1,6 @@
 // The matrix product behind `dense`, `output` and the projections, in register tiles of tokens x 8 outputs.
+import { finish, finishHalf } from "./finish";
+import { rowBy32, rowBy8 } from "./multiplyRow";
 import { fuses, madd } from "./simd";
 
 /**
@@ -67,19 +69,6 @@ function multiplyBlock(
     for (; t < <usize>tokens; t++) {
       half1(skips, y + t * yStride + at, x + t * xStride, xBytes, panel, v + at, u + t * uStride + at);
     }
-  }
-}
-
-/** What follows the product of 8 columns. */
-// @ts-ignore: decorator
-@inline
-function finish(skips: bool, y: usize, a: v128, b: v128, v: usize, u: usize): void {
-  if (skips) {
-    v128.store(y, madd(v128.load(v), v128.load(u), a));
-    v128.store(y, madd(v128.load(v, 16), v128.load(u, 16), b), 16);
-  } else {
-    v128.store(y, a);
-    v128.store(y, b, 16);
   }
 }
 
@@ -251,54 +240,6 @@ function rows4(
   }
 }
 
-/** 32 columns of one row: 8 accumulators. */
-// @ts-ignore: decorator
-@inline
-function rowBy32(skips: bool, y: usize, x: usize, xBytes: usize, W: usize, v: usize, u: usize): void {
-  const panelBytes = xBytes << 3;
-  let w0 = W;
-  let w1 = w0 + panelBytes;
-  let w2 = w1 + panelBytes;
-  let w3 = w2 + panelBytes;
-  let a0 = f32x4.splat(0), b0 = f32x4.splat(0), a1 = f32x4.splat(0), b1 = f32x4.splat(0), a2 = f32x4.splat(0), b2 = f32x4.splat(0), a3 = f32x4.splat(0), b3 = f32x4.splat(0);
-  const end = x + xBytes;
-  for (; x < end; x += 4) {
-    const s = v128.load32_splat(x);
-    a0 = madd(s, v128.load(w0), a0);
-    b0 = madd(s, v128.load(w0, 16), b0);
-    w0 += 32;
-    a1 = madd(s, v128.load(w1), a1);
-    b1 = madd(s, v128.load(w1, 16), b1);
-    w1 += 32;
-    a2 = madd(s, v128.load(w2), a2);
-    b2 = madd(s, v128.load(w2, 16), b2);
-    w2 += 32;
-    a3 = madd(s, v128.load(w3), a3);
-    b3 = madd(s, v128.load(w3, 16), b3);
-    w3 += 32;
-  }
-  finish(skips, y, a0, b0, v, u);
-  finish(skips, y + 32, a1, b1, v + 32, u + 32);
-  finish(skips, y + 64, a2, b2, v + 64, u + 64);
-  finish(skips, y + 96, a3, b3, v + 96, u + 96);
-}
-
-/** 8 columns of one row: 2 accumulators. */
-// @ts-ignore: decorator
-@inline
-function rowBy8(skips: bool, y: usize, x: usize, xBytes: usize, W: usize, v: usize, u: usize): void {
-  let w0 = W;
-  let a0 = f32x4.splat(0), b0 = f32x4.splat(0);
-  const end = x + xBytes;
-  for (; x < end; x += 4) {
-    const s = v128.load32_splat(x);
-    a0 = madd(s, v128.load(w0), a0);
-    b0 = madd(s, v128.load(w0, 16), b0);
-    w0 += 32;
-  }
-  finish(skips, y, a0, b0, v, u);
-}
-
 /** The last 4 columns, where the width is no multiple of 8, of 8 rows. */
 // @ts-ignore: decorator
 @inline
@@ -357,10 +298,4 @@ function half1(skips: bool, y: usize, x: usize, xBytes: usize, W: usize, v: usiz
     x0 += 4;
   }
   finishHalf(skips, y, a0, v, u);
-}
-
-// @ts-ignore: decorator
-@inline
-function finishHalf(skips: bool, y: usize, a: v128, v: usize, u: usize): void {
-  v128.store(y, skips ? madd(v128.load(v), v128.load(u), a) : a);
 }

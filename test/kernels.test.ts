@@ -19,23 +19,23 @@ const shaders = import.meta.glob<string>("../src/webgpu/kernels/*.wgsl", {
 
 /** In assembly/ alone: what the kernels share, and what other kernels do on the way on a GPU. */
 const cpuOnly = [
-  ...[
-    "activate",
-    "addCarry",
-    "addRows",
-    "carry",
-    "core",
-    "index",
-    "multiply",
-    "projectHidden",
-    "realScan",
-    "scanPair",
-    "simd",
-    "stepScan",
-    "tiles",
-    "timedLambda",
-    "wide",
-  ],
+  "activate",
+  "addCarry",
+  "addRows",
+  "carry",
+  "core",
+  "finish",
+  "index",
+  "multiply",
+  "multiplyRow",
+  "projectHidden",
+  "realScan",
+  "scanPair",
+  "simd",
+  "stepScan",
+  "tiles",
+  "timedLambda",
+  "wide",
 ];
 
 /** In webgpu/kernels/ alone: a step's, whose streams are slots there, two kernels as one, and what is within others. */
