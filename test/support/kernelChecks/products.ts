@@ -32,6 +32,8 @@ function products(bench: Bench, kind: "dense" | "dense without b" | "output"): v
     [8, 72, [2, 5]],
     [5000, 12, [29]], // more rows than are taken at a time
     [8, 8, [6200]],
+    // as many inputs as end in each place of the loops over k, which go in twos and eights
+    ...Array.from({ length: 17 }, (_, i) => [i + 1, 44, [1, 4, 6]] as const),
   ] as const) {
     for (const tokens of counts) {
       const W = floats(inWidth * outWidth, 1);
