@@ -1,6 +1,7 @@
+// How a product of multiply.ts and multiplyRow.ts ends: + v * u where the layer skips, and the store.
 import { madd } from "./simd";
 
-/** What follows the product of 8 columns. */
+/** 8 columns of a row. */
 // @ts-ignore: decorator
 @inline
 export function finish(skips: bool, y: usize, a: v128, b: v128, v: usize, u: usize): void {
@@ -13,7 +14,7 @@ export function finish(skips: bool, y: usize, a: v128, b: v128, v: usize, u: usi
   }
 }
 
-/** The same of 4 columns. */
+/** 4 columns. */
 // @ts-ignore: decorator
 @inline
 export function finishHalf(skips: bool, y: usize, a: v128, v: usize, u: usize): void {

@@ -5,9 +5,10 @@ import { madd } from "./simd";
 /**
  * 32 columns: 8 accumulators, or the additions would wait for each other.
  *
- * Nothing is used twice but x, so a step costs what reading W from L2 does. k goes in eights: each load then goes on by 256
- * bytes from one time to the next, which is as far ahead as the processor's prefetch has to fetch. The ways out in between
- * are for all other widths, and keep the compiler from mixing the rounds (as in multiply.ts).
+ * Nothing is used twice but x, so a step costs what reading W from L2 does. k goes in eights, written out because
+ * accumulators can be neither an array nor arguments that a function changes: each load then goes on by 256 bytes from one time
+ * to the next, which seems to be as far ahead as the processor's prefetch has to fetch (figures: bench/limits.md). The ways out
+ * in between are for all other widths, and keep the compiler from mixing the rounds (as in multiply.ts).
  */
 // @ts-ignore: decorator
 @inline
