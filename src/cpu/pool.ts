@@ -139,6 +139,9 @@ export async function startWorkers(
 
 const HOPS = 5;
 
+/** A worker leaves few and short-lived objects behind: with Node's own limit V8 lets them fill megabytes before it collects them. */
+const NURSERY_MB = 2;
+
 /**
  * A forward's messages carry more than these empty ones: it was measured to take about twice as long. The best of some, or where a
  * clock ticks too seldom to tell them apart, the mean.
@@ -189,7 +192,11 @@ async function startNodeThread(workerUrl: string | URL | undefined): Promise<Thr
   const threads = (await importLater("node:worker_threads")) as typeof import("node:worker_threads");
   const url = workerUrl ?? `data:text/javascript,${encodeURIComponent(workerSource)}`;
   // The parent's command line (loaders, debuggers, --input-type) is not the worker's business.
-  const worker = new threads.Worker(new URL(url), { execArgv: [], name: "linrec" });
+  const worker = new threads.Worker(new URL(url), {
+    execArgv: [],
+    name: "linrec",
+    resourceLimits: { maxYoungGenerationSizeMb: NURSERY_MB },
+  });
   return {
     endpoint: nodeEndpoint(worker),
     onFailure(report) {
