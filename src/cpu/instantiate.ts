@@ -89,7 +89,7 @@ export interface Kernels {
   tiles(
     y: Pointer, h: Pointer, rounded: Pointer, carry: Pointer, stateLoc: Pointer, u: Pointer, uStride: number, B: Pointer,
     lambdaT: Pointer, powers: Pointer, C: Pointer, D: Pointer,
-    tokens: number, k0: number, chunk: number, tile: number, dModel: number, groups: number, outWidth: number,
+    tokens: number, k0: number, chunk: number, dModel: number, groups: number, outWidth: number,
   ): void;
   // biome-ignore format: as above
   timedScan(

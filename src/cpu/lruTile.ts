@@ -78,8 +78,8 @@ export class LruTile {
     this.#slots.copy(loc, this.fresh + 64 * groups, 32 * groups);
   }
 
-  /** @param cut as in {@link TileRunner.run}: then y as well */
-  advance(stage: Stage, cut?: number): void {
+  /** @param whole as in {@link TileRunner.run}: then y as well */
+  advance(stage: Stage, whole = false): void {
     const { state, k0, times } = this.#tile;
     if (times !== 0) {
       this.project(stage);
@@ -89,7 +89,7 @@ export class LruTile {
     const [carry, loc] = [state + stage.carry, state + stage.loc];
     if (stage.real) this.#projectRows(stage);
     this.#hasHidden = true;
-    if (this.#head > 0) this.#projectHidden(stage, carry, loc, 0, this.#head, k0, cut);
+    if (this.#head > 0) this.#projectHidden(stage, carry, loc, 0, this.#head, k0, whole);
     this.#restart(stage, carry, loc);
   }
 
@@ -147,7 +147,7 @@ export class LruTile {
     }
   }
 
-  /** h of `tokens` tokens from `start` on, and the state after them; with `cut` y in its stead, so many tokens at a time. */
+  /** h of `tokens` tokens from `start` on, and the state after them; where they are `whole` y in its stead. */
   #projectHidden(
     stage: Stage,
     carry: number,
@@ -155,7 +155,7 @@ export class LruTile {
     start: number,
     tokens: number,
     k0: number,
-    cut = 0,
+    whole = false,
   ): void {
     const { kernels, image } = this.#slots;
     const { dModel, groups, outWidth } = stage;
@@ -170,9 +170,9 @@ export class LruTile {
     const xBytes = this.#slots.stride(stage.src);
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.tiles(
-      cut && this.#slots.at(stage.dst), h, this.carries, carry, loc, this.#slots.at(stage.src) + xBytes * start, xBytes,
+      whole ? this.#slots.at(stage.dst) : 0, h, this.carries, carry, loc, this.#slots.at(stage.src) + xBytes * start, xBytes,
       image + stage.B, lambdaT, powers, image + stage.C, image + stage.D,
-      tokens, k0, CHUNK, cut || k0 + tokens, dModel, groups, outWidth,
+      tokens, k0, CHUNK, dModel, groups, outWidth,
     );
   }
 

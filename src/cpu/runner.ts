@@ -145,7 +145,7 @@ export class WasmRunner implements Runner {
 
   /** Runs a forward whose rows are one call of a kernel each, if it is: windows would cost a short one more than it takes. */
   atOnce({ batch, seqLen, lengths, x, y, state, timesteps, resets, every }: PlainJob): boolean {
-    const { whole, outputWidth, tileTokens, layout } = this.packed;
+    const { whole, outputWidth, layout } = this.packed;
     const from = this.#backend.addressOf(x);
     const to = this.#backend.addressOf(y);
     const copied = from === undefined || to === undefined ? x.byteLength : 0;
@@ -164,7 +164,7 @@ export class WasmRunner implements Runner {
       for (let row = 0; row < batch; row++) {
         tile.tokens = lengths[row] as number;
         tile.k0 = state.k[row] as number;
-        this.#runner.run(tile, tileTokens);
+        this.#runner.run(tile, true);
         const end = tile.y / 4 + seqLen * outputWidth;
         floats.fill(0, end - (seqLen - tile.tokens) * outputWidth, end);
         tile.x += 4 * seqLen * outputWidth;

@@ -62,12 +62,12 @@ export class TileRunner {
 
   /**
    * Runs a whole tile on this thread, given that the row's earlier tiles are done.
-   * @param cut 0, or the tile may have as many tokens as there are, and so many are taken at a time: of a program that is
-   * `whole`, where all tokens give an output, no state starts anew among them, and they are 1 apart
+   * @param whole the tile may have as many tokens as there are: of a program that is `whole`, where all tokens give an output, no
+   * state starts anew among them, and they are 1 apart
    */
-  run(tile: Tile, cut = 0): void {
+  run(tile: Tile, whole = false): void {
     this.begin(tile);
-    if (cut) this.lru.advance(this.#stage(0) as StageOf<"lru">, cut);
+    if (whole) this.lru.advance(this.#stage(0) as StageOf<"lru">, true);
     else for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.advance(at);
   }
 

@@ -18,10 +18,11 @@ export function runWindow(
   const table = new RowTableView(memory, window.table, window.rows);
   const tile = noTile();
   const whole = program.whole && window.every === 1 && !window.times && !window.reversed;
-  const uncut = { ...window, tileTokens: 2 ** 31 };
+  const oneTile = { ...window, tileTokens: 2 ** 31 };
   for (let row = 0; row < window.rows; row++) {
-    const cut = whole && !table.int(row, RowTable.resetCount) ? window.tileTokens : 0;
-    for (let i = 0; locate(tile, program, cut ? uncut : window, table, row, i); i++) runner.run(tile, cut);
+    const uncut = whole && !table.int(row, RowTable.resetCount);
+    for (let i = 0; locate(tile, program, uncut ? oneTile : window, table, row, i); i++)
+      runner.run(tile, uncut);
   }
 }
 

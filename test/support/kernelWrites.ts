@@ -73,10 +73,10 @@ export const kernelWrites: {
   ],
   // biome-ignore format: the kernel's arguments
   tiles: (
-    y, h, last, carry, stateLoc, _u, _uStride, _B, _lambdaT, _powers, _C, _D, tokens, _k0, _chunk, tile, _dModel, groups, width,
+    y, h, last, carry, stateLoc, _u, _uStride, _B, _lambdaT, _powers, _C, _D, tokens, _k0, chunk, _dModel, groups, width,
   ) => [
     { at: y, bytes: y && 4 * width * tokens },
-    { at: h, bytes: (y ? Math.min(tokens, tile) : tokens) * row(groups) },
+    { at: h, bytes: (y ? Math.min(tokens, chunk) : tokens) * row(groups) },
     rounded(last, groups),
     { at: carry, bytes: carryRow(groups) },
     { at: stateLoc, bytes: row(groups) },

@@ -107,7 +107,7 @@ function scans(bench: Bench): void {
     bench.call(written, (k) =>
       k.tiles(
         ...([0, h1, rounded, carry1, stateLoc1, pu, uStride, B, lambdaT, powers, 0, 0] as const),
-        ...([tokens, k0, chunk, k0 + tokens, dModel, groups, 0] as const),
+        ...([tokens, k0, chunk, dModel, groups, 0] as const),
       ),
     );
     same(bench.floats(h1, tokens * size), bench.floats(h, tokens * size), `h in one pass, ${what}`);
@@ -131,7 +131,7 @@ function scans(bench: Bench): void {
   }
 }
 
-/** y is what `output` makes of all h at once, and the state is left as that leaves it, wherever the tiles end. */
+/** y is what `output` makes of all h at once, and the state is left as that leaves it, wherever the chunks end. */
 function tilesOfRow(bench: Bench): void {
   for (const [dModel, groups, chunk, k0, tokens] of [
     [4, 2, 5, 0, 33],
@@ -145,8 +145,8 @@ function tilesOfRow(bench: Bench): void {
     const u = bench.placeRows(floats(tokens * dModel, 5), dModel, uStride);
     const [carry0, loc0] = [doubles(size, 6), floats(size, 7)];
     const [C, D] = [bench.place(floats(size * dModel, 8)), bench.place(floats(dModel, 9))];
-    const run = (y: number, tile: number) => {
-      const rows = y ? Math.min(tokens, tile) : tokens;
+    const run = (y: number) => {
+      const rows = y ? Math.min(tokens, chunk) : tokens;
       const pair = 32 * Math.min(2, groups);
       const [h, rounded] = [bench.room(4 * size * rows), bench.room(pair)];
       const [carry, stateLoc] = [bench.place(carry0), bench.place(loc0)];
@@ -160,23 +160,21 @@ function tilesOfRow(bench: Bench): void {
       bench.call(written, (k) =>
         k.tiles(
           ...([y, h, rounded, carry, stateLoc, u, uStride, B, lambdaT, powers, C, D] as const),
-          ...([tokens, k0, chunk, tile, dModel, groups, dModel] as const),
+          ...([tokens, k0, chunk, dModel, groups, dModel] as const),
         ),
       );
       return { h, carry: bench.doubles(carry, size), stateLoc: bench.floats(stateLoc, size) };
     };
-    const [whole, y] = [run(0, k0 + tokens), bench.room(width * tokens)];
+    const [whole, y] = [run(0), bench.room(width * tokens)];
     bench.call([{ at: y, bytes: width * tokens }], (k) =>
       k.output(y, width, whole.h, C, D, u, uStride, tokens, size, dModel),
     );
-    for (const tile of [chunk, 2 * chunk, 4 * chunk, 60]) {
-      const what = `${tokens} tokens from ${k0}, ${tile} at a time`;
-      const to = bench.room(width * tokens);
-      const { carry, stateLoc } = run(to, tile);
-      same(bench.floats(to, tokens * dModel), bench.floats(y, tokens * dModel), `y of ${what}`);
-      same(carry, whole.carry, `carry after ${what}`);
-      same(stateLoc, whole.stateLoc, `loc of the state after ${what}`);
-    }
+    const what = `${tokens} tokens from ${k0}, ${chunk} at a time`;
+    const to = bench.room(width * tokens);
+    const { carry, stateLoc } = run(to);
+    same(bench.floats(to, tokens * dModel), bench.floats(y, tokens * dModel), `y of ${what}`);
+    same(carry, whole.carry, `carry after ${what}`);
+    same(stateLoc, whole.stateLoc, `loc of the state after ${what}`);
     bench.clear();
   }
 }
