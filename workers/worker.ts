@@ -147,7 +147,7 @@ class Worker implements WorkerApi {
     if (at === FINISHED) return this.#finish(current);
     const { loaded, runner } = current;
     current.stage = at;
-    runner.project(at);
+    while (runner.project(at));
     const finals = this.#finals(current, loaded.packed.stages[at] as PackedStage);
     return Comlink.transfer({ stage: at, finals }, [finals.buffer]);
   }

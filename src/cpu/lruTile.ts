@@ -2,7 +2,10 @@
 import { CHUNK } from "../state.js";
 import type { StageOf } from "./packed.js";
 import type { Slots } from "./slots.js";
-import type { Step, Tile } from "./tile.js";
+import { chunksOf, type Step, type Tile } from "./tile.js";
+
+/** A thread that has no carry yet projects so many parts of a tile without, and looks for it after each. */
+const PARTS = 8;
 
 type Stage = StageOf<"lru">;
 
@@ -18,8 +21,12 @@ export class LruTile {
   #tile!: Tile;
   /** Tokens before the tile's first reset: those that need the row's state. */
   #head = 0;
-  /** Whether the stage under way has h of the head already, and not loc. */
-  #hasHidden = false;
+  /** Tokens of the head whose loc is in h: of the others h comes at once, when their carry is there. */
+  #projected = 0;
+  /** Whether the stage under way has bu of all tokens in h, or h. */
+  #hasRows = false;
+  /** Whether it has what follows the first reset. */
+  #hasRest = false;
 
   /** @param scratch address of the thread's scratch block */
   constructor(slots: Slots, scratch: number) {
@@ -34,80 +41,93 @@ export class LruTile {
   begin(tile: Tile): void {
     this.#tile = tile;
     this.#head = tile.resets[0] ?? tile.tokens;
+    this.#beginStage();
   }
 
-  /** loc of each token, and from a reset on h: there no carry is missing. */
-  project(stage: Stage): void {
-    const { kernels, image } = this.#slots;
-    const { state, k0, times } = this.#tile;
-    if (times !== 0) {
-      this.#projectRows(stage);
-      return;
-    }
+  #beginStage(): void {
+    this.#projected = 0;
+    this.#hasRows = false;
+    this.#hasRest = false;
+  }
+
+  /** loc of some more tokens, at last from a reset on h: there no carry is missing. Returns whether there are more. */
+  project(stage: Stage): boolean {
+    this.#projectRows(stage);
+    if (this.#tile.times !== 0) return false;
+    if (this.#projected < this.#head) this.#projectSome(stage);
+    if (this.#projected < this.#head) return true;
+    this.#restart(stage, this.fresh, this.fresh + 64 * stage.groups);
+    this.#hasRest = true;
+    return false;
+  }
+
+  /** loc of all tokens where the kernel wants them so, else of a part of the tile. */
+  #projectSome(stage: Stage): void {
+    const { kernels, image, program } = this.#slots;
     const { dModel, groups, real } = stage;
-    if (real) this.#projectRows(stage);
-    this.#hasHidden = false;
-    this.#restart(stage, this.fresh, this.fresh + 64 * groups);
-    if (this.#head === 0) return;
-    const [x, xBytes] = [this.#slots.at(stage.src), this.#slots.stride(stage.src)];
+    const start = this.#projected;
+    const k0 = start > 0 ? 0 : this.#tile.k0;
+    const loc = this.#tile.state + stage.loc;
+    const h = this.h + 32 * groups * start;
     const lambda = image + stage.powers;
     if (real) {
-      kernels.realScan(this.h, lambda, state + stage.loc, image + stage.zeros, this.#head, k0, CHUNK, groups);
+      this.#projected = this.#head;
+      kernels.realScan(h, lambda, loc, image + stage.zeros, this.#head, k0, CHUNK, groups);
       return;
     }
+    const part = Math.ceil(program.tileTokens / CHUNK / PARTS) * CHUNK;
+    const tokens = Math.min(part - k0, this.#head - start);
+    const xBytes = this.#slots.stride(stage.src);
+    const x = this.#slots.at(stage.src) + xBytes * start;
     // biome-ignore format: the kernel's arguments, outputs first
-    kernels.projectScan(
-      this.h, this.carries, x, xBytes, image + stage.B, lambda, state + stage.loc, this.#head, k0, CHUNK, dModel, groups,
-    );
+    kernels.projectScan(h, this.carries, x, xBytes, image + stage.B, lambda, loc, tokens, k0, CHUNK, dModel, groups);
+    this.#projected += tokens;
   }
 
-  commit(stage: Stage): void {
+  /** @param whole as in {@link TileRunner.run}: then y as well */
+  commit(stage: Stage, whole = false): void {
     const { kernels, image } = this.#slots;
     const { state, k0, resets, times } = this.#tile;
+    const { groups, real, lambdaT } = stage;
     const [carry, loc] = [state + stage.carry, state + stage.loc];
+    const [head, projected] = [this.#head, this.#projected];
+    this.#projectRows(stage);
     if (times !== 0) {
       this.#commitTimed(stage, carry);
       return;
     }
-    const { groups, real } = stage;
-    const lambdaT = image + stage.lambdaT;
-    if (this.#head > 0)
-      kernels.carryScan(this.carries, carry, loc, this.h, lambdaT, this.#head, k0, CHUNK, groups, real);
-    if (resets.length === 0) return;
-    this.#slots.copy(carry, this.fresh, 64 * groups);
-    this.#slots.copy(loc, this.fresh + 64 * groups, 32 * groups);
-  }
-
-  /** @param whole as in {@link TileRunner.run}: then y as well */
-  advance(stage: Stage, whole = false): void {
-    const { state, k0, times } = this.#tile;
-    if (times !== 0) {
-      this.project(stage);
-      this.commit(stage);
-      return;
+    if (projected > 0) {
+      // biome-ignore format: the kernel's arguments, outputs first
+      kernels.carryScan(this.carries, carry, loc, this.h, image + lambdaT, projected, k0, CHUNK, groups, real);
     }
-    const [carry, loc] = [state + stage.carry, state + stage.loc];
-    if (stage.real) this.#projectRows(stage);
-    this.#hasHidden = true;
-    if (this.#head > 0) this.#projectHidden(stage, carry, loc, 0, this.#head, k0, whole);
-    this.#restart(stage, carry, loc);
+    if (projected < head)
+      this.#projectHidden(stage, carry, loc, projected, head - projected, projected > 0 ? 0 : k0, whole);
+    if (!this.#hasRest) {
+      this.#restart(stage, carry, loc);
+    } else if (resets.length > 0) {
+      this.#slots.copy(carry, this.fresh, 64 * groups);
+      this.#slots.copy(loc, this.fresh + 64 * groups, 32 * groups);
+    }
   }
 
   /** y = Re(C h) + D * u, of the tokens that give an output where this stage is the `last` to carry. */
   apply(stage: Stage, last: boolean): void {
     const { kernels, image } = this.#slots;
     const { groups, powers, real } = stage;
-    if (!this.#hasHidden && this.#head > 0)
-      kernels.addCarry(this.h, image + powers, this.carries, this.#head, this.#tile.k0, CHUNK, groups, real);
+    if (this.#projected > 0) {
+      // biome-ignore format: the kernel's arguments, outputs first
+      kernels.addCarry(this.h, image + powers, this.carries, this.#projected, this.#tile.k0, CHUNK, groups, real);
+    }
     if (last) this.#slots.thin(this.#tile, this.h, 32 * groups);
     if (this.#slots.rows > 0) this.#projectOutput(stage);
+    this.#beginStage();
   }
 
   step(stage: Stage, { states, ks, times }: Step): void {
     const { kernels, image, program, rows } = this.#slots;
     const { groups, carry, loc } = stage;
     const { rowBytes } = program.layout;
-    this.#projectRows(stage);
+    this.#projectInput(stage);
     if (times !== 0) {
       for (let row = 0; row < rows; row++) {
         const h = this.h + 32 * groups * row;
@@ -168,9 +188,11 @@ export class LruTile {
       return;
     }
     const xBytes = this.#slots.stride(stage.src);
+    // The carries into what was projected without them are still wanted, and these tokens have a chunk's room after them.
+    const rounded = this.carries + 32 * groups * chunksOf(this.#projected, this.#tile.k0);
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.tiles(
-      whole ? this.#slots.at(stage.dst) : 0, h, this.carries, carry, loc, this.#slots.at(stage.src) + xBytes * start, xBytes,
+      whole ? this.#slots.at(stage.dst) : 0, h, rounded, carry, loc, this.#slots.at(stage.src) + xBytes * start, xBytes,
       image + stage.B, lambdaT, powers, image + stage.C, image + stage.D,
       tokens, k0, CHUNK, dModel, groups, outWidth,
     );
@@ -185,10 +207,16 @@ export class LruTile {
     );
   }
 
-  /** bu of every row, in the place of h: where the scan is a kernel of its own. */
-  #projectRows({ src, B, dModel, groups }: Stage): void {
+  /** bu of every row where the scan is a kernel of its own, unless they are there. */
+  #projectRows(stage: Stage): void {
+    if (this.#hasRows || (this.#tile.times === 0 && !stage.real)) return;
+    this.#projectInput(stage);
+    this.#hasRows = true;
+  }
+
+  /** bu of every row, in the place of h. */
+  #projectInput({ src, B, dModel, groups }: Stage): void {
     const { kernels, image, rows } = this.#slots;
-    this.#hasHidden = true;
     // The panels of B are those of a dense stage with a column for each part of a state: bu for all rows at once.
     // biome-ignore format: the kernel's arguments, outputs first
     kernels.dense(

@@ -11,6 +11,8 @@ export class PoolTile {
   /** Address of the sum of each chunk, [chunks, width] float64. */
   readonly #sums: number;
   #tile!: Tile;
+  /** Whether the tile under way was projected. */
+  #hasSums = false;
 
   constructor(slots: Slots, scratch: number) {
     this.#slots = slots;
@@ -19,11 +21,13 @@ export class PoolTile {
 
   begin(tile: Tile): void {
     this.#tile = tile;
+    this.#hasSums = false;
   }
 
   /** The sum of each chunk since the last reset. */
   project(stage: Stage): void {
     const { state, tokens, k0, resets, times } = this.#tile;
+    this.#hasSums = true;
     if (times !== 0) return;
     const width = this.#slots.width(stage.src);
     const from = resets.at(-1) ?? 0;
@@ -34,6 +38,7 @@ export class PoolTile {
   }
 
   commit(stage: Stage): void {
+    if (!this.#hasSums) this.project(stage);
     const { state, tokens, k0, resets, times } = this.#tile;
     const [carry, loc] = [state + stage.carry, state + stage.loc];
     const width = this.#slots.width(stage.src);

@@ -55,13 +55,12 @@ function* tilesOf(...[runner, program, memory, window]: Share): Generator<Carry,
     let carry = 0; // carry stages are met in order
     for (let at = runner.local(0); at !== FINISHED; at = runner.local(runner.apply(at))) {
       const cell = Control.committed + Control.spacing * (carry * window.rows + row);
-      if (Atomics.load(control, cell) >= value) {
-        runner.advance(at);
-      } else {
-        runner.project(at);
-        yield { control, cell, value };
-        runner.commit(at);
+      // What is projected without its carry takes a pass more: no more of it than there is time for.
+      for (let more = true; Atomics.load(control, cell) < value; ) {
+        if (more) more = runner.project(at);
+        else yield { control, cell, value };
       }
+      runner.commit(at);
       Atomics.store(control, cell, value + 1);
       Atomics.notify(control, cell);
       carry++;

@@ -5,19 +5,14 @@
  * another thread may still be computing:
  *
  *     for (let at = runner.local(0); at !== FINISHED; at = runner.local(runner.apply(at))) {
- *       if (...the previous tile has committed stage `at`...) {
- *         runner.advance(at);
- *       } else {
- *         runner.project(at);
- *         ...wait for it...
- *         runner.commit(at);
- *       }
+ *       while (...the previous tile has not committed stage `at`...) if (!runner.project(at)) ...wait for it...
+ *       runner.commit(at);
  *       ...tell the next tile...
  *     }
  *
- * `local` runs the stages in between. `project` is all of the stage that needs no carry, `commit` the small serial part (a
- * multiply-add for each state and chunk), `apply` what needs the carries. `advance` is project and commit in one pass, faster
- * and the same to the bit. Everything between memory and memory is in the kernels.
+ * `local` runs the stages in between. `project` is some of the stage's work that needs no carry, `commit` the small serial part
+ * (a multiply-add for each state and chunk) of what was projected, and all of what was not, which is faster with the carry
+ * there, and the same to the bit; `apply` what needs the carries. Everything between memory and memory is in the kernels.
  *
  * The parts of a stage are in `lruTile.ts` and `poolTile.ts`, the stages in between in `slots.ts` and `stages.ts`.
  *
@@ -67,8 +62,8 @@ export class TileRunner {
    */
   run(tile: Tile, whole = false): void {
     this.begin(tile);
-    if (whole) this.lru.advance(this.#stage(0) as StageOf<"lru">, true);
-    else for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.advance(at);
+    if (whole) this.lru.commit(this.#stage(0) as StageOf<"lru">, true);
+    else for (let at = this.local(0); at !== FINISHED; at = this.local(this.apply(at))) this.commit(at);
   }
 
   /** Reads one token of each row: the operations of {@link run}, stage by stage over all rows, so the same bits. */
@@ -112,29 +107,22 @@ export class TileRunner {
     return FINISHED;
   }
 
-  /** The part of a carrying stage that needs no carry. */
-  project(at: number): void {
+  /** Some of a carrying stage that needs no carry. Returns whether there is more of it. */
+  project(at: number): boolean {
     const stage = this.#stage(at);
-    if (stage.kind === "lru") this.lru.project(stage);
-    else this.#pool?.project(stage);
+    if (stage.kind === "lru") return this.lru.project(stage);
+    this.#pool?.project(stage);
+    return false;
   }
 
-  /** Advances the row's state past this tile, after {@link project}: the row's previous tile must have committed the stage. */
+  /**
+   * Advances the row's state past this tile: the row's previous tile must have committed the stage. What was not projected is
+   * computed with its carry at once, which is faster.
+   */
   commit(at: number): void {
     const stage = this.#stage(at);
     if (stage.kind === "lru") this.lru.commit(stage);
     else this.#pool?.commit(stage);
-  }
-
-  /** {@link project} and {@link commit} in one: the row's previous tile must have committed the stage. */
-  advance(at: number): void {
-    const stage = this.#stage(at);
-    if (stage.kind === "lru") {
-      this.lru.advance(stage);
-      return;
-    }
-    this.#pool?.project(stage);
-    this.#pool?.commit(stage);
   }
 
   /** Finishes a stage whose carries are there. Returns the stage to go on from, or FINISHED if the tile ends here. */
