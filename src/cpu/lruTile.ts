@@ -23,10 +23,8 @@ export class LruTile {
   #head = 0;
   /** Tokens of the head whose loc is in h: of the others h comes at once, when their carry is there. */
   #projected = 0;
-  /** Whether the stage under way has bu of all tokens in h, or h. */
-  #hasRows = false;
-  /** Whether it has what follows the first reset. */
-  #hasRest = false;
+  /** Whether the stage under way has all that needs no carry. */
+  #isProjected = false;
 
   /** @param scratch address of the thread's scratch block */
   constructor(slots: Slots, scratch: number) {
@@ -46,18 +44,19 @@ export class LruTile {
 
   #beginStage(): void {
     this.#projected = 0;
-    this.#hasRows = false;
-    this.#hasRest = false;
+    this.#isProjected = false;
   }
 
   /** loc of some more tokens, at last from a reset on h: there no carry is missing. Returns whether there are more. */
   project(stage: Stage): boolean {
-    this.#projectRows(stage);
-    if (this.#tile.times !== 0) return false;
-    if (this.#projected < this.#head) this.#projectSome(stage);
-    if (this.#projected < this.#head) return true;
-    this.#restart(stage, this.fresh, this.fresh + 64 * stage.groups);
-    this.#hasRest = true;
+    const isTimed = this.#tile.times !== 0;
+    if (isTimed || stage.real) this.#projectInput(stage);
+    if (!isTimed) {
+      if (this.#projected < this.#head) this.#projectSome(stage);
+      if (this.#projected < this.#head) return true;
+      this.#restart(stage, this.fresh, this.fresh + 64 * stage.groups);
+    }
+    this.#isProjected = true;
     return false;
   }
 
@@ -90,8 +89,8 @@ export class LruTile {
     const { state, k0, resets, times } = this.#tile;
     const { groups, real, lambdaT } = stage;
     const [carry, loc] = [state + stage.carry, state + stage.loc];
+    if (!this.#isProjected && (times !== 0 || real)) this.project(stage);
     const [head, projected] = [this.#head, this.#projected];
-    this.#projectRows(stage);
     if (times !== 0) {
       this.#commitTimed(stage, carry);
       return;
@@ -102,7 +101,7 @@ export class LruTile {
     }
     if (projected < head)
       this.#projectHidden(stage, carry, loc, projected, head - projected, projected > 0 ? 0 : k0, whole);
-    if (!this.#hasRest) {
+    if (!this.#isProjected) {
       this.#restart(stage, carry, loc);
     } else if (resets.length > 0) {
       this.#slots.copy(carry, this.fresh, 64 * groups);
@@ -207,14 +206,7 @@ export class LruTile {
     );
   }
 
-  /** bu of every row where the scan is a kernel of its own, unless they are there. */
-  #projectRows(stage: Stage): void {
-    if (this.#hasRows || (this.#tile.times === 0 && !stage.real)) return;
-    this.#projectInput(stage);
-    this.#hasRows = true;
-  }
-
-  /** bu of every row, in the place of h. */
+  /** bu of every row, in the place of h: where the scan is a kernel of its own. */
   #projectInput({ src, B, dModel, groups }: Stage): void {
     const { kernels, image, rows } = this.#slots;
     // The panels of B are those of a dense stage with a column for each part of a state: bu for all rows at once.
