@@ -67,10 +67,14 @@ test.each([
       ...{ resets: new Int32Array(), given: new Int32Array(), phase: 0, every: 1 },
       ...{ outputs: tokens, state: undefined },
     };
-    for (let lane = 0; lane < LANES; lane++) expect((await api.begin({ ...span, lane })).stage).toBe(0);
     const most = 4 * 2 ** 20 + image.length;
-    expect(memory.buffer.byteLength + LANES * x.byteLength).toBeLessThanOrEqual(most);
-    for (let lane = 0; lane < LANES; lane++) await api.resume(lane, null);
+    for (const reversed of [false, true]) {
+      for (let lane = 0; lane < LANES; lane++)
+        expect((await api.begin({ ...span, lane, reversed })).stage).toBe(0);
+      expect(memory.buffer.byteLength + LANES * x.byteLength).toBeLessThanOrEqual(most);
+      for (let lane = 0; lane < LANES; lane++) await api.resume(lane, null, x.buffer);
+    }
+    await api.unload(1);
   },
 );
 

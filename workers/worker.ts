@@ -14,6 +14,7 @@ import {
   type WorkerProgram,
 } from "../src/cpu/protocol.js";
 import { runShare } from "../src/cpu/share.js";
+import { isInputDirect, isOutputDirect } from "../src/cpu/slots.js";
 import { modelStages } from "../src/cpu/stages.js";
 import { chunksOf, noTile } from "../src/cpu/tile.js";
 import { FINISHED, TileRunner } from "../src/cpu/tiles.js";
@@ -39,8 +40,11 @@ interface OpenSpan {
   readonly span: Span;
   /** What to free when it ends. */
   readonly blocks: readonly number[];
+  readonly x: number;
   readonly y: number;
   readonly state: number;
+  readonly times: number;
+  readonly table: number;
   /** The stage that waits for its carries. */
   stage: number;
 }
@@ -101,66 +105,99 @@ class Worker implements WorkerApi {
   }
 
   begin(span: Span): SpanReply {
-    const { lane, x, times, tokens, state, k0, every, resets } = span;
-    this.#endSpan(lane);
-    const arena = this.#arena as Arena;
-    const loaded = this.#loaded(span.program);
-    const { packed, tileTokens } = loaded;
-    const sizes = [
-      ...[x.byteLength, 4 * packed.outputWidth * span.outputs, packed.layout.rowBytes],
-      ...[times?.byteLength ?? 0, RowTableView.bytes(1, resets.length)],
-    ];
-    const blocks = sizes.map((size) => arena.allocate(size));
-    const [xAt, y, states, timesAt, table] = blocks as [number, number, number, number, number];
-    const memory = this.#memory;
-    new Float32Array(memory.buffer).set(x, xAt / 4);
-    const { runner } = loaded.lanes[lane] as Loaded["lanes"][number];
-    const current = { loaded, runner, span, blocks, y, state: states, stage: 0 };
-    this.#spans[lane] = current;
-    if (!state) {
-      const last = span.reversed ? 4 * (tokens - 1) : 0;
-      const at = { x: xAt + last * packed.inputWidth, y: y + last * packed.outputWidth, state: states };
-      runner.begin({ ...noTile(), ...span, ...at, times: 0, resets: [...resets] });
-      return this.#reply(current, runner.local(0));
-    }
-    new Uint8Array(memory.buffer).set(state, states);
-    if (times) new Float32Array(memory.buffer).set(times, timesAt / 4);
-    new RowTableView(memory, table, 1).write(0, span);
-    const tilesPerRow = Math.ceil((k0 + tokens) / tileTokens);
-    const tiles = { tileTokens, tail: tilesPerRow, tailTokens: tileTokens, tilesPerRow };
-    const rows = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0, reversed: Number(span.reversed), adds: 0 };
-    const at = { x: xAt, y, times: times ? timesAt : 0, states, table, control: 0 };
-    runWindow(runner, packed, memory, { rows: 1, every, ...tiles, ...rows, ...at });
-    return this.#finish(current);
+    this.#endSpan(span.lane); // of a forward that was given up
+    const opened = this.#open(span);
+    return this.#reply(opened, this.#start(opened), span.x.buffer);
   }
 
-  resume(lane: number, carries: Uint8Array<ArrayBuffer> | null): SpanReply {
+  resume(lane: number, carries: Uint8Array<ArrayBuffer> | null, next: Span | ArrayBuffer): SpanReply {
     const current = this.#spans[lane];
     if (!current) throw new Error("resume without a span");
     const { runner, stage } = current;
-    if (carries === null) return this.#finish(current);
-    new Uint8Array(this.#memory.buffer).set(carries, runner.lru.carries);
-    return this.#reply(current, runner.local(runner.apply(stage)));
+    let at = FINISHED;
+    if (carries) {
+      new Uint8Array(this.#memory.buffer).set(carries, runner.lru.carries);
+      at = runner.local(runner.apply(stage));
+    }
+    if (next instanceof ArrayBuffer) return this.#reply(current, at, next);
+    const opened = this.#open(next); // before y goes where its x came in
+    const done = this.#finish(current, next.x.buffer);
+    return this.#reply(opened, this.#start(opened), next.x.buffer, done);
   }
 
-  #reply(current: OpenSpan, at: number): SpanReply {
-    if (at === FINISHED) return this.#finish(current);
+  /** Takes in what a span brings. */
+  #open(span: Span): OpenSpan {
+    const { lane, x, times, state, resets } = span;
+    const arena = this.#arena as Arena;
+    const loaded = this.#loaded(span.program);
+    const { packed } = loaded;
+    const { runner, scratch } = loaded.lanes[lane] as Loaded["lanes"][number];
+    const blocks: number[] = [];
+    const take = (bytes: number) => {
+      const block = arena.allocate(bytes);
+      blocks.push(block);
+      return block;
+    };
+    const slotAt = (slot: number) => scratch + (packed.scratch.slots[slot] as number);
+    const isDirect = isOutputDirect(packed) && span.every === 1;
+    const opened = {
+      ...{ loaded, runner, span, blocks, stage: 0 },
+      x: isInputDirect(packed) ? slotAt(0) : take(x.byteLength),
+      // Reversed, over x: token by token in the same places.
+      y: isDirect ? slotAt(span.reversed ? 0 : packed.output) : take(4 * packed.outputWidth * span.outputs),
+      state: take(packed.layout.rowBytes),
+      times: times ? take(times.byteLength) : 0,
+      table: take(RowTableView.bytes(1, resets.length)),
+    };
+    const memory = this.#memory.buffer;
+    new Float32Array(memory).set(x, opened.x / 4);
+    if (state) new Uint8Array(memory).set(state, opened.state);
+    if (times) new Float32Array(memory).set(times, opened.times / 4);
+    this.#spans[lane] = opened;
+    return opened;
+  }
+
+  /** Runs a span to the first stage that needs carries: with its state given, to its end. */
+  #start({ loaded: { packed, tileTokens }, runner, span, x, y, state, times, table }: OpenSpan): number {
+    const { tokens, k0, every } = span;
+    const reversed = Number(span.reversed);
+    if (!span.state) {
+      const last = 4 * (tokens - 1) * reversed;
+      const at = { x: x + last * packed.inputWidth, y: y + last * packed.outputWidth, state };
+      runner.begin({ ...noTile(), ...span, ...at, times: 0, resets: [...span.resets] });
+      return runner.local(0);
+    }
+    new RowTableView(this.#memory, table, 1).write(0, span);
+    const tilesPerRow = Math.ceil((k0 + tokens) / tileTokens);
+    const tiles = { tileTokens, tail: tilesPerRow, tailTokens: tileTokens, tilesPerRow };
+    const rows = { xRowBytes: 0, yRowBytes: 0, timesRowBytes: 0, reversed, adds: 0 };
+    const at = { x, y, times, states: state, table, control: 0 };
+    runWindow(runner, packed, this.#memory, { rows: 1, every, ...tiles, ...rows, ...at });
+    return FINISHED;
+  }
+
+  /** @param done what there is to say of the lane's span before */
+  #reply(current: OpenSpan, at: number, buffer: ArrayBuffer, done?: Partial<SpanReply>): SpanReply {
+    if (at === FINISHED) {
+      this.#spans[current.span.lane] = undefined;
+      return Comlink.transfer({ stage: FINISHED, buffer, ...this.#finish(current, buffer) }, [buffer]);
+    }
     const { loaded, runner } = current;
     current.stage = at;
     while (runner.project(at));
     const finals = this.#finals(current, loaded.packed.stages[at] as PackedStage);
-    return Comlink.transfer({ stage: at, finals }, [finals.buffer]);
+    return Comlink.transfer({ ...done, stage: at, finals, buffer }, [finals.buffer, buffer]);
   }
 
-  /** The span's y, if it gives one, in the buffer that x came in. */
-  #finish({ loaded: { packed }, span, y: from, state: address }: OpenSpan): SpanReply {
+  /** The end of a span: its y, if it gives one, in a buffer. */
+  #finish({ loaded: { packed }, span, blocks, y: from, state: address }: OpenSpan, buffer: ArrayBuffer) {
     const memory = this.#memory.buffer;
     const count = span.outputs * packed.outputWidth;
-    const y = new Float32Array(span.x.buffer, 0, count);
+    const y = new Float32Array(buffer, 0, count);
     y.set(new Float32Array(memory, from, count));
     const state = span.state && new Uint8Array(memory).slice(address, address + packed.layout.rowBytes);
-    this.#endSpan(span.lane);
-    return Comlink.transfer({ stage: FINISHED, y, state }, [y.buffer]);
+    this.#free(blocks);
+    return { y, state };
   }
 
   /** What the calling thread needs to work out the carries: {@link SpanReply}. */
@@ -188,8 +225,12 @@ class Worker implements WorkerApi {
   }
 
   #endSpan(lane: number): void {
-    for (const block of this.#spans[lane]?.blocks ?? []) this.#arena?.free(block);
+    this.#free(this.#spans[lane]?.blocks ?? []);
     this.#spans[lane] = undefined;
+  }
+
+  #free(blocks: readonly number[]): void {
+    for (const block of blocks) this.#arena?.free(block);
   }
 
   #loaded(id: number): Loaded {

@@ -111,7 +111,7 @@ export interface Span {
   readonly program: number;
   /** < LANES: a lane's span before is over. */
   readonly lane: number;
-  /** [tokens, inputWidth], in a buffer that comes back with y in it: at least as large. */
+  /** [tokens, inputWidth], in a buffer that comes back, for y or the lane's next x: large enough for either. */
   readonly x: Float32Array<ArrayBuffer>;
   /** [tokens], if they have timesteps; `state` is then given. */
   readonly times: Float32Array<ArrayBuffer> | undefined;
@@ -133,23 +133,22 @@ export interface Span {
   readonly state: Uint8Array<ArrayBuffer> | undefined;
 }
 
-/** A worker's answer: it waits for the carries of a stage, or the span is done. */
-export type SpanReply =
-  | {
-      readonly stage: number;
-      /**
-       * LRU: loc of the last token of each chunk touched before a reset, [chunks, groups, 8] float32, and if there is a reset
-       * the state after the last token, carry and loc. Pool: sums [chunks after the last reset, width] float64.
-       */
-      readonly finals: Uint8Array<ArrayBuffer>;
-    }
-  | {
-      readonly stage: -1;
-      /** The span's outputs, in the buffer of x. */
-      readonly y: Float32Array<ArrayBuffer>;
-      /** The row's state block after the span, if it was given. */
-      readonly state: Uint8Array<ArrayBuffer> | undefined;
-    };
+/** A worker's answer about a lane: of the span that is done, and of the one that waits for carries. */
+export interface SpanReply {
+  /** The stage that waits, or -1: none does. */
+  readonly stage: number;
+  /**
+   * Where one waits. LRU: loc of the last token of each chunk touched before a reset, [chunks, groups, 8] float32, and if there
+   * is a reset the state after the last token, carry and loc. Pool: sums [chunks after the last reset, width] float64.
+   */
+  readonly finals?: Uint8Array<ArrayBuffer>;
+  /** Outputs of the span that is done, in `buffer`. */
+  readonly y?: Float32Array<ArrayBuffer>;
+  /** The row's state block after it, if it was given. */
+  readonly state?: Uint8Array<ArrayBuffer> | undefined;
+  /** What came with x, or for y. */
+  readonly buffer: ArrayBuffer;
+}
 
 export interface WorkerApi {
   init(init: WorkerInit): Promise<void>;
@@ -161,6 +160,9 @@ export interface WorkerApi {
    */
   run(): void;
   begin(span: Span): SpanReply;
-  /** Goes on with the carries into each chunk, float32; null drops the span (a pool's, which ends with its sums). */
-  resume(lane: number, carries: Uint8Array<ArrayBuffer> | null): SpanReply;
+  /**
+   * Goes on with the carries into each chunk, float32; null drops the span (a pool's, which ends with its sums).
+   * @param next the span to begin after it, which has no `state`, if these are its last carries; or what its y may come in
+   */
+  resume(lane: number, carries: Uint8Array<ArrayBuffer> | null, next: Span | ArrayBuffer): SpanReply;
 }

@@ -6,6 +6,13 @@ import type { Kernels } from "./instantiate.js";
 import type { PackedProgram, StageOf } from "./packed.js";
 import type { Tile } from "./tile.js";
 
+/** Whether x needs no padding to be a slot. */
+export const isInputDirect = ({ slots, inputWidth }: PackedProgram) => slots[0] === inputWidth;
+
+/** Whether y needs none, and has a row for each token. */
+export const isOutputDirect = ({ slots, output, outputWidth, pooled }: PackedProgram) =>
+  !pooled && slots[output] === outputWidth;
+
 export class Slots {
   readonly kernels: Kernels;
   readonly program: PackedProgram;
@@ -43,11 +50,12 @@ export class Slots {
 
   /** Points the slots at x and y where these need no padding, else at scratch. */
   place(x: number, y: number, rows: number, all = true, reversed = false): void {
-    const { inputWidth, outputWidth, output, pooled, slots } = this.program;
+    const { program } = this;
+    const { inputWidth, output, slots } = program;
     this.rows = rows;
     const bytes = 4 * inputWidth;
     const stride = reversed ? -bytes : bytes;
-    if (slots[0] === inputWidth) {
+    if (isInputDirect(program)) {
       this.#addresses[0] = x;
       this.#xStride = stride;
     } else {
@@ -55,7 +63,7 @@ export class Slots {
       this.kernels.copyRows(this.#scratch[0] as number, this.#xStride, x, stride, bytes, rows);
     }
     // Where y has fewer rows than x, or others before them, stages must not use y's memory.
-    const direct = all && !pooled && !reversed && slots[output] === outputWidth;
+    const direct = all && !reversed && isOutputDirect(program);
     this.#addresses[output] = direct ? y : (this.#scratch[output] as number);
   }
 

@@ -2,7 +2,8 @@
  * Threads without shared memory (a page that is not cross-origin isolated): spans of tokens are sent to workers with
  * memories of their own. A span whose state is known is run at once. Of any other a worker works out all that needs no
  * carry, answers with what each chunk ends on, and goes to its other lane's span, until the calling thread has the carries
- * and sends them: two rounds for each carry stage. The same kernels, the same bits.
+ * and sends them, the last ones with the lane's next span: a message there and one back for each carry stage. The same
+ * kernels, the same bits.
  */
 import * as Comlink from "comlink";
 import type { ForwardJob } from "../backend.js";
@@ -117,41 +118,64 @@ class Transfer {
     return undefined;
   }
 
-  /** Takes spans through a lane of a worker, one after the other. What they travel in is used again and again. */
-  async #serve(worker: PooledWorker, lane: number, tasks: Iterable<Task>): Promise<void> {
+  /**
+   * Takes spans through a lane of a worker, one after the other. What they travel in is used again and again. The last carries of
+   * one bring the next, which halves a layer's messages; not where y is over x, as of rows that are read back from their end.
+   */
+  async #serve(worker: PooledWorker, lane: number, tasks: Iterator<Task, undefined>): Promise<void> {
     const { program } = this.#host;
+    const { inputWidth, outputWidth, tileTokens, lastCarry } = program;
     let buffer: ArrayBuffer | undefined;
-    for (const task of tasks) {
-      if (this.#job.timesteps) await this.#reach(task); // they know no chunks whose carries could be added later
-      throwIfAborted(this.#job.signal);
-      buffer ??= new ArrayBuffer(
-        4 * (program.tileTokens + CHUNK) * Math.max(program.inputWidth, program.outputWidth),
-      );
-      const y = await this.#runSpan(worker, task, this.#spanOf(task, lane, buffer));
-      buffer = y.buffer;
+    let task = await this.#take(tasks);
+    while (task) {
+      buffer ??= new ArrayBuffer(4 * (tileTokens + CHUNK) * Math.max(inputWidth, outputWidth));
+      let span = this.#spanOf(task, lane, buffer);
+      let reply = await this.#call(worker, (api) => api.begin(Comlink.transfer(span, [span.x.buffer])));
+      let next: Task | undefined;
+      let pooled: Float32Array | undefined;
+      while (reply.stage !== FINISHED) {
+        if (reply.stage === lastCarry) next = await this.#take(tasks);
+        const isAlong = next && !this.#job.onto && !this.#isReady(next);
+        const along = isAlong ? this.#spanOf(next as Task, lane, reply.buffer) : undefined;
+        const turn = this.#turns[task.row]?.[reply.stage] as Turn;
+        await turn.reach(task.number);
+        this.#check();
+        const state = this.#states + task.row * program.layout.rowBytes;
+        const carries = commit(this.#host, reply, span, state, this.#temporary);
+        if (carries === null && span.last)
+          pooled = finishPool(this.#host, reply.stage, span, state, this.#temporary);
+        turn.pass();
+        const parcel = along ?? reply.buffer;
+        reply = await this.#call(worker, (api) =>
+          api.resume(
+            lane,
+            carries && Comlink.transfer(carries, [carries.buffer]),
+            Comlink.transfer(parcel, ["x" in parcel ? parcel.x.buffer : parcel]),
+          ),
+        );
+        if (!along) continue;
+        this.#deliver(task, reply, pooled);
+        [task, span, next, pooled] = [next as Task, along, undefined, undefined];
+      }
+      this.#deliver(task, reply, pooled);
+      buffer = reply.buffer;
+      task = next ?? (await this.#take(tasks));
     }
   }
 
-  async #runSpan(worker: PooledWorker, task: Task, span: Span): Promise<Float32Array<ArrayBuffer>> {
+  async #take(tasks: Iterator<Task, undefined>): Promise<Task | undefined> {
+    const { value: task } = tasks.next();
+    if (task && this.#job.timesteps) await this.#reach(task); // they know no chunks whose carries could be added later
+    throwIfAborted(this.#job.signal);
+    return task;
+  }
+
+  /** Puts what a span has given where it belongs. */
+  #deliver(task: Task, { y: given, state: after }: SpanReply, pooled: Float32Array | undefined): void {
     const { program, arena } = this.#host;
-    const state = this.#states + task.row * program.layout.rowBytes;
-    let reply = await this.#call(worker, (api) => api.begin(Comlink.transfer(span, [span.x.buffer])));
-    let pooled: Float32Array | undefined;
-    while (reply.stage !== FINISHED) {
-      const turn = this.#turns[task.row]?.[reply.stage] as Turn;
-      await turn.reach(task.number);
-      this.#check();
-      const carries = commit(this.#host, reply, span, state, this.#temporary);
-      if (carries === null && span.last)
-        pooled = finishPool(this.#host, reply.stage, span, state, this.#temporary);
-      turn.pass();
-      reply = await this.#call(worker, (api) =>
-        api.resume(span.lane, carries && Comlink.transfer(carries, [carries.buffer])),
-      );
-    }
-    const { y: outputs, state: after } = reply as Extract<SpanReply, { stage: -1 }>;
+    const outputs = given as Float32Array;
     if (after) {
-      new Uint8Array(arena.memory.buffer).set(after, state);
+      new Uint8Array(arena.memory.buffer).set(after, this.#states + task.row * program.layout.rowBytes);
       for (const turn of this.#turns[task.row] as Turn[]) turn?.pass();
     }
     const { y, onto, batch } = this.#job;
@@ -161,7 +185,6 @@ class Transfer {
     else y.set(pooled ?? outputs, at);
     this.#done += task.tokens;
     this.#job.onProgress?.(this.#done);
-    return outputs;
   }
 
   async #call(worker: PooledWorker, call: Parameters<typeof worker.call<SpanReply>>[0]): Promise<SpanReply> {
@@ -185,6 +208,11 @@ class Transfer {
     return (this.#job.lengths[row] as number) - start - tokens;
   }
 
+  /** Whether the state before it is there. */
+  #isReady({ row, number }: Task): boolean {
+    return (this.#turns[row] as Turn[]).every((turn) => !turn || turn.passed === number);
+  }
+
   #spanOf(task: Task, lane: number, buffer: ArrayBuffer): Span {
     const { row, number, start, tokens, outputs } = task;
     const { program, programId, arena } = this.#host;
@@ -196,7 +224,6 @@ class Transfer {
     const time = row * seqLen + start;
     x.set(all.subarray(from * inputWidth, (from + tokens) * inputWidth));
     const last = start + tokens === lengths[row];
-    const ready = (this.#turns[row] as Turn[]).every((turn) => !turn || turn.passed === number);
     const state = this.#states + row * layout.rowBytes;
     return {
       program: programId,
@@ -211,7 +238,9 @@ class Transfer {
       ...timeline.part(row, start, tokens),
       outputs: program.pooled ? Number(last) : timeline.outputs(row, start + tokens) - outputs,
       every: timeline.every,
-      state: ready ? new Uint8Array(arena.memory.buffer).slice(state, state + layout.rowBytes) : undefined,
+      state: this.#isReady(task)
+        ? new Uint8Array(arena.memory.buffer).slice(state, state + layout.rowBytes)
+        : undefined,
     };
   }
 }
@@ -242,7 +271,7 @@ function commit(
   state: number,
   temporary: number,
 ): Uint8Array<ArrayBuffer> | null {
-  const { stage: at, finals } = reply as Exclude<SpanReply, { stage: -1 }>;
+  const { stage: at, finals } = reply as Required<SpanReply>;
   const stage = program.stages[at] as StageOf<"lru" | "poolAll">;
   const memory = new Uint8Array(arena.memory.buffer);
   memory.set(finals, temporary);
